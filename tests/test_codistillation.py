@@ -120,6 +120,7 @@ def test_logits_of_the_others_change_what_a_device_learns(tmp_path: Path) -> Non
     first = [ended(lay(exchanged(tmp_path, codistillation={"weight": w})), 1).state().rows for w in (0.0, 1.0)]
     assert first[0].tobytes() == first[1].tobytes()  # in the first round nobody has said anything
     assert alone.rows.tobytes() != taught.rows.tobytes()
+    assert (alone.standing.uplink_bytes, taught.standing.uplink_bytes > 0) == (0, True)
 
 
 @pytest.mark.parametrize("broken_off_after", [1, 3])

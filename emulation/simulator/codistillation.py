@@ -37,7 +37,8 @@ class Codistillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How devices learn from each other.
 
     Attributes:
-        weight: of the distillation loss, beside that of a device's own samples.
+        weight: of the distillation loss, beside that of a device's own samples; 0: every device learns alone, and
+            nothing is sent.
         temperature: T, by which logits are divided: the higher, the more the unlikely classes count.
     """
 

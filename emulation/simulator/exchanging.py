@@ -8,7 +8,7 @@ Momentum begins each round without, as a board's does each cycle.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -85,10 +85,9 @@ class Exchange:
         cohort = draw(setting.names, setting.cohorts.active, setting.seed, before.round)
         with one_thread():
             outcomes = [self._train(device) for device in cohort]
-            sent = [self._conclude(device) for device in cohort]
-        had_mean = self._mean is not None
+            sent = [self._conclude(device) for device in cohort] if self._talks else []
+        self._count(cohort, sent)
         self._mean, refused = consensus(self._mean, sent)
-        self._count(len(cohort), had_mean)
         done = self.standing.round
         judged = done % setting.evaluation.every == 0 or self.finished
         accuracy = self._accuracy() if judged else None
@@ -96,7 +95,7 @@ class Exchange:
         self.standing = msgspec.structs.replace(self.standing, wall_s=before.wall_s + seconds)
         record = round_record(
             *(setting, self.standing, cohort, outcomes),
-            expected=len(cohort),
+            expected=len(sent),
             refused=refused,
             accuracy=accuracy,
             seconds=seconds,
@@ -125,7 +124,7 @@ class Exchange:
         loss, right = 0.0, 0
         for mine, public in zip(order, shown, strict=True):
             found = seat.network.accumulate(*station.batch(mine, augment))
-            if self._mean is not None and setting.codistillation.weight:
+            if self._mean is not None:
                 targets = station.moved(self._mean[public])
                 seat.network.add(self._public[public], distillation(targets, setting.codistillation))
             station.step(seat, momentum, base, lr)
@@ -161,19 +160,23 @@ class Exchange:
             right += network.judge(self._x[part], self._y[part])[0]
         return right
 
-    def _count(self, devices: int, had_mean: bool) -> None:
-        """What was sent: logits up from every device of the cohort, the mean down where there was one."""
-        spec, before = self.ground.spec, self.standing
-        sent = devices * self._shape[0] * self._shape[1]
-        ledger = before.ledger
+    @property
+    def _talks(self) -> bool:
+        """Without a weight nobody would listen, so nothing is sent: every device learns alone."""
+        return self.ground.setting.codistillation.weight > 0
+
+    def _count(self, cohort: Sequence[str], sent: Sequence[Logits]) -> None:
+        """Logits up from every device of the cohort; the mean before them down, where there was one."""
+        spec, before, devices = self.ground.spec, self.standing, len(cohort)
+        ledger, numbers = before.ledger, sum(logits.size for logits in sent)
         self.standing = msgspec.structs.replace(
             before,
             round=before.round + 1,
             ledger=Ledger(
-                ledger.communicated + sent,
+                ledger.communicated + numbers,
                 ledger.fedavg_communicated + devices * spec.size,
                 ledger.fedavg_uplink_bytes + devices * FLOAT32_BYTES * len(self.ground.initial),
             ),
-            uplink_bytes=before.uplink_bytes + FLOAT32_BYTES * sent,
-            downlink_bytes=before.downlink_bytes + (FLOAT32_BYTES * sent if had_mean else 0),
+            uplink_bytes=before.uplink_bytes + FLOAT32_BYTES * numbers,
+            downlink_bytes=before.downlink_bytes + (0 if self._mean is None else FLOAT32_BYTES * numbers),
         )

@@ -90,12 +90,15 @@ def conduct(
 def report(findings: Findings) -> str:
     """The study in Markdown: question, table, verdicts."""
     study = findings.study
+    own_networks = any(planned.setting.exchange == "logits" for planned in plan(study, findings.scale))
     lines = [f"## {study.question}\n", f"{study.name}, {findings.scale} scale. {study.source}\n"]
     lines.append(as_markdown(heads(findings.table), [cells(entry) for entry in findings.table]))
     lines += [f"- {verdict.text}" for verdict in findings.verdicts]
     lines.append(
         "\nAccuracy is that of the averaged model, with averaged running statistics, on held-out samples; mean and "
-        "standard deviation over the seeds. Published runs judge by the best of several local models.\n"
+        "standard deviation over the seeds. Published runs judge by the best of several local models."
+        + (" Where logits are exchanged, it is the mean over the devices' own networks." if own_networks else "")
+        + "\n"
     )
     return "\n".join(lines)
 
