@@ -128,9 +128,15 @@ def run(
         return known
     folder = folder_of(setting, cache)
     folder.mkdir(parents=True, exist_ok=True)
+    began = time.process_time()
     ground = lay(setting, device)
     state, course = read_checkpoint(folder / CHECKPOINT) or (None, _course(way, ground))
-    points = list(course.points)
+    points, before_s = list(course.points), course.processor_s
+
+    def so_far() -> Course:
+        spent = before_s + time.process_time() - began
+        return msgspec.structs.replace(course, points=tuple(points), processor_s=spent)
+
     recorder = Recorder(folder, state.standing.round if state else 0)
     with _begun(ground, course.way, state, processes, ray) as simulation:
         saved = time.monotonic()
@@ -142,11 +148,10 @@ def run(
             if adjustment:
                 recorder.add_cycle(adjustment)
             if time.monotonic() - saved >= checkpoint_s:
-                course = msgspec.structs.replace(course, points=tuple(points))
-                write_checkpoint(folder / CHECKPOINT, simulation.state(), course)
+                write_checkpoint(folder / CHECKPOINT, simulation.state(), so_far())
                 saved = time.monotonic()
             observe(record)
-        result = _result(ground, simulation, msgspec.structs.replace(course, points=tuple(points)))
+        result = _result(ground, simulation, so_far())
         write_values(folder / "model.safetensors", simulation.tensors())
     replace_file(folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
     (folder / CHECKPOINT).unlink(missing_ok=True)
