@@ -242,10 +242,16 @@ class Simulation:
         return cycle_ends and (passed or self.finished)
 
     def _accuracy(self) -> float:
-        """Of the averaged model, with averaged running statistics, on all held-out samples."""
-        samples, size = len(self.ground.data[3]), self.ground.setting.evaluation.batch_size
+        """Of the averaged model, with averaged running statistics, on the samples that judge it for all."""
+        samples, size = self.ground.judged, self.ground.setting.evaluation.batch_size
         tasks = [Judging(start, min(start + size, samples)) for start in range(0, samples, size)]
         return sum(outcome.right for outcome in self._way.carry_out(tasks)) / samples
+
+    def own_accuracies(self) -> dict[str, float]:
+        """Of the averaged model, by device, on the samples that the device kept: federated evaluation."""
+        own = self.ground.own
+        outcomes = self._way.carry_out([Judging(part.start, part.stop) for part in own.values()])
+        return {device: outcome.right / outcome.samples for device, outcome in zip(own, outcomes, strict=True)}
 
     def _record(
         self,
