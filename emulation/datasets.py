@@ -11,6 +11,7 @@ Where a source has no test set, a fifth of every class is held out, drawn from t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def load_dataset(source: str | Path, *, seed: int = 0) -> Dataset:
     return Dataset(Path(name).stem or name, x_train, y_train, x_test, y_test, classes, ids)
 
 
-def split_off(labels: Array, share: float, seed: int) -> tuple[Array, Array]:
+def split_off(labels: Array, share: float, seed: int | Sequence[int]) -> tuple[Array, Array]:
     """Indices of the samples that stay and of those held out: ``share`` of every class, at least one.
 
     A class of a single sample stays whole. Both results ascend.

@@ -8,8 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from emulation.commands.emulate import ended_by_sigterm
-from emulation.commands.simulate import add_common, show_study
-from emulation.simulator.study import read_study
+from emulation.commands.simulate import add_common, read_with_seeds, show_study
 from models.errors import ConfigError
 
 HELP = "reproduce the papers' tables: every study of a folder"
@@ -26,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     paths = sorted(options.studies.glob("*.toml"))
     if not paths:
         raise ConfigError(f"{options.studies}: there are no studies (*.toml) in it (seen from {Path.cwd()})")
-    studies = [read_study(path) for path in paths]  # so that an error shows before hours are spent
+    studies = [read_with_seeds(path, options.seeds) for path in paths]  # so that an error shows before hours are spent
     console = Console()
     with ended_by_sigterm():
         for study in studies:

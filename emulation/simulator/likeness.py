@@ -67,7 +67,7 @@ def likeness(ground: Ground, values: Row, samples: int = SAMPLES) -> Likeness:
         samples: held-out ones to compare on, at most.
     """
     devices, rows = _local_rows(ground, values)
-    x = torch.from_numpy(ground.data[2][:samples])
+    x = torch.from_numpy(ground.data[2][: min(samples, ground.judged)])
     seen = [_activations(ground, row, x) for row in rows]
     names = tuple(seen[0])
     matrices = {name: np.ones((len(names), len(devices), len(devices))) for name in MEASURES}

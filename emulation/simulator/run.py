@@ -63,6 +63,7 @@ class Result(msgspec.Struct, frozen=True):
         samples_per_s: over the whole run, evaluation included.
         wall_s: spent in rounds.
         versions: of the packages that took part.
+        own_accuracies: of the final model by device, on the samples that the device kept; empty where none did.
     """
 
     setting: Setting
@@ -78,6 +79,7 @@ class Result(msgspec.Struct, frozen=True):
     samples_per_s: float
     wall_s: float
     versions: dict[str, str]
+    own_accuracies: dict[str, float] = {}
 
 
 def known_result(setting: Setting, cache: Path) -> Result | None:
@@ -179,6 +181,7 @@ def _result(ground: Ground, simulation: Simulation, course: Course) -> Result:
         samples_per_s=seen / standing.wall_s,
         wall_s=standing.wall_s,
         versions=versions(_PACKAGES),
+        own_accuracies=simulation.own_accuracies(),
     )
 
 

@@ -14,6 +14,7 @@ import msgspec
 
 from coordinator.settings import Aggregation, Cohorts, Evaluation, Training
 from emulation.experiment import Partition, Tier
+from emulation.simulator.holdout import Holdout
 from models.errors import ConfigError, require
 
 _LR = 0.1  # where the setting has none
@@ -108,6 +109,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         reduction: how a device too small for the whole network takes part: it trains the layers from a ``cut`` on
             (EmbracingFL), or a network of the same capacity that is less wide (``width``).
         granularity: what is averaged as one (see `emulation.simulator.granularity`).
+        holdout: shares of the data that nobody trains on, and what for (see `emulation.simulator.holdout`).
     """
 
     data: str = "digits"
@@ -118,6 +120,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     granularity: Literal["layer", "kernel"] = "layer"
     fleet: Fleet = msgspec.field(default_factory=Fleet)
     partition: Partition = msgspec.field(default_factory=Partition)
+    holdout: Holdout = msgspec.field(default_factory=Holdout)
     training: Training = msgspec.field(default_factory=Training)
     local: Local = msgspec.field(default_factory=Local)
     cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
@@ -147,10 +150,15 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return math.ceil(self.training.rounds / self.aggregation.phi) * self.aggregation.phi
 
     @property
+    def holders(self) -> tuple[str, ...]:
+        """All devices that hold data, ascending; absent ones come last."""
+        digits = len(str(self.fleet.holders))
+        return tuple(f"device-{index:0{digits}}" for index in range(self.fleet.holders))
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The present devices, ascending."""
-        digits = len(str(self.fleet.holders))
-        return tuple(f"device-{index:0{digits}}" for index in range(self.fleet.present))
+        return self.holders[: self.fleet.present]
 
     def lr(self, round_: int) -> float:
         """The learning rate in a round."""

@@ -71,12 +71,17 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         against: label of the other.
         least: by how many points of accuracy the first is to lie above the second; negative: at most so far below.
         c_percent: the first one's C is to lie below this.
+        beyond_spread: the difference is to be larger than the standard deviation over the seeds of either method, and
+            than its own.
+        strong_percent: of the first one's devices, so many at most are to be strong; absent ones count as weak.
     """
 
     method: str
     against: str
     least: float = 0.0
     c_percent: float | None = None
+    beyond_spread: bool = False
+    strong_percent: float | None = None
 
 
 class Small(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,6 +153,11 @@ def read_study(path: Path) -> Study:
     here = path.parent
     small = msgspec.structs.replace(study.small, setting=_placed(study.small.setting, here))
     return msgspec.structs.replace(study, setting=_placed(study.setting, here), small=small)
+
+
+def with_seeds(study: Study, seeds: tuple[int, ...]) -> Study:
+    """The same study over other seeds, at either scale."""
+    return msgspec.structs.replace(study, seeds=seeds, small=msgspec.structs.replace(study.small, seeds=seeds))
 
 
 def plan(study: Study, scale: Scale, changes: Mapping[str, object] | None = None) -> list[Planned]:

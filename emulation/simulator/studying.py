@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,9 @@ import msgspec
 from coordinator.store import replace_file
 from emulation.simulator.many import Means, carry_out
 from emulation.simulator.run import Result
+from emulation.simulator.setting import Setting
 from emulation.simulator.study import Planned, Scale, Study, plan
 from emulation.simulator.tables import (
-    HEADS,
     Entry,
     Results,
     Verdict,
@@ -22,8 +24,12 @@ from emulation.simulator.tables import (
     cells,
     entries,
     grouped,
+    heads,
+    mean_and_spread,
     verdicts,
 )
+
+VALIDATION_SHARE = 0.2  # of the training set, that a sweep judges by
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def conduct(
     planned = plan(study, scale, changes)
     by_digest = carry_out([run.setting for run in planned], means, progress)
     results = grouped(planned, by_digest)
-    folder = out / (study.name if scale == "full" else f"{study.name}-{scale}")
+    folder = folder_of_study(study, scale, out)
     findings = Findings(study, scale, tuple(entries(study, results)), tuple(verdicts(study, results)), folder)
     _write(findings, results, means.cache)
     if study.kind == "similarity":
@@ -85,7 +91,7 @@ def report(findings: Findings) -> str:
     """The study in Markdown: question, table, verdicts."""
     study = findings.study
     lines = [f"## {study.question}\n", f"{study.name}, {findings.scale} scale. {study.source}\n"]
-    lines.append(as_markdown(HEADS, [cells(entry) for entry in findings.table]))
+    lines.append(as_markdown(heads(findings.table), [cells(entry) for entry in findings.table]))
     lines += [f"- {verdict.text}" for verdict in findings.verdicts]
     lines.append(
         "\nAccuracy is that of the averaged model, with averaged running statistics, on held-out samples; mean and "
@@ -113,12 +119,14 @@ class Tried:
         label: of the method.
         value: that was tried.
         accuracy: mean over the seeds, in percent.
+        spread: standard deviation over the seeds, in points; 0 for one seed.
         best: whether it is the method's best.
     """
 
     label: str
     value: object
     accuracy: float
+    spread: float
     best: bool
 
 
@@ -127,28 +135,57 @@ def sweep(
     scale: Scale,
     key: str,
     values: Sequence[object],
+    out: Path,
     means: Means,
     *,
     changes: Mapping[str, object] | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> list[Tried]:
-    """Run every method with every value of ``key``, a dotted key of a setting.
+    """Run every method with every value of ``key``, a dotted key of a setting, and write ``sweep-KEY.csv``.
+
+    Runs are judged by a validation part of the training set (`VALIDATION_SHARE`, or the study's own
+    ``holdout.validation``): what is chosen by a sweep has not seen the test set.
 
     Raises:
         ConfigError: a setting can't be run.
         LaminaError: a run failed.
     """
-    plans = {index: plan(study, scale, {**(changes or {}), key: value}) for index, value in enumerate(values)}
+    plans = {index: _tuning(plan(study, scale, {**(changes or {}), key: value})) for index, value in enumerate(values)}
     every = [run.setting for planned in plans.values() for run in planned]
     results = carry_out(every, means, progress)
     tried: list[Tried] = []
     for label in dict.fromkeys(run.label for run in plans[0]):
-        accuracies = [_mean_accuracy(label, plans[index], results) for index in range(len(values))]
-        best = max(accuracies)
-        tried += [Tried(label, value, found, found == best) for value, found in zip(values, accuracies, strict=True)]
+        found = [mean_and_spread(_accuracies(label, plans[index], results)) for index in range(len(values))]
+        best = max(mean for mean, _ in found)
+        tried += [Tried(label, value, *one, one[0] == best) for value, one in zip(values, found, strict=True)]
+    folder = folder_of_study(study, scale, out)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / f"sweep-{key}.csv", _tried_csv(key, tried).encode())
     return tried
 
 
-def _mean_accuracy(label: str, planned: Sequence[Planned], results: Mapping[str, Result]) -> float:
-    found = [100 * results[run.setting.digest].accuracy for run in planned if run.label == label]
-    return sum(found) / len(found)
+def folder_of_study(study: Study, scale: Scale, out: Path) -> Path:
+    """Where a study leaves its table, CSV and figures."""
+    return out / (study.name if scale == "full" else f"{study.name}-{scale}")
+
+
+def _tuning(planned: Sequence[Planned]) -> list[Planned]:
+    """The same runs, judged by a validation part."""
+    return [msgspec.structs.replace(run, setting=_judged_by_validation(run.setting)) for run in planned]
+
+
+def _judged_by_validation(setting: Setting) -> Setting:
+    replace, holdout = msgspec.structs.replace, setting.holdout
+    return replace(setting, holdout=replace(holdout, validation=holdout.validation or VALIDATION_SHARE))
+
+
+def _accuracies(label: str, planned: Sequence[Planned], results: Mapping[str, Result]) -> list[float]:
+    return [100 * results[run.setting.digest].accuracy for run in planned if run.label == label]
+
+
+def _tried_csv(key: str, tried: Sequence[Tried]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("method", key, "accuracy", "spread", "best"))
+    writer.writerows((one.label, one.value, f"{one.accuracy:.4f}", f"{one.spread:.4f}", int(one.best)) for one in tried)
+    return text.getvalue()

@@ -7,24 +7,14 @@ its shortcut, and the second norm of each block starts at zero, so each block st
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from models.definition import Definition
-from models.errors import ModelError
 from models.initial import start_glorot
+from models.norms import MakeNorm, norm_named
 
 WIDTHS = (16, 32, 64)
 BLOCKS_PER_STAGE = 3
-GROUPS = 8
-
-MakeNorm = Callable[[int], nn.Module]
-NORMS: dict[str, MakeNorm] = {
-    "batch": nn.BatchNorm2d,
-    # Without running statistics, so devices with few classes can't disagree on them (Hsieh et al. 2020).
-    "group": lambda channels: nn.GroupNorm(GROUPS, channels),
-}
 
 
 class Residual(nn.Module):
@@ -93,9 +83,7 @@ def build(*, classes: int = 10, norm: str = "batch") -> Definition:
     Raises:
         ModelError: there is no such norm.
     """
-    if norm not in NORMS:
-        raise ModelError(f"model resnet20: norm must be one of {', '.join(NORMS)}, and is {norm!r}")
-    module = ResNet20(classes, NORMS[norm])
+    module = ResNet20(classes, norm_named(norm, "resnet20"))
     start_glorot(module)
     for part in module.modules():
         if isinstance(part, Residual):
