@@ -20,8 +20,8 @@ budget_mib = 24.0
 [training]
 rounds = 40
 
-The tables ``training``, ``local``, ``cohorts``, ``aggregation``, ``wire``, ``deadlines`` and ``evaluation`` are those of
-``federation.toml`` (see `coordinator.settings`).
+The tables ``training``, ``local``, ``cohorts``, ``aggregation``, ``wire``, ``deadlines`` and ``evaluation`` are those
+of ``federation.toml`` (see `coordinator.settings`).
 """
 
 from __future__ import annotations
