@@ -61,7 +61,7 @@ def test_methods_can_be_chosen_and_claims_about_others_fall_away(tmp_path: Path)
     assert {run.label for run in plan(chosen, "full")} == {"long"}
     assert not chosen.claims
     assert with_methods(study(tmp_path), ["long", "short"]) == study(tmp_path)
-    with pytest.raises(ConfigError, match="no method 'lonk'.*did you mean 'long'"):
+    with pytest.raises(ConfigError, match=r"no method 'lonk'.*did you mean 'long'"):
         with_methods(study(tmp_path), ["lonk"])
 
 
@@ -143,7 +143,7 @@ def test_a_margin_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> Non
 
 
 def test_a_claim_can_ask_for_more_than_the_spread_and_for_few_strong_devices(tmp_path: Path) -> None:
-    # paired differences: 2 and 4 points, mean 3, deviation sqrt 2; "short" itself deviates by sqrt(2) * 4 points over seeds
+    # paired differences: 2 and 4 points, mean 3, deviation sqrt 2; "short" itself deviates by 4 sqrt 2 over seeds
     asked = study(tmp_path, claim=[])
     (first, *_) = plan(asked, "full")
     known = run(first.setting, tmp_path / "cache", way="loop")
