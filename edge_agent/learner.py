@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from broker.messages import RoundPlan
 from edge_agent.data import TrainingData, sample_order
+from edge_agent.engine import Engine
 from edge_agent.events import Outcome
 from edge_agent.input_side import Indices, InputSide, Stop
-from edge_agent.trainer import Trainer, Vector
 from models.manifest import FileEntry, Manifest
-from models.values import layer_tensors
+from models.values import Vector, layer_tensors
 
 
 class Learner:
@@ -36,6 +36,7 @@ class Learner:
         path: where a file of the bundle lies.
         data: the device's samples.
         spill_folder: on the disk that is to hold activations.
+        engine: that is to train.
         threads: processor cores that training may use.
 
     Raises:
@@ -51,6 +52,7 @@ class Learner:
         path: Callable[[FileEntry], Path],
         data: TrainingData,
         spill_folder: Path,
+        engine: Engine,
         *,
         threads: int = 1,
     ) -> None:
@@ -59,9 +61,11 @@ class Learner:
         self._cut = cut
         self._data = data
         self._global: list[Vector | None] = [None] * len(self._spec.layers)  # layer vectors
-        self._trainer = Trainer(manifest, cut, path(manifest.sub_model(cut).graph), threads=threads)
+        self._trainer = engine.trainer(manifest, cut, path, threads=threads)
         pieces = [(piece, path(piece.graph)) for piece in manifest.pieces_before(cut)]
-        self._input_side = InputSide(self._spec, pieces, data, spill_folder, threads=threads) if pieces else None
+        self._input_side = (
+            InputSide(self._spec, pieces, data, spill_folder, engine, threads=threads) if pieces else None
+        )
 
     def take(self, layer: int, vector: Vector) -> None:
         """Hold a layer's new global value (vector_size,)."""

@@ -8,12 +8,13 @@ value an output. They live here in two sets of numpy arrays that the engine read
     step 2:  set B ──graph──► set A
 
 so a step copies none of them. The frozen pieces of the input side are plain forward graphs: `Forward`.
+
+The learner does not import this file: it knows the engine by the seam in `edge_agent.engine`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
+from edge_agent.engine import PathOf, StepResult
 from models.errors import ModelError
 from models.manifest import Manifest
+from models.values import Vector
 
-ENGINE = f"onnxruntime {ort.__version__}"
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3  # of the log: what the graph optimiser warns of says nothing to an operator
 _LOAD_ERRORS = (
@@ -37,21 +39,6 @@ _LOAD_ERRORS = (
     engine.NotImplemented,
     engine.RuntimeException,
 )
-
-Vector = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one step tells of its batch, before the step.
-
-    Attributes:
-        loss: mean over the batch.
-        correct: samples classified right.
-    """
-
-    loss: float
-    correct: int
 
 
 class Trainer:
@@ -172,8 +159,25 @@ class Forward:
         return np.asarray(boundary, np.float32)
 
 
-def warm_up() -> None:
-    """Make the engine allocate what its first session costs (some 9 MB), so that it counts as idle, not as training."""
+class OnnxRuntime:
+    """ONNX Runtime, as the seam in `edge_agent.engine` wants it."""
+
+    name = f"onnxruntime {ort.__version__}"
+
+    def warm_up(self) -> None:
+        """Allocate what the engine's first session costs: some 9 MB."""
+        _warm_up()
+
+    def trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> Trainer:
+        """A `Trainer` of the layers from ``cut`` onwards."""
+        return Trainer(manifest, cut, path(manifest.sub_model(cut).graph), threads=threads)
+
+    def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> Forward:
+        """A `Forward` of a piece's graph."""
+        return Forward(graph, values, threads=threads)
+
+
+def _warm_up() -> None:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     ort.InferenceSession(_IDENTITY, options, providers=_PROVIDERS).run(["y"], {"x": np.zeros(1, np.float32)})
@@ -199,7 +203,7 @@ def _open(graph: Path, threads: int, values: Mapping[str, Vector] | None = None)
     try:
         return ort.InferenceSession(str(graph), options, providers=_PROVIDERS)
     except _LOAD_ERRORS as error:
-        raise ModelError(f"graph {graph} can't be loaded by {ENGINE}: {error}") from error
+        raise ModelError(f"graph {graph} can't be loaded by {OnnxRuntime.name}: {error}") from error
 
 
 def _check_names(
