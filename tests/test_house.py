@@ -20,8 +20,8 @@ MAY_IMPORT = {
 }
 PURE = {
     "broker": ["partials", "foldable"],
-    "coordinator": ["round", "site", "federation", "aggregate", "fold", "mean", "exact", "passes", "fedavg", "fedlama",
-                    "embracing", "selection", "accounting"],
+    "coordinator": ["round", "site", "federation", "aggregate", "fold", "mean", "exact", "passes", "cohort_pass",
+                    "fedavg", "fedlama", "embracing", "selection", "accounting"],
     "edge_agent": ["session", "error_feedback"],
 }  # fmt: skip
 SHELLS = {"asyncio", "time", "socket", "threading", "subprocess", "random", "aiomqtt", "onnxruntime", "os", "pathlib"}
