@@ -20,6 +20,7 @@ from broker.codecs import codec
 from broker.deltas import apply_delta
 from broker.messages import RoundPlan, Task
 from edge_agent.data import TrainingData
+from edge_agent.engine import Engine
 from edge_agent.error_feedback import ErrorFeedback
 from edge_agent.events import Outcome, Progress, Train
 from edge_agent.learner import Learner
@@ -27,9 +28,10 @@ from edge_agent.memory import PeakMeter
 from edge_agent.profile import threads
 from edge_agent.settings import AgentSettings
 from edge_agent.state import DamagedState, read_progress, restore_state, save_state
-from edge_agent.trainer import Vector, warm_up
+from edge_agent.trainer import OnnxRuntime
 from models.manifest import FileEntry, Manifest
 from models.spec import LayerSpec, ModelSpec
+from models.values import Vector
 
 log = logging.getLogger("lamina.agent")
 
@@ -47,6 +49,7 @@ class Learning:
     def __init__(self, settings: AgentSettings, data: TrainingData) -> None:
         self._settings = settings
         self._data = data
+        self._engine: Engine = OnnxRuntime()
         self._folder = Path(settings.folder)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
         self._leave_off = threading.Event()
@@ -144,10 +147,16 @@ class Learning:
     def _build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
         self._drop()  # first: there may not be room for two
         if not self._settings.shared_process:
-            warm_up()
+            self._engine.warm_up()
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
         self._learner = Learner(
-            manifest, task.cut, path, self._data, self._folder / "spill", threads=threads(self._settings)
+            manifest,
+            task.cut,
+            path,
+            self._data,
+            self._folder / "spill",
+            self._engine,
+            threads=threads(self._settings),
         )
         self._manifest = manifest
         return self._restored(task, self._learner)

@@ -24,7 +24,7 @@ from edge_agent.learning import Learning
 from edge_agent.profile import probe
 from edge_agent.session import Session
 from edge_agent.settings import AgentSettings
-from edge_agent.trainer import ENGINE
+from edge_agent.trainer import OnnxRuntime
 from models.errors import ConfigError, LinkError
 
 log = logging.getLogger("lamina.agent")
@@ -47,7 +47,7 @@ class Agent:
     """
 
     def __init__(self, settings: AgentSettings, data: TrainingData, dial: Dial) -> None:
-        self.profile: DeviceProfile = probe(settings, data, ENGINE)
+        self.profile: DeviceProfile = probe(settings, data, OnnxRuntime.name)
         self.tally = Tally()
         self._settings = settings
         self._dial = dial

@@ -16,7 +16,7 @@ from emulation.commands import reproduce, simulate
 from emulation.datasets import BUILT_IN
 from emulation.simulator.many import Means, carry_out
 from emulation.simulator.run import RESULT, folder_of, run
-from emulation.simulator.study import Claim, Study, merged, plan, read_study
+from emulation.simulator.study import Claim, Study, merged, plan, read_study, with_methods
 from emulation.simulator.studying import conduct, sweep
 from emulation.simulator.tables import Verdict, entries, verdicts
 from models.errors import ConfigError
@@ -55,6 +55,15 @@ def test_the_studies_that_come_with_the_project_can_be_planned(path: Path) -> No
 
 def test_tables_are_merged_key_by_key() -> None:
     assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "d": 5}) == {"a": {"b": 1, "c": 4}, "d": 5}
+
+
+def test_methods_can_be_chosen_and_claims_about_others_fall_away(tmp_path: Path) -> None:
+    chosen = with_methods(study(tmp_path), ["long"])
+    assert {run.label for run in plan(chosen, "full")} == {"long"}
+    assert not chosen.claims
+    assert with_methods(study(tmp_path), ["long", "short"]) == study(tmp_path)
+    with pytest.raises(ConfigError, match=r"no method 'lonk'.*did you mean 'long'"):
+        with_methods(study(tmp_path), ["lonk"])
 
 
 def test_changes_of_the_command_line_come_last(tmp_path: Path) -> None:
@@ -135,7 +144,7 @@ def test_a_margin_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> Non
 
 
 def test_a_claim_can_ask_for_more_than_the_spread_and_for_few_strong_devices(tmp_path: Path) -> None:
-    # paired differences: 2 and 4 points, mean 3, deviation sqrt 2; over seeds "short" itself deviates by sqrt(2) * 4
+    # paired differences: 2 and 4 points, mean 3, deviation sqrt 2; "short" itself deviates by 4 sqrt 2 over seeds
     asked = study(tmp_path, claim=[])
     (first, *_) = plan(asked, "full")
     known = run(first.setting, tmp_path / "cache", way="loop")

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from emulation.changes import parse_change
 from emulation.commands.emulate import ended_by_sigterm
-from emulation.simulator.study import Scale, Study, read_study, with_seeds
+from emulation.simulator.study import Scale, Study, read_study, with_methods, with_seeds
 from models.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _SHORT = {"lr": "training.lr", "phi": "aggregation.phi", "rounds": "training.rou
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("study", type=Path, help="study.toml")
+    parser.add_argument("--only", action="append", metavar="LABEL", help="this method, and others so given")
     parser.add_argument(
         "--sweep",
         metavar="KEY=A,B,...",
@@ -64,6 +65,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Conduct the study, print its table."""
     study, console = read_with_seeds(options.study, options.seeds), Console()
+    study = with_methods(study, options.only) if options.only else study
     with ended_by_sigterm():
         if options.sweep:
             show_sweep(study, options, console)

@@ -21,7 +21,7 @@ from coordinator.records import CycleRecord, RoundRecord
 from coordinator.selection import draw
 from emulation.simulator.averaging import Averaged, Averaging
 from emulation.simulator.ground import Ground
-from emulation.simulator.rows import Row, Rows, layer_offsets, to_tensors
+from emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
 from emulation.simulator.server import ServerMemory, step, without_memory
 from emulation.simulator.setting import Setting
 from emulation.simulator.tasks import Judging, Outcome, Task, Training
@@ -99,7 +99,7 @@ class Simulation:
 
     Args:
         ground: what it stands on.
-        way: carries out its tasks; the state moves into its arena.
+        way: carries out its tasks; the state moves into its arena, which nobody has used.
         state: to go on from; the beginning by default.
         clock: seconds, for the records.
     """
@@ -112,11 +112,14 @@ class Simulation:
         self._clock = clock
         self._averaging = Averaging(ground)
         self._offsets = layer_offsets(ground.spec)
-        state = state or beginning(ground)
+        self._arena = way.arena
+        if state is None:  # what is in the slots is not looked at: they take everything, and an arena's momentum is 0
+            state = beginning(ground)
+        else:
+            self._arena.rows[:], self._arena.momentum[:] = state.rows, state.momentum
+        self._arena.base[:] = state.base
         self.standing = state.standing
         self._server = state.server
-        self._arena = way.arena
-        self._arena.base[:], self._arena.rows[:], self._arena.momentum[:] = state.base, state.rows, state.momentum
 
     @property
     def finished(self) -> bool:
@@ -134,15 +137,18 @@ class Simulation:
 
     def state(self) -> State:
         """A copy of all that is needed to go on."""
-        arena = self._arena
-        return State(self.standing, arena.base.copy(), arena.rows.copy(), arena.momentum.copy(), list(self._server))
+        standing, arena = self.standing, self._arena
+        rows = arena.rows.copy()
+        for start, stop in self._taken() if standing.cohort else ():
+            rows[: len(standing.cohort), start:stop] = arena.base[start:stop]
+        return State(standing, arena.base.copy(), rows, arena.momentum.copy(), list(self._server))
 
     def advance(self) -> tuple[RoundRecord, CycleRecord | None]:
         """Do one round; its record, and that of the adjustment where a cycle ends with it."""
         began, setting = self._clock(), self.ground.setting
         before = self.standing
         cycle = before.round // setting.aggregation.phi
-        cohort = before.cohort or self._begin_cycle(cycle)
+        cohort = before.cohort or draw(setting.names, setting.cohorts.active, setting.seed, cycle)
         slots = {device: slot for slot, device in enumerate(cohort)}
         tasks = self._training_tasks(slots)
         outcomes = self._way.carry_out(tasks)
@@ -167,20 +173,19 @@ class Simulation:
 
     # -- a round's parts ---------------------------------------------------------------------------------------------
 
-    def _begin_cycle(self, cycle: int) -> tuple[str, ...]:
-        """Draw the cohort; its devices take every layer's global value."""
-        setting, arena = self.ground.setting, self._arena
-        cohort = draw(setting.names, setting.cohorts.active, setting.seed, cycle)
-        arena.rows[:] = arena.base
-        if setting.local.momentum_of == "device":
-            arena.momentum[:] = 0
-        return cohort
+    def _taken(self) -> Runs:
+        """What devices take of the global state before they train: at a cycle's start all, then what was averaged."""
+        standing, steps = self.standing, self.ground.setting.training.local_steps
+        if not standing.cohort:
+            return ((0, self._offsets[-1]),)
+        return runs(self._offsets, fedavg.due(standing.intervals, steps, standing.round * steps))
 
     def _training_tasks(self, slots: dict[str, int]) -> list[Task]:
-        training, round_ = self.ground.setting.training, self.standing.round
-        lr = self.ground.setting.lr(round_)
+        setting, round_ = self.ground.setting, self.standing.round
+        steps, lr, takes = setting.training.local_steps, setting.lr(round_), self._taken()
+        forgets = not self.standing.cohort and setting.local.momentum_of == "device"
         return [
-            Training(slot, device, self.ground.variants[device], round_, training.local_steps, lr)
+            Training(slot, device, self.ground.variants[device], round_, steps, lr, takes, forgets)
             for device, slot in slots.items()
         ]
 
@@ -191,13 +196,14 @@ class Simulation:
         def average(layer: int) -> Averaged:
             return averaging.average(layer, slots, arena.rows, arena.base)
 
+        largest_first = sorted(due, key=lambda layer: -self.ground.spec.layers[layer].vector_size)
         with ThreadPoolExecutor(_FOLDING_THREADS) as threads:
-            return dict(zip(due, threads.map(average, due), strict=True))
+            return dict(zip(largest_first, threads.map(average, largest_first), strict=True))
 
     def _update(
         self, cohort: tuple[str, ...], due: tuple[int, ...], averaged: dict[int, Averaged], cycle_ends: bool
     ) -> None:
-        """Make the averages global, and give them to the active devices."""
+        """Make the averages global."""
         before, spec, arena = self.standing, self.ground.spec, self._arena
         drift, counts = list(before.discrepancy), list(before.aggregations)
         for layer in due:
@@ -211,8 +217,6 @@ class Simulation:
                 if size := spec.layers[layer].size:
                     numerator = aggregate.discrepancy_numerator
                     drift[layer] = fedlama.discrepancy(numerator, before.intervals[layer], size)
-            if not cycle_ends:  # at a cycle's end the next one begins with the global state
-                arena.rows[: len(cohort), place] = arena.base[place]
         cuts = self.ground.cuts
         sent = sum(layer.elements for layer in averaged.values())
         taken = sum(len(cohort) * spec.layers[layer].vector_size for layer in due)

@@ -52,9 +52,14 @@ class Seat:
         self.trained = torch.from_numpy(marks(self.spec, TRAINED)[start:])
         self.decay, self.trained = self.decay.to(recipe.device), self.trained.to(recipe.device)
 
+    @property
+    def narrow(self) -> bool:
+        """Its row is a part of the whole one."""
+        return not isinstance(self.place, slice)
+
     def place_from(self, start: int) -> Any:
         """Where the elements of the variant's row from ``start`` on stand in the whole row."""
-        return slice(start, None) if isinstance(self.place, slice) else self.place[start:]
+        return self.place[start:] if self.narrow else slice(start, None)
 
 
 class Station:
@@ -89,8 +94,9 @@ class Station:
     def _train(self, task: Training) -> Outcome:
         recipe, arena, seat = self.recipe, self.arena, self.seat(task.variant)
         network, start = seat.network, seat.network.start
-        network.row.copy_(torch.from_numpy(arena.rows[task.slot][seat.place]))
-        momentum = self.moved(arena.momentum[task.slot][seat.place])[start:]
+        state = arena.entering(task.slot, task.takes)
+        network.row.copy_(torch.from_numpy(state[seat.place]))
+        momentum = self._momentum(task, seat)
         base = self.moved(arena.base[seat.place])[start:] if recipe.proximal else network.row[start:]
         order = batches(recipe.seed, task.device, task.round, recipe.held[task.device], task.steps, recipe.batch_size)
         augment = Augmentation(recipe.seed, task.device, task.round, order.size).apply if recipe.augment else None
@@ -100,10 +106,19 @@ class Station:
             losses.append(loss)
             rights.append(right)
             self.step(seat, momentum, base, task.lr)
+        if seat.narrow:
+            arena.rows[task.slot] = state  # where it covers nothing, a narrow device has the global values
         arena.rows[task.slot][seat.place] = network.row.cpu().numpy()
         arena.momentum[task.slot][seat.place_from(start)] = momentum.cpu().numpy()
         mean_loss, right_count = float(torch.stack(losses).mean()), int(torch.stack(rights).sum())
         return Outcome(mean_loss * order.size, right_count, order.size)
+
+    def _momentum(self, task: Training, seat: Seat) -> Tensor:
+        """Of the elements that are trained; it may be the arena's own memory."""
+        start = seat.network.start
+        if task.forgets:
+            return torch.zeros(len(seat.network.row) - start, device=self.recipe.device)
+        return self.moved(self.arena.momentum[task.slot][seat.place_from(start)])
 
     def step(self, seat: Seat, momentum: Tensor, base: Tensor, lr: float) -> None:
         """One step of SGD by the network's gradient, in place.

@@ -22,7 +22,7 @@ two, and the method's own ``small`` last. The tables of a setting are those of `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from broker.settings import convert, load_toml
 from broker.topics import check_name
 from emulation.datasets import BUILT_IN
 from emulation.simulator.setting import Setting
-from models.errors import ConfigError
+from models.errors import ConfigError, did_you_mean
 
 Scale = Literal["full", "small"]
 Tree = dict[str, Any]
@@ -158,6 +158,21 @@ def read_study(path: Path) -> Study:
 def with_seeds(study: Study, seeds: tuple[int, ...]) -> Study:
     """The same study over other seeds, at either scale."""
     return msgspec.structs.replace(study, seeds=seeds, small=msgspec.structs.replace(study.small, seeds=seeds))
+
+
+def with_methods(study: Study, labels: Sequence[str]) -> Study:
+    """The study with these methods alone, and the claims that are about them.
+
+    Raises:
+        ConfigError: there is no method of that label.
+    """
+    known = [method.label for method in study.methods]
+    for label in labels:
+        if label not in known:
+            raise ConfigError(f"study {study.name} has no method {label!r}; {did_you_mean(label, known)}")
+    methods = tuple(method for method in study.methods if method.label in labels)
+    claims = tuple(claim for claim in study.claims if {claim.method, claim.against} <= set(labels))
+    return msgspec.structs.replace(study, methods=methods, claims=claims)
 
 
 def plan(study: Study, scale: Scale, changes: Mapping[str, object] | None = None) -> list[Planned]:
