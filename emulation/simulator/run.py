@@ -133,6 +133,7 @@ def run(
     points = list(course.points)
     recorder = Recorder(folder, state.standing.round if state else 0)
     with open_way(course.way, ground, processes, ray) as opened:
+        ground = ground.on(opened.arena)
         simulation = Simulation(ground, opened, state)
         saved = time.monotonic()
         while not simulation.finished:
