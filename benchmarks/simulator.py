@@ -311,7 +311,7 @@ def ground_of(model: str, devices: int, rounds: int = 1) -> Ground:
         aggregation=Aggregation(phi=1),
         cohorts=Cohorts(active=1.0),
     )
-    drawn = outline(setting)
+    drawn = outline(setting, apart=True)
     held, count = 40, min(4000, 40 * devices)
     data = samples(drawn.spec.input_shape, count)
     recipe = Recipe(

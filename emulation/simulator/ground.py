@@ -80,19 +80,20 @@ class Ground:
         return {name: self.recipe.variants[index].cut for name, index in self.variants.items()}
 
 
-def lay(setting: Setting, device: str = "cpu") -> Ground:
+def lay(setting: Setting, device: str = "cpu", *, apart: bool = False) -> Ground:
     """Load data and network, and give every device its share.
 
     Args:
         setting: of the run.
         device: torch's name of where to compute.
+        apart: keep torch out of this process (see `emulation.simulator.outline`).
 
     Raises:
         ConfigError: data, network, partition and fleet do not go together.
     """
     holdout, seed = setting.holdout, setting.seed
     dataset, public = without_public(load_dataset(setting.data, seed=seed), holdout.public, seed)
-    drawn = outline(setting)
+    drawn = outline(setting, apart=apart)
     spec, variants = drawn.spec, drawn.variants
     check_fit(dataset, spec)
     names = setting.names

@@ -1,7 +1,7 @@
 """What has to be known of a run's network before devices train? Layers, variants, initial values; it takes torch.
 
-To load torch, and to trace a network, costs a process some 330 MiB, and the process that conducts a run needs neither
-afterwards. So where torch isn't loaded yet, a process of its own finds out, and its memory goes with it.
+To load torch, and to trace a network, costs a process some 330 MiB, and one that conducts a pool needs neither
+afterwards. There a process of its own finds out, and its memory goes with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emulation.experiment import Tier
-from emulation.simulator.processes import apart
+from emulation.simulator import processes
 from emulation.simulator.rows import Row
 from emulation.simulator.setting import Setting
 from emulation.simulator.tasks import Variant
@@ -40,14 +40,20 @@ class Outline:
     initial: Row
 
 
-def outline(setting: Setting) -> Outline:
+def outline(setting: Setting, *, apart: bool) -> Outline:
     """Of a setting's network.
+
+    Args:
+        setting: its model, granularity, fleet and reduction count.
+        apart: keep torch out of this process, if it isn't there already.
 
     Raises:
         ConfigError: the network offers no sub-model for a tier that the fleet has.
         ModelError: it can't be loaded, or traced.
     """
-    return _outlined(setting) if "torch" in sys.modules else apart(_outlined, setting)
+    if apart and "torch" not in sys.modules:
+        return processes.apart(_outlined, setting)
+    return _outlined(setting)
 
 
 def _outlined(setting: Setting) -> Outline:
