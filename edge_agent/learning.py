@@ -42,11 +42,13 @@ class Learning:
     Args:
         settings: the operator's.
         data: the device's samples.
+        learner: makes the learner; the ordinary one, unless something else is to be measured than learning.
     """
 
-    def __init__(self, settings: AgentSettings, data: TrainingData) -> None:
+    def __init__(self, settings: AgentSettings, data: TrainingData, learner: type[Learner] = Learner) -> None:
         self._settings = settings
         self._data = data
+        self._new_learner = learner
         self._folder = Path(settings.folder)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
         self._leave_off = threading.Event()
@@ -146,7 +148,7 @@ class Learning:
         if not self._settings.shared_process:
             warm_up()
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
-        self._learner = Learner(
+        self._learner = self._new_learner(
             manifest, task.cut, path, self._data, self._folder / "spill", threads=threads(self._settings)
         )
         self._manifest = manifest

@@ -20,6 +20,7 @@ from edge_agent.connection import Agency, Connection, LinkCommand, Tally
 from edge_agent.data import TrainingData
 from edge_agent.events import Abandon, Command, Complain, End, Event, Outcome, Refuse, Save, Train, Trained
 from edge_agent.fetch import Fetcher
+from edge_agent.learner import Learner
 from edge_agent.learning import Learning
 from edge_agent.profile import probe
 from edge_agent.session import Session
@@ -37,6 +38,7 @@ class Agent:
         settings: the operator's.
         data: the device's samples.
         dial: opens links to the broker.
+        learner: how it learns; see `edge_agent.learning.Learning`.
 
     Attributes:
         profile: what it tells the coordinator of the device.
@@ -46,7 +48,9 @@ class Agent:
         ConfigError: no memory budget is given, and the platform does not say what is free.
     """
 
-    def __init__(self, settings: AgentSettings, data: TrainingData, dial: Dial) -> None:
+    def __init__(
+        self, settings: AgentSettings, data: TrainingData, dial: Dial, *, learner: type[Learner] = Learner
+    ) -> None:
         self.profile: DeviceProfile = probe(settings, data, ENGINE)
         self.tally = Tally()
         self._settings = settings
@@ -54,7 +58,7 @@ class Agent:
         self._device = settings.device
         self._topics = Topics(settings.federation)
         self._session = Session(settings.device)
-        self._learning = Learning(settings, data)
+        self._learning = Learning(settings, data, learner)
         self._fetcher = Fetcher(self._topics, Path(settings.folder) / "bundle")
         self._trainings: asyncio.Queue[Train] = asyncio.Queue()
         self._connection: Connection | None = None
