@@ -14,8 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import FileEntry, Manifest
+from models.manifest import FileEntry, Manifest, SubModel
 from models.values import Vector
+
+AUTO = "auto"
+"""The engine's setting that leaves it to what is installed."""
 
 PathOf = Callable[[FileEntry], Path]
 """Where a file of the bundle lies."""
@@ -80,6 +83,13 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Its name and version, for the operator."""
+
+    def graph(self, sub_model: SubModel) -> FileEntry:
+        """Which of the sub-model's training graphs it takes.
+
+        Raises:
+            ModelError: it can take none of them.
+        """
 
     def warm_up(self) -> None:
         """Allocate what the first use costs, so that it counts as idle, not as training."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def build_bundle(
     batch_size: int,
     optimiser: str = "sgd",
     seed: int = 0,
+    engines: Collection[str] = (),
     measure: Measure | None = None,
 ) -> Manifest:
     """Write the bundle of ``definition`` to ``folder``; a bundle that is there already is replaced.
@@ -44,6 +45,7 @@ def build_bundle(
         batch_size: samples a step, for capacities and peaks; the graphs take any.
         optimiser: name of the optimiser in the training graphs.
         seed: for torch's generator while the network is traced, for networks that draw constants in their forward.
+        engines: that are to have training graphs of their own, besides those that run on every engine.
         measure: ``measure(bundle_folder, cut)`` gives the peak of a sub-model's training in MiB, seen in a fresh
             process; the folder is a whole bundle, with peaks of zero. ``None`` leaves them at zero.
 
@@ -56,7 +58,7 @@ def build_bundle(
     with drafted(folder) as draft:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            manifest = _written(definition, draft, batch_size, optimiser)
+            manifest = _written(definition, draft, batch_size, optimiser, engines)
         draft.close(manifest)
         if measure is not None:
             manifest = _measured(manifest, draft.folder, measure)
@@ -70,14 +72,22 @@ def initial_values(definition: Definition, spec: ModelSpec) -> dict[str, Vector]
     return unflatten(spec, *flatten(spec, tensors))
 
 
-def _written(definition: Definition, draft: Draft, batch_size: int, optimiser: str) -> Manifest:
+def _written(
+    definition: Definition, draft: Draft, batch_size: int, optimiser: str, engines: Collection[str]
+) -> Manifest:
     spec = derive_spec(definition)
     training = {cut: training_graph(definition, spec, cut, optimiser) for cut in spec.cuts}
+    others = {
+        cut: {engine: training_graph(definition, spec, cut, optimiser, engine=engine) for engine in engines}
+        for cut in spec.cuts
+    }
     blocks = [spec.block_at(cut) for cut in spec.cuts]
     return Manifest(
         spec=spec,
         batch_size=batch_size,
-        sub_models=tuple(_sub_model(spec, cut, graph, draft, batch_size) for cut, graph in training.items()),
+        sub_models=tuple(
+            _sub_model(spec, cut, graph, others[cut], draft, batch_size) for cut, graph in training.items()
+        ),
         pieces=tuple(
             Piece(first, stop, _add_graph(draft, forward_graph(definition, spec, first, stop)))
             for first, stop in pairwise(blocks)
@@ -90,7 +100,14 @@ def _written(definition: Definition, draft: Draft, batch_size: int, optimiser: s
     )
 
 
-def _sub_model(spec: ModelSpec, cut: int, graph: TrainingGraph, draft: Draft, batch_size: int) -> SubModel:
+def _sub_model(
+    spec: ModelSpec,
+    cut: int,
+    graph: TrainingGraph,
+    others: Mapping[str, TrainingGraph],
+    draft: Draft,
+    batch_size: int,
+) -> SubModel:
     kept = capacity(spec, cut, batch_size)
     return SubModel(
         cut=cut,
@@ -99,6 +116,7 @@ def _sub_model(spec: ModelSpec, cut: int, graph: TrainingGraph, draft: Draft, ba
         activations=kept.activations,
         capacity=kept.ratio,
         peak_mib=0.0,
+        graphs_of_engines={engine: _add_graph(draft, other.model) for engine, other in others.items()},
     )
 
 

@@ -70,6 +70,7 @@ def entries(manifest: Manifest) -> Iterator[FileEntry]:
     """Every file of the bundle but the manifest; one that serves twice comes twice."""
     for sub_model in manifest.sub_models:
         yield sub_model.graph
+        yield from sub_model.graphs_of_engines.values()
     for piece in manifest.pieces:
         yield piece.graph
     yield manifest.inference

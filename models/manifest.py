@@ -13,6 +13,14 @@ from models.spec import ModelSpec
 
 FORMAT = 1
 
+ONNXRUNTIME = "onnxruntime"
+"""The engine that every device has; its graphs consist of standard operators, and run on any ONNX engine."""
+
+ONNXRUNTIME_TRAINING = "onnxruntime-training"
+"""ONNX Runtime's training build, with operators of its own for gradients; for x86-64 Linux and macOS only."""
+
+ENGINES = (ONNXRUNTIME, ONNXRUNTIME_TRAINING)
+
 
 class FileEntry(msgspec.Struct, frozen=True):
     """One file of a bundle. A manifest may come from the network, so decoding one takes no other names than these.
@@ -61,6 +69,8 @@ class SubModel(msgspec.Struct, frozen=True):
         capacity: (p + a) over that of the whole model.
         peak_mib: measured peak of memory above the idle runtime, session and resident vectors included,
             at the manifest's batch size, with the frozen input side run first.
+        graphs_of_engines: the same step for other engines than ``onnxruntime``, by the engine's name, if the bundle was
+            built for them.
     """
 
     cut: int
@@ -69,6 +79,7 @@ class SubModel(msgspec.Struct, frozen=True):
     activations: int
     capacity: float
     peak_mib: float
+    graphs_of_engines: dict[str, FileEntry] = {}
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from models.errors import BundleError
-from models.manifest import Manifest
+from models.manifest import ENGINES, ONNXRUNTIME, Manifest
 
 HELP = "build a bundle from a model: training graphs per cut, initial values, costs"
 
@@ -20,6 +20,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="where the bundle goes")
     parser.add_argument("--batch-size", type=int, default=32, help="samples a step (default: 32)")
     parser.add_argument("--optimiser", default="sgd", help="in the training graphs (default: sgd)")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ONNXRUNTIME,
+        help="another than onnxruntime gets training graphs of its own beside (default: onnxruntime)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="for the initial values (default: 0)")
 
 
@@ -36,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         optimiser=options.optimiser,
         seed=options.seed,
+        engines=[engine for engine in (options.engine,) if engine != ONNXRUNTIME],
         measure=measured_peak_mib,
     )
     print(f"{definition.name}: {manifest.spec.size:,} parameters in {len(manifest.spec.layers)} layers")

@@ -22,6 +22,7 @@ from models.graph.tracing import Forward, example, trace
 from models.graph.translation import translate
 from models.graph.values import Value
 from models.graph.writer import GraphWriter
+from models.manifest import ONNXRUNTIME
 from models.spec import ModelSpec, TensorSpec
 
 
@@ -41,7 +42,13 @@ class TrainingGraph:
 
 
 def training_graph(
-    definition: Definition, spec: ModelSpec, cut: int, optimiser: str = "sgd", *, serial: bool = True
+    definition: Definition,
+    spec: ModelSpec,
+    cut: int,
+    optimiser: str = "sgd",
+    *,
+    serial: bool = True,
+    engine: str = ONNXRUNTIME,
 ) -> TrainingGraph:
     """The step that trains the layers from ``cut`` onwards; its x is the activation at the cut.
 
@@ -52,6 +59,7 @@ def training_graph(
         optimiser: its name.
         serial: whether the graph is to be fast on one thread, rather than on several: of some operators' two forms,
             one is the faster on one thread, and the other on two.
+        engine: that is to run it: any with ``onnxruntime``, else one that has gradient operators of its own.
 
     Raises:
         ModelError: no block starts at the cut, an operator has no rule, or there is no such loss or optimiser.
@@ -62,7 +70,7 @@ def training_graph(
     # A network that draws random numbers takes a seed, at every cut: the graphs of a bundle take the same inputs.
     seed = {SEED: 0.0} if any(map(is_random, forward.operators)) else {}
     hyperparameters = chosen.hyperparameters | seed
-    g = GraphWriter(f"{spec.name} from layer {cut}", serial=serial)
+    g = GraphWriter(f"{spec.name} from layer {cut}", serial=serial, engine=engine)
     for name in hyperparameters:
         g.input(name, "float32", ())
     _write(g, forward, spec, cut, chosen)
