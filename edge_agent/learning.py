@@ -83,7 +83,10 @@ class Learning:
         Raises:
             ModelError: none of the bundle's graphs is for this device's engine.
         """
-        return [self.engine.graph(manifest.sub_model(cut)), *(piece.graph for piece in manifest.pieces_before(cut))]
+        return [
+            self.engine.suited(manifest.sub_model(cut)).graph,
+            *(piece.graph for piece in manifest.pieces_before(cut)),
+        ]
 
     @property
     def spec(self) -> ModelSpec:

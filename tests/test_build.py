@@ -63,12 +63,12 @@ def test_another_engine_has_graphs_of_its_own_beside_those_for_all(tmp_path: Pat
     both = read_bundle(tmp_path / "small")
     for sub_model, plain in zip(both.manifest.sub_models, bundle.manifest.sub_models, strict=True):
         assert sub_model.graph == plain.graph
-        assert plain.graphs_of_engines == {}
-        own = onnx.load(both.path(sub_model.graphs_of_engines[ONNXRUNTIME_TRAINING]))
+        assert plain.of_engines == {}
+        own = onnx.load(both.path(sub_model.on(ONNXRUNTIME_TRAINING).graph))
         assert [value.name for value in own.graph.input] == [
             value.name for value in onnx.load(both.path(sub_model.graph)).graph.input
         ]
-    whole = onnx.load(both.path(both.manifest.sub_model(0).graphs_of_engines[ONNXRUNTIME_TRAINING]))
+    whole = onnx.load(both.path(both.manifest.sub_model(0).on(ONNXRUNTIME_TRAINING).graph))
     assert {"ConvGrad", "BatchNormalizationGrad"} <= {operator.op_type for operator in whole.graph.node}
     assert {opset.domain for opset in whole.opset_import} == {"", "com.microsoft"}
 

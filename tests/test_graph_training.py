@@ -5,7 +5,6 @@ import onnx
 import pytest
 import torch
 from graph_oracle import (
-    HYPERPARAMETERS,
     Array,
     distance,
     flat,
@@ -160,7 +159,7 @@ def test_momentum_gathers_gradients() -> None:
     zeros = np.zeros_like(parameters)
     running = session(graph.model)
     feeds = {"x": x, "y": y, "parameters": parameters, "statistics": statistics, "momentum_state": zeros}
-    feeds |= {name: np.array(value, np.float32) for name, value in {**HYPERPARAMETERS, "lr": 0.0}.items()}
+    feeds |= {name: np.array(value, np.float32) for name, value in {**graph.hyperparameters, "lr": 0.0}.items()}
     (first,) = running.run(["momentum_state_next"], feeds)
     (second,) = running.run(["momentum_state_next"], feeds | {"momentum_state": first})
     np.testing.assert_allclose(second, 1.9 * np.asarray(first), rtol=1e-5, atol=1e-8)
@@ -178,7 +177,9 @@ def test_inputs_and_outputs_are_those_of_the_manifest() -> None:
     definition, spec = made("smooth")
     graph = training_graph(definition, spec, spec.cuts[-1])
     assert graph.optimiser_state == ("momentum_state",)
-    assert set(graph.hyperparameters) == {"lr", "momentum", "weight_decay"}
+    assert set(graph.hyperparameters) == {
+        "lr", "momentum", "weight_decay", "bias_weight_decay", "norm_weight_decay",
+    }  # fmt: skip
     inputs = {value.name: value.type.tensor_type for value in graph.model.graph.input}
     assert set(inputs) == {
         "x",

@@ -9,7 +9,7 @@ import pytest
 from edge_agent import trainer as trainer_module
 from edge_agent.trainer import INSTALLED, Forward, OnnxRuntime, Trainer
 from models.errors import ConfigError, ModelError
-from models.manifest import ENGINES, ONNXRUNTIME, ONNXRUNTIME_TRAINING, FileEntry, Manifest, SubModel
+from models.manifest import ENGINES, ONNXRUNTIME, ONNXRUNTIME_TRAINING, FileEntry, GraphsOfEngine, Manifest, SubModel
 from tests.tiny_model import VALUES
 from tests.tiny_training import Twin, write_trainable_bundle
 
@@ -130,7 +130,9 @@ def test_a_frozen_piece_without_its_values_is_refused(manifest: Manifest, tmp_pa
 
 FOR_ALL, FOR_TRAINING = FileEntry("0" * 64, 1, ".onnx"), FileEntry("1" * 64, 1, ".onnx")
 PLAIN = SubModel(0, FOR_ALL, 1, 1, 1.0, 1.0)
-BOTH = SubModel(0, FOR_ALL, 1, 1, 1.0, 1.0, {ONNXRUNTIME_TRAINING: FOR_TRAINING})
+BOTH = SubModel(
+    0, FOR_ALL, 1, 1, 1.0, 1.0, of_engines={ONNXRUNTIME_TRAINING: GraphsOfEngine(FOR_TRAINING, FOR_TRAINING)}
+)
 
 
 @pytest.mark.parametrize(
@@ -149,13 +151,13 @@ def test_the_graph_is_the_one_for_what_is_installed_and_chosen(
     installed: str, chosen: str, sub_model: SubModel, graph: FileEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer_module, "INSTALLED", installed)
-    assert OnnxRuntime(chosen).graph(sub_model) == graph
+    assert OnnxRuntime(chosen).suited(sub_model).graph == graph
 
 
 def test_a_bundle_without_graphs_for_the_chosen_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_module, "INSTALLED", ONNXRUNTIME_TRAINING)
     with pytest.raises(ModelError, match="build it with `lamina bundle --engine onnxruntime-training`"):
-        OnnxRuntime(ONNXRUNTIME_TRAINING).graph(PLAIN)
+        OnnxRuntime(ONNXRUNTIME_TRAINING).suited(PLAIN)
 
 
 def test_an_engine_that_is_not_installed_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from emulation.experiment import Partition, Tier
 from emulation.simulator.holdout import Holdout
 from models.errors import ConfigError, require
 
+_LR = 0.1  # where the setting has none
 TIERS: tuple[Tier, ...] = ("strong", "moderate", "weak")
 
 
@@ -162,7 +163,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def lr(self, round_: int) -> float:
         """The learning rate in a round."""
         decays = sum(round_ >= share * self.rounds for share in self.training.lr_decay_at)
-        return self.training.lr / self.training.lr_decay**decays
+        return (_LR if self.training.lr is None else self.training.lr) / self.training.lr_decay**decays
 
     @property
     def digest(self) -> str:
