@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from broker.messages import RoundPlan
 from edge_agent.data import TrainingData
+from edge_agent.engine import Engine
 from edge_agent.events import Outcome
 from edge_agent.input_side import Stop
 from edge_agent.learner import Learner
-from edge_agent.trainer import Vector
 from emulation.host import main
 from models.manifest import FileEntry, Manifest
+from models.values import Vector
 
 PROGRAM = (sys.executable, "-m", "benchmarks.untrained")
 _SIZE = 1e-3  # standard deviation of an update's elements
@@ -39,8 +40,10 @@ class Untrained(Learner):
         path: Callable[[FileEntry], Path],
         data: TrainingData,
         spill_folder: Path,
+        engine: Engine,
         *,
         threads: int = 1,
+        micro_batch: int = 0,
     ) -> None:
         self._spec, self._cut, self._input_side = manifest.spec, cut, None
         self._global: list[Vector | None] = [None] * len(manifest.spec.layers)

@@ -1,13 +1,15 @@
 """How is a delta added to a sum in a single pass? Compiled by numba, to the bits of `coordinator.passes`.
 
-numba is the optional extra ``fast``; `coordinator.passes.add_pass` alone imports this file, and only where it is asked
-for. What is compiled is kept beside this file, or else in numba's own cache folder.
+numba is the optional extra ``fast``; `coordinator.passes.add_pass` and `coordinator.cohort_pass.cohort_pass` alone
+import this file, and only where it is asked for. What is compiled is kept beside this file, or else in numba's own
+cache folder.
 """
 
 from __future__ import annotations
 
 import numba
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from broker.foldable import INT8_BLOCK, Delta, Floats, Int8Blocks, Joined
@@ -28,6 +30,18 @@ def add_compiled(sums: Steps, delta: Delta, start: int, weight: float, take_back
         add_parts(add_compiled, sums, delta, start, weight, take_back, lanes)
     else:
         add_in_blocks(sums, delta, start, weight, take_back, lanes)
+
+
+def add_rows_compiled(sums: Steps, local: Floats, base: Floats, weights: Doubles, lanes: Doubles) -> None:
+    """The pass over a cohort; see `coordinator.cohort_pass.CohortPass`."""
+    if not local.size:
+        return
+    if local.strides[0] < 0 or local.strides[1] != local.itemsize:
+        local = np.ascontiguousarray(local)
+    pitch = local.strides[0] // local.itemsize
+    # rows of a larger matrix as one vector: numba vectorises over that, and not over a matrix whose strides it asks for
+    flat = as_strided(local, ((len(local) - 1) * pitch + local.shape[1],), (local.itemsize,), writeable=False)
+    _add_rows(sums, flat, pitch, base, weights, lanes)
 
 
 # ``flip`` is 0 to add and -1 to take back: (x ^ flip) - flip is x or -x, and costs nothing here.
@@ -53,3 +67,22 @@ def _add_int8(
             term = np.float64(np.float32(source[lane]) * scale) * weight
             lanes[lane] += term * term
             target[lane] += (np.float64(term + SNAP).view(np.int64) ^ flip) - flip
+
+
+_CACHED = 64 * LANES  # elements of a block: its sums and base stay in a core's cache while all devices go by
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _add_rows(sums: Steps, flat: Floats, pitch: int, base: Floats, weights: Doubles, lanes: Doubles) -> None:
+    for first in range(0, sums.size, _CACHED):
+        last = min(first + _CACHED, sums.size)
+        for device in range(weights.size):
+            weight, mine = weights[device], lanes[device]
+            for row in range(first, last, LANES):
+                stop = min(row + LANES, last)
+                source = flat[device * pitch + row : device * pitch + stop]
+                origin, target = base[row:stop], sums[row:stop]
+                for lane in range(source.size):
+                    term = np.float64(source[lane] - origin[lane]) * weight
+                    mine[lane] += term * term
+                    target[lane] += np.float64(term + SNAP).view(np.int64)

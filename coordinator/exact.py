@@ -26,8 +26,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.foldable import Delta
-from coordinator.passes import BIAS, LANES, SNAP, AddPass, Doubles, Scratch, Steps, add_pass, blocks, total
+from broker.foldable import Delta, Floats
+from coordinator.cohort_pass import cohort_pass
+from coordinator.passes import BIAS, LANES, SNAP, AddPass, Doubles, Scratch, Steps, add_pass, blocks, total, totals
 
 __all__ = ["GRID", "LARGEST_TERM", "MOST_TERMS", "Doubles", "ExactSum", "Steps"]
 
@@ -43,6 +44,7 @@ GRID = 2.0**-_GRID_BITS
 
 _NEAR = 2.0**15  # terms up to here are rounded by adding SNAP
 _ROOM = 2.0**25  # sums up to here stay in the first word: two of them, and a term, still fit
+_TOGETHER = 2**10  # terms that may be added before it is looked whether there is room: 2^10 of 2^15 are one more _ROOM
 
 
 class ExactSum:
@@ -60,6 +62,7 @@ class ExactSum:
         self._far: Steps | None = None  # (n,) whole numbers
         self._biases = 0
         self._reach = 0.0  # no element of the near word is larger
+        self._compiled = compiled
         self._pass: AddPass = add_pass(size, compiled)
 
     @property
@@ -89,6 +92,24 @@ class ExactSum:
             return None
         self._grow(norm)
         return total(squares)
+
+    def add_rows(self, local: Floats, base: Floats, weights: Doubles, parameters: int) -> Doubles:
+        """Add ``weights[i] * (local[i] - base)`` for every i, as `add_near` does; those it would not take stay out.
+
+        Args:
+            local: (m, size).
+            base: (size,).
+            weights: (m,).
+            parameters: as in `add_near`.
+
+        Returns:
+            what `add_near` returns for each, (m,); NaN where that is ``None``.
+        """
+        squares = np.empty(len(local))
+        for first in range(0, len(local), _TOGETHER):
+            part = slice(first, first + _TOGETHER)
+            squares[part] = self._add_rows(local[part], base, weights[part], parameters)
+        return squares
 
     def add_far(self, delta: Delta, weight: float, parameters: int) -> float:
         """Add ``weight * delta``, whose elements are finite and up to `LARGEST_TERM`; otherwise as `add_near`."""
@@ -169,6 +190,25 @@ class ExactSum:
         self._pass(self._near[:parameters], delta, 0, weight, take_back, squares)
         self._pass(self._near[parameters:], delta, parameters, weight, take_back, others)
         self._biases += -1 if take_back else 1
+
+    def _add_rows(self, local: Floats, base: Floats, weights: Doubles, parameters: int) -> Doubles:
+        """`add_rows`, of `_TOGETHER` at most."""
+        add = cohort_pass(local.size, self._compiled)
+        squares, others = np.zeros((len(local), LANES)), np.zeros((len(local), LANES))
+        add(self._near[:parameters], local[:, :parameters], base[:parameters], weights, squares)
+        add(self._near[parameters:], local[:, parameters:], base[parameters:], weights, others)
+        self._biases += len(local)
+        found = totals(squares)
+        norms = np.sqrt(found + totals(others))
+        strays = np.flatnonzero(~(norms <= _NEAR))  # or NaN
+        for index in strays.tolist():
+            with np.errstate(invalid="ignore", over="ignore"):
+                delta = local[index] - base
+            self._add(delta, float(weights[index]), parameters, squares[0], others[0], take_back=True)
+        found[strays] = np.nan
+        norms[strays] = 0.0
+        self._grow(math.fsum(norms))
+        return found
 
     def _grow(self, reach: float) -> None:
         """The near word may have grown by so much: make room in it while two of them still fit."""

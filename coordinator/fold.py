@@ -18,6 +18,9 @@ from models.errors import RejectedUpdate
 Vector = NDArray[np.float32]
 """A layer's value or delta as it crosses the wire: its parameters, then its statistics."""
 
+Vectors = NDArray[np.float32]
+"""Vectors of many devices, (devices, vector_size)."""
+
 LARGEST_WEIGHT = 2.0**29
 """Above any device's number of examples. A whole weight up to here times a float32 is exact in float64."""
 

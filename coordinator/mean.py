@@ -20,7 +20,16 @@ import numpy as np
 from broker.foldable import Delta
 from broker.partials import Partial
 from coordinator.exact import MOST_TERMS, Doubles, ExactSum
-from coordinator.fold import Aggregate, Vector, check_delta, check_terms, check_vector, check_weight
+from coordinator.fold import (
+    LARGEST_WEIGHT,
+    Aggregate,
+    Vector,
+    Vectors,
+    check_delta,
+    check_terms,
+    check_vector,
+    check_weight,
+)
 from coordinator.passes import LANES, Scratch, blocks, total
 from models.errors import RejectedUpdate
 
@@ -80,8 +89,10 @@ class LayerFold:
         self._moments[device] = square / weight
         self._weights[device] = weight
 
-    def add_all(self, devices: Sequence[str], local: Vector, base: Vector, weights: Sequence[float]) -> None:
-        """Fold many devices, in order, as `add` does each with its delta.
+    def add_all(
+        self, devices: Sequence[str], local: Vectors, base: Vector, weights: Sequence[float]
+    ) -> tuple[str, ...]:
+        """Fold many devices at once: the same bits as `add` of each with its delta.
 
         For a server that holds the local values of a whole cohort, such as a simulator.
 
@@ -91,16 +102,22 @@ class LayerFold:
             base: the value that they started at, float32 (vector_size,).
             weights: one a device, as in `add`.
 
+        Returns:
+            the devices that `add` refuses; they are left out.
+
         Raises:
-            RejectedUpdate: one of them can't be folded; those before it are, those after it are not.
             ValueError: shapes or types aren't the layer's.
         """
         check_vector(base, self.vector_size, "the base")
         if local.shape != (len(devices), self.vector_size) or local.dtype != np.float32:
             raise ValueError(f"the local values are {local.dtype} {local.shape}, for {len(devices)} devices")
-        delta = np.empty(self.vector_size, np.float32)
-        for device, value, weight in zip(devices, local, weights, strict=True):
-            self.add(device, np.subtract(value, base, out=delta), weight)
+        refused, squares = [], self._added_together(devices, local, base, np.array(weights, np.float64))
+        for index, (device, weight, square) in enumerate(zip(devices, weights, squares.tolist(), strict=True)):
+            if not math.isnan(square):
+                self._moments[device], self._weights[device] = square / weight, weight
+            elif not self._takes(device, local[index], base, weight):
+                refused.append(device)
+        return tuple(refused)
 
     def weighted_sum(self) -> Doubles:
         """sum_i w_i delta_i, (vector_size,), each element rounded to float64 once."""
@@ -171,6 +188,24 @@ class LayerFold:
         numerator = max(0.0, math.fsum(self._moments.values()) / weight - total(squares))
         return Aggregate(value, numerator, weight, self.devices)
 
+    def _added_together(self, devices: Sequence[str], local: Vectors, base: Vector, weights: Doubles) -> Doubles:
+        """||w delta||^2 of every device that is now in the sum; NaN of those that are to be looked at one by one."""
+        names = set(devices)
+        ordinary = len(names) == len(devices) and not names & self._weights.keys()
+        if not (ordinary and self.count + len(names) <= MOST_TERMS and _in_bounds(weights)):
+            return np.full(len(devices), np.nan)
+        return self._sum.add_rows(local, base, weights, self.size)
+
+    def _takes(self, device: str, local: Vector, base: Vector, weight: float) -> bool:
+        """`add`, and whether it did."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            delta = local - base
+        try:
+            self.add(device, delta, weight)
+        except RejectedUpdate:
+            return False
+        return True
+
     def _take_in(self, sum_: ExactSum, weights: dict[str, float], moments: dict[str, float]) -> None:
         if both := self._weights.keys() & weights.keys():
             raise RejectedUpdate("duplicate", f"{min(both)} is in both folds")
@@ -179,3 +214,7 @@ class LayerFold:
         self._sum.merge(sum_)
         self._weights |= weights
         self._moments |= moments
+
+
+def _in_bounds(weights: Doubles) -> bool:
+    return bool(np.all((weights >= 1.0) & (weights <= LARGEST_WEIGHT)))  # NaN is not

@@ -15,6 +15,7 @@ in one go, where numba is installed (``pip install lamina-fl[fast]``).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Protocol
@@ -38,7 +39,8 @@ LANES = 256
 
 _BLOCK = 128 * LANES  # elements: the scratch blocks and the sums' slice fill half of a 1 MiB cache
 
-_WORTH_COMPILING = 1 << 16  # elements from which on a compiled pass is worth the second that its loading takes
+_WORTH_LOADING = 1 << 14  # elements from which on the compiled pass is worth the second that its loading takes
+_COMPILED = "coordinator.compiled"
 
 
 class AddPass(Protocol):
@@ -55,18 +57,24 @@ def add_pass(size: int, compiled: bool | None = None) -> AddPass:
 
     Args:
         size: of the vector.
-        compiled: True and False insist; None takes the compiled one for large vectors, where numba is installed.
+        compiled: True and False insist; None takes the compiled one where `worth_compiling`.
 
     Raises:
         ImportError: numba is insisted on, and isn't installed.
     """
-    if compiled is None:
-        compiled = size >= _WORTH_COMPILING and find_spec("numba") is not None
-    if not compiled:
+    if not (worth_compiling(size) if compiled is None else compiled):
         return add_in_blocks
     from coordinator.compiled import add_compiled  # numba takes a second to load
 
     return add_compiled
+
+
+def worth_compiling(elements: int) -> bool:
+    """Whether a pass over so many elements is quicker compiled: always, once numba is loaded; both give the same bits.
+
+    False where numba isn't installed.
+    """
+    return _COMPILED in sys.modules or (elements >= _WORTH_LOADING and find_spec("numba") is not None)
 
 
 def add_in_blocks(sums: Steps, delta: Delta, start: int, weight: float, take_back: bool, lanes: Doubles) -> None:
@@ -122,11 +130,16 @@ class Scratch:
 
 
 def total(lanes: Doubles) -> float:
-    """The sum of the lanes, halves added to halves."""
-    while lanes.size > 1:
-        half = lanes.size // 2
-        lanes = lanes[:half] + lanes[half:]
-    return float(lanes[0])
+    """The sum of the lanes, (LANES,)."""
+    return float(totals(lanes[None])[0])
+
+
+def totals(lanes: Doubles) -> Doubles:
+    """The sum of each row of lanes, (m, LANES) to (m,), halves added to halves."""
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = lanes[:, :half] + lanes[:, half:]
+    return lanes[:, 0]
 
 
 def blocks(size: int) -> Iterator[tuple[int, int]]:

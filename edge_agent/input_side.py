@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.data import TrainingData
+from edge_agent.engine import Engine
 from edge_agent.spill import Rows, Spill, SpillFull
-from edge_agent.trainer import Forward
 from models.manifest import Piece
 from models.spec import ModelSpec
 
@@ -46,6 +46,7 @@ class InputSide:
         pieces: from the samples to the cut, each with its graph's file; one at least.
         data: the device's samples.
         folder: on the disk that is to hold the activations.
+        engine: that is to run the pieces.
         threads: processor cores that it may use.
         micro_batch: samples at once.
 
@@ -59,6 +60,7 @@ class InputSide:
         pieces: _Pieces,
         data: TrainingData,
         folder: Path,
+        engine: Engine,
         *,
         threads: int = 1,
         micro_batch: int = MICRO_BATCH,
@@ -67,6 +69,7 @@ class InputSide:
         self._pieces = tuple(pieces)
         self._data = data
         self._folder = folder
+        self._engine = engine
         self._threads = threads
         self._micro_batch = micro_batch
         self._places = np.full(len(data), _NOT_THERE, np.int64)  # (N,) each sample's row in the spill
@@ -141,7 +144,7 @@ class InputSide:
         stop: Stop,
     ) -> bool:
         """Append to ``target`` what one piece makes of the rows 0 to ``count`` that ``read`` gives."""
-        forward = Forward(piece[1], self._values_of(piece[0], values), threads=self._threads)
+        forward = self._engine.forward(piece[1], self._values_of(piece[0], values), threads=self._threads)
         for first in range(0, count, self._micro_batch):
             if stop():
                 return False

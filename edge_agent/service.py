@@ -25,7 +25,6 @@ from edge_agent.learning import Learning
 from edge_agent.profile import probe
 from edge_agent.session import Session
 from edge_agent.settings import AgentSettings
-from edge_agent.trainer import ENGINE
 from models.errors import ConfigError, LinkError
 
 log = logging.getLogger("lamina.agent")
@@ -45,20 +44,22 @@ class Agent:
         tally: what it has counted.
 
     Raises:
-        ConfigError: no memory budget is given, and the platform does not say what is free.
+        ConfigError: no memory budget is given, and the platform does not say what is free; or the engine that is
+            chosen is not installed.
     """
 
     def __init__(
         self, settings: AgentSettings, data: TrainingData, dial: Dial, *, learner: type[Learner] = Learner
     ) -> None:
-        self.profile: DeviceProfile = probe(settings, data, ENGINE)
+        learning = Learning(settings, data, learner)
+        self.profile: DeviceProfile = probe(settings, data, learning.engine.name)
         self.tally = Tally()
         self._settings = settings
         self._dial = dial
         self._device = settings.device
         self._topics = Topics(settings.federation)
         self._session = Session(settings.device)
-        self._learning = Learning(settings, data, learner)
+        self._learning = learning
         self._fetcher = Fetcher(self._topics, Path(settings.folder) / "bundle")
         self._trainings: asyncio.Queue[Train] = asyncio.Queue()
         self._connection: Connection | None = None

@@ -24,8 +24,8 @@ from typing import BinaryIO
 import msgspec
 
 from edge_agent.events import Progress
-from edge_agent.trainer import Vector
 from models.errors import LaminaError
+from models.values import Vector
 
 _MAGIC = b"LAMSTAT1"
 _U32 = struct.Struct("<I")

@@ -2,6 +2,7 @@
 
 ==========================  ========================================================================================
 ``digits``                  scikit-learn's handwritten digits, 8x8; a fifth of them held out
+``digit-tokens``            the same as texts of 64 tokens, for networks that read
 a folder                    CIFAR-10 or CIFAR-100 as published for Python, or IDX files (MNIST and its family)
 a file ``.npz``             arrays of one's own: see `emulation.readers.npz`
 ==========================  ========================================================================================
@@ -11,13 +12,14 @@ Where a source has no test set, a fifth of every class is held out, drawn from t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from emulation.readers.cifar import is_cifar, read_cifar
-from emulation.readers.digits import read_digits
+from emulation.readers.digits import read_digit_tokens, read_digits
 from emulation.readers.idx import is_idx, read_idx_folder
 from emulation.readers.npz import read_npz
 from emulation.readers.raw import Array, Raw, Samples
@@ -25,7 +27,7 @@ from emulation.scaling import scale
 from models.errors import DataError, did_you_mean
 
 TEST_SHARE = 0.2
-BUILT_IN = {"digits": read_digits}
+BUILT_IN = {"digits": read_digits, "digit-tokens": read_digit_tokens}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,7 @@ def load_dataset(source: str | Path, *, seed: int = 0) -> Dataset:
     return Dataset(Path(name).stem or name, x_train, y_train, x_test, y_test, classes, ids)
 
 
-def split_off(labels: Array, share: float, seed: int) -> tuple[Array, Array]:
+def split_off(labels: Array, share: float, seed: int | Sequence[int]) -> tuple[Array, Array]:
     """Indices of the samples that stay and of those held out: ``share`` of every class, at least one.
 
     A class of a single sample stays whole. Both results ascend.

@@ -27,8 +27,8 @@ class Definition:
         input_shape: shape of one sample, without the batch.
         classes: number of classes, or of outputs.
         input_dtype: ``float32``, or ``int64`` for token ids.
-        cuts: where devices may cut: names of blocks, or indices of layers. The whole network is always on offer;
-            ``None`` offers every block.
+        cuts: where devices may cut: names of blocks or of modules, which begin at their first layer, or indices of
+            layers. The whole network is always on offer; ``None`` offers every block.
         loss: name of the loss in the training graphs.
 
     Raises:

@@ -26,10 +26,10 @@ def start_glorot(module: nn.Module) -> None:
         _zero_bias(part)
 
 
-def _kernel_layers(module: nn.Module) -> list[nn.Conv2d | nn.Linear]:
-    return [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+def _kernel_layers(module: nn.Module) -> list[nn.Conv1d | nn.Conv2d | nn.Linear]:
+    return [part for part in module.modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Linear)]
 
 
-def _zero_bias(part: nn.Conv2d | nn.Linear) -> None:
+def _zero_bias(part: nn.Conv1d | nn.Conv2d | nn.Linear) -> None:
     if part.bias is not None:
         nn.init.zeros_(part.bias)

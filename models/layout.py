@@ -173,8 +173,7 @@ def _cuts(definition: Definition, layers: Sequence[LayerSpec], blocks: Sequence[
     firsts = [block.first for block in blocks]
     if definition.cuts is None:
         return tuple(firsts)
-    index_of = {layer.name: index for index, layer in enumerate(layers)}
-    index_of |= {block.name: block.first for block in blocks}
+    index_of = _first_layers(layers) | {block.name: block.first for block in blocks}
     chosen = {0}
     for cut in definition.cuts:
         first = index_of.get(cut, -1) if isinstance(cut, str) else cut
@@ -183,6 +182,16 @@ def _cuts(definition: Definition, layers: Sequence[LayerSpec], blocks: Sequence[
             raise ModelError(f"model {definition.name}: no block starts at {cut!r}; its blocks are {offered}")
         chosen.add(first)
     return tuple(sorted(chosen))
+
+
+def _first_layers(layers: Sequence[LayerSpec]) -> dict[str, int]:
+    """The index of the first layer of every module, however deep, by the module's name."""
+    first: dict[str, int] = {}
+    for index, layer in enumerate(layers):
+        parts = layer.name.split(".")
+        for depth in range(1, len(parts) + 1):
+            first.setdefault(".".join(parts[:depth]), index)
+    return first
 
 
 def _safe(name: str) -> str:

@@ -20,8 +20,8 @@ MAY_IMPORT = {
 }
 PURE = {
     "broker": ["partials", "foldable"],
-    "coordinator": ["round", "site", "federation", "aggregate", "fold", "mean", "exact", "passes", "fedavg", "fedlama",
-                    "embracing", "selection", "accounting"],
+    "coordinator": ["round", "site", "federation", "aggregate", "fold", "mean", "exact", "passes", "cohort_pass",
+                    "fedavg", "fedlama", "embracing", "selection", "accounting"],
     "edge_agent": ["session", "error_feedback"],
 }  # fmt: skip
 SHELLS = {"asyncio", "time", "socket", "threading", "subprocess", "random", "aiomqtt", "onnxruntime", "os", "pathlib"}
@@ -55,6 +55,19 @@ def test_one_file_imports_aiomqtt() -> None:
     }
     assert importers == {"link.py"}
     assert everywhere == {"broker/link.py", "benchmarks/bare.py"}  # the other is what ours is measured beside
+
+
+def test_one_file_of_the_agent_imports_onnxruntime() -> None:
+    files = (ROOT / "edge_agent").rglob("*.py")
+    importers = {path.name for path in files if any(name.split(".")[0] == "onnxruntime" for name in imported(path))}
+    assert importers == {"trainer.py"}
+
+
+@pytest.mark.parametrize("module", ["learner", "input_side"])
+def test_the_learner_knows_its_engine_by_the_seam_alone(module: str) -> None:
+    names = imported(ROOT / "edge_agent" / f"{module}.py")
+    assert "edge_agent.engine" in names
+    assert "edge_agent.trainer" not in names
 
 
 @pytest.mark.parametrize(("package", "module"), [(package, name) for package, names in PURE.items() for name in names])

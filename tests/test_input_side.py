@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edge_agent.data import TrainingData
 from edge_agent.input_side import InputSide
 from edge_agent.spill import SpillFull
+from edge_agent.trainer import OnnxRuntime
 from models.build import initial_values
 from models.definition import load_definition
 from models.graph import forward_graph
@@ -74,13 +75,15 @@ def expected(values: dict[str, NDArray[np.float32]], x: NDArray[np.float32] = X)
 def side(tmp_path: Path) -> Iterator[InputSide]:
     """Two pieces, three samples at once."""
     pieces = [(piece(0, 1), write_graph(tmp_path, "a")), (piece(1, 2), write_graph(tmp_path, "b"))]
-    side = InputSide(SPEC, pieces, DATA, tmp_path / "spill", micro_batch=3)
+    side = InputSide(SPEC, pieces, DATA, tmp_path / "spill", OnnxRuntime(), micro_batch=3)
     yield side
     side.close()
 
 
 def test_two_pieces_give_bit_for_bit_what_one_gives(side: InputSide, tmp_path: Path) -> None:
-    whole = InputSide(SPEC, [(piece(0, 2), write_graph(tmp_path, "a", "b"))], DATA, tmp_path / "spill", micro_batch=3)
+    whole = InputSide(
+        SPEC, [(piece(0, 2), write_graph(tmp_path, "a", "b"))], DATA, tmp_path / "spill", OnnxRuntime(), micro_batch=3
+    )
     assert side.compute(ALL, VALUES)
     assert whole.compute(ALL, VALUES)
     np.testing.assert_array_equal(side.activations(ALL), whole.activations(ALL))
@@ -149,7 +152,7 @@ def test_a_convolutional_network_in_two_pieces_gives_bit_for_bit_what_it_gives_i
             path = tmp_path / f"{first}-{stop}.onnx"
             path.write_bytes(forward_graph(definition, spec, first, stop).SerializeToString())
             pieces.append((piece(first, stop), path))
-        side = InputSide(spec, pieces, data, tmp_path, micro_batch=4)
+        side = InputSide(spec, pieces, data, tmp_path, OnnxRuntime(), micro_batch=4)
         assert side.compute(np.arange(10), values)
         found.append(side.activations(np.arange(10)))
         side.close()

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from broker.messages import RoundPlan
 from edge_agent.data import TrainingData, sample_order
 from edge_agent.learner import Learner
+from edge_agent.trainer import OnnxRuntime
 from models.errors import DataError
 from models.manifest import Manifest
 from models.values import layer_vector
@@ -30,7 +31,9 @@ def manifest(tmp_path: Path) -> Manifest:
 
 
 def learner_of(manifest: Manifest, folder: Path, cut: int = 0, data: TrainingData = DATA) -> Learner:
-    return Learner(manifest, cut, lambda entry: folder / "bundle" / entry.file_name, data, folder / "spill")
+    return Learner(
+        manifest, cut, lambda entry: folder / "bundle" / entry.file_name, data, folder / "spill", OnnxRuntime()
+    )
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Studies: what their files say, what is run once and what again, and the tables that they end in."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,11 +13,12 @@ import msgspec
 import pytest
 
 from emulation.commands import reproduce, simulate
+from emulation.datasets import BUILT_IN
 from emulation.simulator.many import Means, carry_out
 from emulation.simulator.run import RESULT, folder_of, run
-from emulation.simulator.study import Study, merged, plan, read_study
-from emulation.simulator.studying import conduct
-from emulation.simulator.tables import entries, verdicts
+from emulation.simulator.study import Claim, Study, merged, plan, read_study, with_methods
+from emulation.simulator.studying import conduct, sweep
+from emulation.simulator.tables import Verdict, entries, verdicts
 from models.errors import ConfigError
 from tests.simulated import setting
 
@@ -48,11 +50,20 @@ def test_the_studies_that_come_with_the_project_can_be_planned(path: Path) -> No
     assert full
     assert {run.setting.fleet.holders for run in full} == {128}
     assert {run.setting.fleet.holders for run in small} == {32}
-    assert {run.setting.data for run in small} == {"digits"}
+    assert {run.setting.data for run in small} <= set(BUILT_IN)  # so that it runs anywhere
 
 
 def test_tables_are_merged_key_by_key() -> None:
     assert merged({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"c": 4}, "d": 5}) == {"a": {"b": 1, "c": 4}, "d": 5}
+
+
+def test_methods_can_be_chosen_and_claims_about_others_fall_away(tmp_path: Path) -> None:
+    chosen = with_methods(study(tmp_path), ["long"])
+    assert {run.label for run in plan(chosen, "full")} == {"long"}
+    assert not chosen.claims
+    assert with_methods(study(tmp_path), ["long", "short"]) == study(tmp_path)
+    with pytest.raises(ConfigError, match=r"no method 'lonk'.*did you mean 'long'"):
+        with_methods(study(tmp_path), ["lonk"])
 
 
 def test_changes_of_the_command_line_come_last(tmp_path: Path) -> None:
@@ -132,6 +143,55 @@ def test_a_margin_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> Non
     assert [entry.seeds for entry in entries(asked, by_label)] == [2]
 
 
+def test_a_claim_can_ask_for_more_than_the_spread_and_for_few_strong_devices(tmp_path: Path) -> None:
+    # paired differences: 2 and 4 points, mean 3, deviation sqrt 2; "short" itself deviates by 4 sqrt 2 over seeds
+    asked = study(tmp_path, claim=[])
+    (first, *_) = plan(asked, "full")
+    known = run(first.setting, tmp_path / "cache", way="loop")
+    results = {
+        "short": [msgspec.structs.replace(known, accuracy=accuracy) for accuracy in (0.92, 1.0)],
+        "long": [msgspec.structs.replace(known, accuracy=accuracy) for accuracy in (0.90, 0.96)],
+    }
+
+    def verdict(**more: object) -> Verdict:
+        claim = msgspec.convert({"method": "short", "against": "long", **more}, Claim)
+        return verdicts(msgspec.structs.replace(asked, claims=(claim,)), results)[0]
+
+    assert verdict().difference == pytest.approx(3)
+    assert verdict().spread == pytest.approx(2**0.5)
+    assert verdict().largest_spread == pytest.approx(2**0.5 * 4)
+    assert verdict(least=2.9).holds
+    assert not verdict(beyond_spread=True).holds
+    assert not verdict(strong_percent=50).holds  # all four are strong
+    assert "at most 50% strong" in verdict(strong_percent=50).text
+
+
+def test_federated_evaluation_is_in_table_and_csv(tmp_path: Path) -> None:
+    asked = study(tmp_path, claim=[], setting=msgspec.to_builtins(setting(tmp_path, holdout={"own": 0.3})))
+    findings = conduct(asked, "full", tmp_path / "out", Means(tmp_path / "cache", "loop", 1))
+    by_device = findings.table[0].devices
+    assert by_device is not None
+    assert 0 <= by_device.worst <= by_device.mean <= 100
+    assert "worst tenth" in (findings.folder / "table.md").read_text()
+    head, first, _ = (findings.folder / "table.csv").read_text().splitlines()
+    row = dict(zip(head.split(","), first.split(","), strict=True))
+    assert float(row["device_worst_tenth"]) == pytest.approx(by_device.worst, abs=1e-4)
+
+
+def test_a_sweep_is_judged_by_validation_samples_and_reads_the_cache(tmp_path: Path) -> None:
+    shares: list[float] = []
+    asked = (study(tmp_path, claim=[]), "full", "training.lr", [0.01, 0.05], tmp_path / "out")
+    tried = sweep(*asked, Means(tmp_path / "cache", "loop", 1), progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert [(one.label, one.value) for one in tried] == [(m, lr) for m in ("short", "long") for lr in (0.01, 0.05)]
+    settings = [json.loads(path.read_text())["setting"] for path in (tmp_path / "cache").glob("*/result.json")]
+    assert {chosen["holdout"]["validation"] for chosen in settings} == {0.2}
+    assert len(settings) == 8  # two methods, two rates, two seeds
+    assert sweep(*asked, Means(tmp_path / "cache", "loop", 1)) == tried
+    assert (tmp_path / "out" / "tiny" / "sweep-training.lr.csv").read_text().count("\n") == 5
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
     chosen = setting(tmp_path, aggregation={"phi": 2}, training={"rounds": 400})
@@ -169,9 +229,14 @@ def test_the_commands_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     options = ["--out", str(tmp_path / "out"), "--processes", "1", "--way", "loop"]
     assert _command(simulate, [str(path), *options]) == 0
     assert "only" in capsys.readouterr().out
-    assert _command(simulate, [str(path), *options, "--sweep", "lr=0.01,0.1"]) == 0
-    assert "best" in capsys.readouterr().out
+    assert _command(simulate, [str(path), *options, "--sweep", "lr=0.01,0.1", "--seeds", "5,6"]) == 0
+    shown = capsys.readouterr().out
+    assert "best" in shown
+    assert "±" in shown
     assert _command(reproduce, ["--studies", str(tmp_path), *options]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 1 runs were known" in shown
+    assert (tmp_path / "out" / "reproduction.md").read_text().count("## Which?") == 1
     with pytest.raises(ConfigError, match="no studies"):
         _command(reproduce, ["--studies", str(tmp_path / "none"), *options])
 

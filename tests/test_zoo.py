@@ -39,7 +39,16 @@ def test_the_number_of_classes_is_an_option(source: str) -> None:
 
 
 def test_the_zoo_is_the_files_in_its_folder() -> None:
-    assert zoo_names() == ["digits_cnn", "leaf_cnn", "resnet20", "text_lstm"]
+    assert zoo_names() == [
+        "digits_cnn",
+        "ds_cnn",
+        "leaf_cnn",
+        "mobilenet_v2",
+        "resnet20",
+        "sensor_cnn",
+        "text_lstm",
+        "tiny_transformer",
+    ]
 
 
 def test_parameters_are_as_many_as_the_sources_say() -> None:
@@ -51,6 +60,16 @@ def test_parameters_are_as_many_as_the_sources_say() -> None:
     assert parameters(load_definition("digits_cnn")) == 52_298
     # 640,000 + 4*64*(64 + 64 + 2) + 130
     assert parameters(load_definition("text_lstm")) == 673_410
+    # MLPerf Tiny's has 24,908, with 9 biases of 64 under norms, and 9 * 128 statistics.
+    assert parameters(load_definition("ds_cnn")) == 24_908 - 9 * 64 - 9 * 128
+    # 3,504,872 with 1,000 classes, by torchvision's count; each class has 1,281.
+    assert parameters(load_definition("mobilenet_v2")) == 3_504_872 - 1281 * 990
+    # 9*9*32 + 9*32*64 + 9*64*64, norms 2 * (32 + 64 + 64); 1,025 * 64, 65 * 6
+    assert parameters(load_definition("sensor_cnn")) == 2_592 + 18_432 + 36_864 + 320 + 65_600 + 390
+    # 64 * (10,000 + 128); an encoder: norms 256, 65 * 192, 65 * 64, 65 * 256, 257 * 64; norm 128, 65 * 2
+    assert (
+        parameters(load_definition("tiny_transformer")) == 648_192 + 4 * (256 + 12_480 + 4_160 + 16_640 + 16_448) + 258
+    )
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +87,41 @@ def test_capacities_of_resnet20_are_those_of_embracingfl(resnet20: ModelSpec) ->
 def test_resnet20_is_cut_after_three_and_six_residual_blocks(resnet20: ModelSpec) -> None:
     blocks = {block.first: block for block in resnet20.blocks}
     assert [blocks[cut].input_shape for cut in resnet20.cuts] == [(3, 32, 32), (16, 32, 32), (32, 16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("source", "cuts", "ratios"),
+    [
+        ("ds_cnn", ["conv", "blocks.2.depthwise", "blocks.3.depthwise"], [1.0, 0.44, 0.22]),
+        ("mobilenet_v2", ["first.0", "stages.3.0.expand.0", "stages.5.0.expand.0"], [1.0, 0.40, 0.13]),
+        ("sensor_cnn", ["stage1.0", "stage3.0", "hidden"], [1.0, 0.38, 0.15]),
+        (
+            "tiny_transformer",
+            ["tokens.meaning", *(f"encoders.{index}.attention_norm" for index in range(4))],
+            [1.0, 0.94, 0.70, 0.47, 0.23],
+        ),
+    ],
+)
+def test_sub_models_are_of_clearly_different_sizes(source: str, cuts: list[str], ratios: list[float]) -> None:
+    spec = derive_spec(load_definition(source))
+    assert [spec.layers[cut].name for cut in spec.cuts] == cuts
+    assert [round(capacity(spec, cut, 32).ratio, 2) for cut in spec.cuts] == ratios
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5, 1.4])
+def test_channels_of_mobilenet_are_multiples_of_8(width: float) -> None:
+    kernels = dict(load_definition("mobilenet_v2", width=width).module.named_parameters())
+    channels = {tensor.shape[0] for name, tensor in kernels.items() if tensor.dim() == 4}
+    assert {count % 8 for count in channels} == {0}
+    # The paper's rule, by hand: 32 * width, and 16 * width, rounded to the next multiple of 8, 8 at least.
+    assert kernels["first.0.weight"].shape[0] == {0.25: 8, 0.5: 16, 1.4: 48}[width]
+    assert kernels["stages.0.0.project.weight"].shape[0] == {0.25: 8, 0.5: 8, 1.4: 24}[width]
+    assert kernels["last.0.weight"].shape[0] == (1792 if width == 1.4 else 1280)
+
+
+def test_heads_that_can_not_share_out_the_width_are_told() -> None:
+    with pytest.raises(ModelError, match="width must be a multiple of heads, and 64 is none of 5"):
+        load_definition("tiny_transformer,heads=5")
 
 
 def test_each_residual_block_starts_as_its_shortcut() -> None:
@@ -105,7 +159,17 @@ def test_the_forget_gate_of_text_lstm_starts_open() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
-    ["digits_cnn", "leaf_cnn,hidden=8", "resnet20", "resnet20,norm=group", "text_lstm,length=5,vocabulary=50,width=8"],
+    [
+        "digits_cnn",
+        "ds_cnn",
+        "leaf_cnn,hidden=8",
+        "mobilenet_v2,width=0.25",
+        "resnet20",
+        "resnet20,norm=group",
+        "sensor_cnn",
+        "text_lstm,length=5,vocabulary=50,width=8",
+        "tiny_transformer,length=6,vocabulary=50,width=8,depth=1",
+    ],
 )
 def test_each_network_can_be_bundled_and_exported(source: str, tmp_path: Path) -> None:
     definition = load_definition(source)

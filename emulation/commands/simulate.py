@@ -1,7 +1,8 @@
 """``lamina simulate study.toml``: a study's table and figures, from virtual devices without a broker.
 
 What was computed before is taken from the cache; what was broken off goes on. ``--sweep lr=0.03,0.1,0.3`` compares
-values of one key for every method, instead.
+values of one key for every method instead, on a validation part of the training set. ``--seeds`` are others than the
+study's: what is tuned on some is best reported on fresh ones.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from emulation.changes import parse_change
 from emulation.commands.emulate import ended_by_sigterm
-from emulation.simulator.study import Scale, Study, read_study
+from emulation.simulator.study import Scale, Study, read_study, with_methods, with_seeds
 from models.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from emulation.simulator.choice import WayName
     from emulation.simulator.many import Means
+    from emulation.simulator.studying import Findings
 
 HELP = "run a study on virtual devices without a broker"
 
@@ -34,13 +36,19 @@ _SHORT = {"lr": "training.lr", "phi": "aggregation.phi", "rounds": "training.rou
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("study", type=Path, help="study.toml")
-    parser.add_argument("--sweep", metavar="KEY=A,B,...", help="try values of a key, such as lr=0.03,0.1,0.3")
+    parser.add_argument("--only", action="append", metavar="LABEL", help="this method, and others so given")
+    parser.add_argument(
+        "--sweep",
+        metavar="KEY=A,B,...",
+        help="try values of a key, such as lr=0.03,0.1,0.3, judged by a validation part of the training set",
+    )
     add_common(parser)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """Arguments that ``lamina reproduce`` has, too."""
     parser.add_argument("--scale", choices=get_args(Scale), default="full", help="small: minutes on two cores")
+    parser.add_argument("--seeds", metavar="A,B,...", help="in place of the study's")
     parser.add_argument("--data", help="in place of the study's: digits, an .npz file, a folder of CIFAR or IDX files")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
     parser.add_argument(
@@ -56,7 +64,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Conduct the study, print its table."""
-    study, console = read_study(options.study), Console()
+    study, console = read_with_seeds(options.study, options.seeds), Console()
+    study = with_methods(study, options.only) if options.only else study
     with ended_by_sigterm():
         if options.sweep:
             show_sweep(study, options, console)
@@ -65,7 +74,21 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def show_study(study: Study, options: argparse.Namespace, console: Console) -> None:
+def read_with_seeds(path: Path, seeds: str | None) -> Study:
+    """The study of a file, over the seeds of ``--seeds`` where it is given.
+
+    Raises:
+        ConfigError: the file can't be a study, or a seed is no whole number.
+    """
+    study = read_study(path)
+    if seeds is None:
+        return study
+    if not all(part.strip().isdecimal() for part in seeds.split(",")):
+        raise ConfigError(f"--seeds takes whole numbers such as 0,1,2, and not {seeds!r}")
+    return with_seeds(study, tuple(int(part) for part in seeds.split(",")))
+
+
+def show_study(study: Study, options: argparse.Namespace, console: Console) -> Findings:
     """Conduct one study, and print its table."""
     from emulation.simulator.studying import conduct, report  # torch takes seconds to import
 
@@ -75,6 +98,7 @@ def show_study(study: Study, options: argparse.Namespace, console: Console) -> N
         )
     console.print(report(findings), soft_wrap=True, markup=False, highlight=False)
     console.print(f"table, CSV and figures: {findings.folder}", soft_wrap=True)
+    return findings
 
 
 def show_sweep(study: Study, options: argparse.Namespace, console: Console) -> None:
@@ -84,11 +108,15 @@ def show_sweep(study: Study, options: argparse.Namespace, console: Console) -> N
     key, values = parse_sweep(options.sweep)
     with progress_bar(console, study.name) as progress:
         tried = sweep(
-            study, options.scale, key, values, means_of(options), changes=changes_of(options), progress=progress
+            *(study, options.scale, key, values, options.out, means_of(options)),
+            changes=changes_of(options),
+            progress=progress,
         )
+    console.print("Accuracy on a validation part of the training set: mean and standard deviation over the seeds.")
     for entry in tried:
         console.print(
-            f"{entry.label:30} {key} = {entry.value!s:10} {entry.accuracy:.2f}%{'  best' if entry.best else ''}"
+            f"{entry.label:30} {key} = {entry.value!s:10} {entry.accuracy:.2f} ± {entry.spread:.2f}%"
+            f"{'  best' if entry.best else ''}"
         )
 
 

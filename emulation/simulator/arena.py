@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from emulation.readers.raw import Array
-from emulation.simulator.rows import Row, Rows
+from emulation.simulator.rows import Row, Rows, Runs
 
 _MEMORY_FILES = Path("/dev/shm")
 _ROOM = 1.5  # of what is needed: others use the memory's file system, too
@@ -45,6 +45,19 @@ class Arena:
     y_train: Array
     x_test: Array
     y_test: Array
+
+    def entering(self, slot: int, takes: Runs) -> Row:
+        """A device's state as its round begins, to be read: its own row, with what it takes of the global state in it.
+
+        Where it takes all, it is the global state itself, and the slot is left as it is: to write a row, and to read it
+        again, would cost more than all else that a round does to it.
+        """
+        if takes == ((0, len(self.base)),):
+            return self.base
+        for start, stop in takes:
+            self.rows[slot, start:stop] = self.base[start:stop]
+        row: Row = self.rows[slot]
+        return row
 
 
 @dataclass(frozen=True)

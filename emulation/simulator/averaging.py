@@ -46,6 +46,7 @@ class Averaging:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._offsets = layer_offsets(ground.spec)
+        self._cuts = ground.cuts
         self._weights = ground.weights
         self._covered = _coverage(ground)
 
@@ -59,23 +60,20 @@ class Averaging:
             base: the global state, (row_size,).
         """
         place = slice(self._offsets[layer], self._offsets[layer + 1])
-        cuts = self._ground.cuts
-        devices = trainers({device: cuts[device] for device in slots}, layer)
+        devices = trainers({device: self._cuts[device] for device in slots}, layer)
         if not devices:
             return Averaged(None, 0, 0, 0)
-        chosen = [slots[device] for device in devices]
-        # a view where all take part, so that nothing is copied
-        local = rows[: len(slots), place] if chosen == list(range(len(slots))) else rows[chosen, place]
+        local = _chosen(rows, [slots[device] for device in devices])[:, place]
         if self._covered:
             return self._element_wise(layer, devices, local, base[place], place)
         return self._by_rule(layer, devices, local, base[place])
 
     def _by_rule(self, layer: int, devices: Sequence[str], local: Rows, base: Row) -> Averaged:
         spec, weights = self._ground.spec.layers[layer], [self._weights[device] for device in devices]
-        begin = rule(self._ground.setting.aggregation.fold)
-        fold = begin(spec.vector_size, spec.size)
-        if not (isinstance(fold, LayerFold) and _takes_all(fold, devices, local, base, weights)):
-            fold = begin(spec.vector_size, spec.size)
+        fold = rule(self._ground.setting.aggregation.fold)(spec.vector_size, spec.size)
+        if isinstance(fold, LayerFold):
+            fold.add_all(devices, local, base, weights)
+        else:
             for device, value, weight in zip(devices, local, weights, strict=True):
                 _offer(fold, device, value - base, weight)
         aggregate = fold.finish(base) if fold.count else None
@@ -84,23 +82,21 @@ class Averaging:
     def _element_wise(self, layer: int, devices: Sequence[str], local: Rows, base: Row, place: slice) -> Averaged:
         fold = CoverageFold(self._ground.spec.layers[layer])
         variants = [self._ground.variants[device] for device in devices]
-        elements = 0
+        elements, refused = 0, 0
         for variant in dict.fromkeys(variants):
             mine = [index for index, other in enumerate(variants) if other == variant]
             names = [devices[index] for index in mine]
             covered = self._covered[variant][place]
-            fold.add_all(names, local[mine], base, [self._weights[name] for name in names], covered)
-            elements += len(mine) * int(covered.sum())
-        return Averaged(fold.finish(base), len(devices), 0, elements)
+            out = len(fold.add_all(names, local[mine], base, [self._weights[name] for name in names], covered))
+            elements += (len(mine) - out) * int(covered.sum())
+            refused += out
+        return Averaged(fold.finish(base), len(devices), refused, elements)
 
 
-def _takes_all(fold: LayerFold, devices: Sequence[str], local: Rows, base: Row, weights: Sequence[float]) -> bool:
-    """Add all updates at once; where one of them is refused, the fold is spoilt."""
-    try:
-        fold.add_all(devices, local, base, weights)
-    except RejectedUpdate:
-        return False
-    return True
+def _chosen(rows: Rows, slots: list[int]) -> Rows:
+    """These rows; a view where they lie beside each other, as those of one tier do, so that nothing is copied."""
+    first, last = slots[0], slots[-1] + 1
+    return rows[first:last] if slots == list(range(first, last)) else rows[slots]
 
 
 def _offer(fold: Fold, device: str, delta: Row, weight: float) -> None:

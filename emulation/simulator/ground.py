@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from coordinator.selection import cohort_size
 from emulation.datasets import Dataset, load_dataset
 from emulation.experiment import Experiment, Group, Tier
 from emulation.layout import check_fit, share_samples
+from emulation.partition import Indices
 from emulation.readers.raw import Array
 from emulation.simulator.granularity import by_kernel
+from emulation.simulator.holdout import OWN, VALIDATION, set_aside, without_public
 from emulation.simulator.rows import Row, to_row
 from emulation.simulator.setting import Setting
 from emulation.simulator.tasks import Recipe, Variant
@@ -32,11 +35,14 @@ class Ground:
     Attributes:
         setting: of the run.
         recipe: for the ways; its spec has the setting's granularity.
-        data: x_train, y_train, x_test, y_test.
+        data: x_train, y_train, x_test, y_test; after the samples that judge the model for all, the last two have
+            those that judge it for one device.
         initial: the state to start from.
         variants: of every device, an index into the recipe's.
         relaxable: layers whose interval may grow; ``None``: all.
         slots: active devices of a cycle.
+        own: where the samples of each device stand that judge the model for it; empty without federated evaluation.
+        public: samples that everybody has, without labels, (P, *input_shape).
     """
 
     setting: Setting
@@ -46,6 +52,13 @@ class Ground:
     variants: Mapping[str, int]
     relaxable: tuple[int, ...] | None
     slots: int
+    own: Mapping[str, range] = field(default_factory=dict)
+    public: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    @property
+    def judged(self) -> int:
+        """How many samples judge the model for all."""
+        return len(self.data[3]) - sum(map(len, self.own.values()))
 
     @property
     def spec(self) -> ModelSpec:
@@ -74,13 +87,19 @@ def lay(setting: Setting, device: str = "cpu") -> Ground:
     Raises:
         ConfigError: data, network, partition and fleet do not go together.
     """
-    dataset = load_dataset(setting.data, seed=setting.seed)
+    holdout, seed = setting.holdout, setting.seed
+    dataset, public = without_public(load_dataset(setting.data, seed=seed), holdout.public, seed)
     definition = load_definition(setting.model, seed=setting.seed)
     layered = derive_spec(definition)
     check_fit(dataset, layered)
     spec, relaxable = by_kernel(layered) if setting.granularity == "kernel" else (layered, None)
     variants = variants_of(setting, definition, spec)
     names = setting.names
+    # what is over is held by absent devices
+    shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
+    validation = set_aside(shares, holdout.validation, seed, VALIDATION)
+    own = set_aside(validation.trained, holdout.own, seed, OWN)
+    x_judge, y_judge = _judging(dataset, validation.aside.values())
     recipe = Recipe(
         model=setting.model,
         spec=spec,
@@ -91,7 +110,7 @@ def lay(setting: Setting, device: str = "cpu") -> Ground:
         proximal=setting.local.proximal,
         augment=setting.local.augment,
         variants=tuple(dict.fromkeys((Variant(), *variants.values()))),
-        held=dict(zip(names, _shares(setting, dataset), strict=False)),  # what is over is held by absent devices
+        held={name: own.trained[name] for name in names},
         device=device,
     )
     if setting.local.augment and len(spec.input_shape) != 3:
@@ -99,11 +118,17 @@ def lay(setting: Setting, device: str = "cpu") -> Ground:
     return Ground(
         setting,
         recipe,
-        (dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test),
+        (
+            *(dataset.x_train, dataset.y_train),
+            np.concatenate([x_judge, *(dataset.x_train[indices] for indices in own.aside.values())]),
+            np.concatenate([y_judge, *(dataset.y_train[indices] for indices in own.aside.values())]),
+        ),
         to_row(spec, initial_tensors(definition)),
         {name: recipe.variants.index(variants[tier]) for name, tier in zip(names, setting.fleet.tiers, strict=True)},
         relaxable,
         cohort_size(len(names), setting.cohorts.active),
+        _ranges(own.aside, len(y_judge)),
+        public,
     )
 
 
@@ -133,6 +158,20 @@ def initial_tensors(definition: Definition) -> dict[str, Row]:
     return {name: tensor.numpy() for name, tensor in state.items() if tensor.dtype == torch.float32}
 
 
-def _shares(setting: Setting, dataset: Dataset) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
+def _judging(dataset: Dataset, validation: Collection[Indices]) -> tuple[Array, Array]:
+    """The samples that judge the model for all: the test set, or the validation samples of all devices together."""
+    if not validation:
+        return dataset.x_test, dataset.y_test
+    chosen = np.concatenate(list(validation))
+    return dataset.x_train[chosen], dataset.y_train[chosen]
+
+
+def _ranges(parts: Mapping[str, Indices], start: int) -> dict[str, range]:
+    """Where each part stands, one after another from ``start`` on."""
+    stops = list(accumulate((len(indices) for indices in parts.values()), initial=start))
+    return {name: range(*ends) for name, ends in zip(parts, pairwise(stops), strict=True)}
+
+
+def _shares(setting: Setting, dataset: Dataset) -> list[Indices]:
     fleet = (Group(devices=setting.fleet.holders),)
     return share_samples(Experiment(seed=setting.seed, partition=setting.partition, fleet=fleet), dataset)

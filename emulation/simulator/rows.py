@@ -5,7 +5,7 @@ A layer is one slice of the row, what a device trains from a cut onwards is a su
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -16,11 +16,23 @@ from models.values import Tensors
 
 Row = NDArray[np.float32]  # (row_size,)
 Rows = NDArray[np.float32]  # (devices, row_size)
+Runs = tuple[tuple[int, int], ...]  # elements [start, stop) of a row, ascending, with gaps between them
 
 
 def layer_offsets(spec: ModelSpec) -> tuple[int, ...]:
     """Start of each layer in a row; one more entry than layers, the last is the row's size."""
     return (0, *accumulate(layer.vector_size for layer in spec.layers))
+
+
+def runs(offsets: Sequence[int], layers: Sequence[int]) -> Runs:
+    """Where these layers, ascending, stand in a row; neighbours are one run."""
+    found: list[tuple[int, int]] = []
+    for layer in layers:
+        start, stop = offsets[layer], offsets[layer + 1]
+        if found and found[-1][1] == start:
+            start = found.pop()[0]
+        found.append((start, stop))
+    return tuple(found)
 
 
 def places(spec: ModelSpec) -> Iterator[tuple[TensorSpec, slice]]:

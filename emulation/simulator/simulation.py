@@ -8,7 +8,7 @@ seed, device and round; so a state needs no generators, and a run that goes on f
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -21,8 +21,9 @@ from coordinator.records import CycleRecord, RoundRecord
 from coordinator.selection import draw
 from emulation.simulator.averaging import Averaged, Averaging
 from emulation.simulator.ground import Ground
-from emulation.simulator.rows import Row, Rows, layer_offsets
+from emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
 from emulation.simulator.server import ServerMemory, step, without_memory
+from emulation.simulator.setting import Setting
 from emulation.simulator.tasks import Judging, Outcome, Task, Training
 from emulation.simulator.ways import Way
 
@@ -98,7 +99,7 @@ class Simulation:
 
     Args:
         ground: what it stands on.
-        way: carries out its tasks; the state moves into its arena.
+        way: carries out its tasks; the state moves into its arena, which nobody has used.
         state: to go on from; the beginning by default.
         clock: seconds, for the records.
     """
@@ -111,11 +112,14 @@ class Simulation:
         self._clock = clock
         self._averaging = Averaging(ground)
         self._offsets = layer_offsets(ground.spec)
-        state = state or beginning(ground)
+        self._arena = way.arena
+        if state is None:  # what is in the slots is not looked at: they take everything, and an arena's momentum is 0
+            state = beginning(ground)
+        else:
+            self._arena.rows[:], self._arena.momentum[:] = state.rows, state.momentum
+        self._arena.base[:] = state.base
         self.standing = state.standing
         self._server = state.server
-        self._arena = way.arena
-        self._arena.base[:], self._arena.rows[:], self._arena.momentum[:] = state.base, state.rows, state.momentum
 
     @property
     def finished(self) -> bool:
@@ -127,17 +131,24 @@ class Simulation:
         """The global state, (row_size,); it changes with every round."""
         return self._arena.base
 
+    def tensors(self) -> dict[str, Row]:
+        """The global state by name of tensor, a copy."""
+        return to_tensors(self.ground.spec, self._arena.base.copy())
+
     def state(self) -> State:
         """A copy of all that is needed to go on."""
-        arena = self._arena
-        return State(self.standing, arena.base.copy(), arena.rows.copy(), arena.momentum.copy(), list(self._server))
+        standing, arena = self.standing, self._arena
+        rows = arena.rows.copy()
+        for start, stop in self._taken() if standing.cohort else ():
+            rows[: len(standing.cohort), start:stop] = arena.base[start:stop]
+        return State(standing, arena.base.copy(), rows, arena.momentum.copy(), list(self._server))
 
     def advance(self) -> tuple[RoundRecord, CycleRecord | None]:
         """Do one round; its record, and that of the adjustment where a cycle ends with it."""
         began, setting = self._clock(), self.ground.setting
         before = self.standing
         cycle = before.round // setting.aggregation.phi
-        cohort = before.cohort or self._begin_cycle(cycle)
+        cohort = before.cohort or draw(setting.names, setting.cohorts.active, setting.seed, cycle)
         slots = {device: slot for slot, device in enumerate(cohort)}
         tasks = self._training_tasks(slots)
         outcomes = self._way.carry_out(tasks)
@@ -150,24 +161,31 @@ class Simulation:
         accuracy = self._accuracy() if self._to_be_judged(cycle_ends) else None
         seconds = self._clock() - began
         self.standing = msgspec.structs.replace(self.standing, wall_s=before.wall_s + seconds)
-        return self._record(cohort, due, cycle, outcomes, averaged, accuracy, seconds), adjustment
+        record = round_record(
+            *(setting, self.standing, cohort, outcomes),
+            due=due,
+            expected=sum(layer.expected for layer in averaged.values()),
+            refused=sum(layer.refused for layer in averaged.values()),
+            accuracy=accuracy,
+            seconds=seconds,
+        )
+        return record, adjustment
 
     # -- a round's parts ---------------------------------------------------------------------------------------------
 
-    def _begin_cycle(self, cycle: int) -> tuple[str, ...]:
-        """Draw the cohort; its devices take every layer's global value."""
-        setting, arena = self.ground.setting, self._arena
-        cohort = draw(setting.names, setting.cohorts.active, setting.seed, cycle)
-        arena.rows[:] = arena.base
-        if setting.local.momentum_of == "device":
-            arena.momentum[:] = 0
-        return cohort
+    def _taken(self) -> Runs:
+        """What devices take of the global state before they train: at a cycle's start all, then what was averaged."""
+        standing, steps = self.standing, self.ground.setting.training.local_steps
+        if not standing.cohort:
+            return ((0, self._offsets[-1]),)
+        return runs(self._offsets, fedavg.due(standing.intervals, steps, standing.round * steps))
 
     def _training_tasks(self, slots: dict[str, int]) -> list[Task]:
-        training, round_ = self.ground.setting.training, self.standing.round
-        lr = self.ground.setting.lr(round_)
+        setting, round_ = self.ground.setting, self.standing.round
+        steps, lr, takes = setting.training.local_steps, setting.lr(round_), self._taken()
+        forgets = not self.standing.cohort and setting.local.momentum_of == "device"
         return [
-            Training(slot, device, self.ground.variants[device], round_, training.local_steps, lr)
+            Training(slot, device, self.ground.variants[device], round_, steps, lr, takes, forgets)
             for device, slot in slots.items()
         ]
 
@@ -178,13 +196,14 @@ class Simulation:
         def average(layer: int) -> Averaged:
             return averaging.average(layer, slots, arena.rows, arena.base)
 
+        largest_first = sorted(due, key=lambda layer: -self.ground.spec.layers[layer].vector_size)
         with ThreadPoolExecutor(_FOLDING_THREADS) as threads:
-            return dict(zip(due, threads.map(average, due), strict=True))
+            return dict(zip(largest_first, threads.map(average, largest_first), strict=True))
 
     def _update(
         self, cohort: tuple[str, ...], due: tuple[int, ...], averaged: dict[int, Averaged], cycle_ends: bool
     ) -> None:
-        """Make the averages global, and give them to the active devices."""
+        """Make the averages global."""
         before, spec, arena = self.standing, self.ground.spec, self._arena
         drift, counts = list(before.discrepancy), list(before.aggregations)
         for layer in due:
@@ -198,8 +217,6 @@ class Simulation:
                 if size := spec.layers[layer].size:
                     numerator = aggregate.discrepancy_numerator
                     drift[layer] = fedlama.discrepancy(numerator, before.intervals[layer], size)
-            if not cycle_ends:  # at a cycle's end the next one begins with the global state
-                arena.rows[: len(cohort), place] = arena.base[place]
         cuts = self.ground.cuts
         sent = sum(layer.elements for layer in averaged.values())
         taken = sum(len(cohort) * spec.layers[layer].vector_size for layer in due)
@@ -238,40 +255,60 @@ class Simulation:
         return cycle_ends and (passed or self.finished)
 
     def _accuracy(self) -> float:
-        """Of the averaged model, with averaged running statistics, on all held-out samples."""
-        samples, size = len(self.ground.data[3]), self.ground.setting.evaluation.batch_size
+        """Of the averaged model, with averaged running statistics, on the samples that judge it for all."""
+        samples, size = self.ground.judged, self.ground.setting.evaluation.batch_size
         tasks = [Judging(start, min(start + size, samples)) for start in range(0, samples, size)]
         return sum(outcome.right for outcome in self._way.carry_out(tasks)) / samples
 
-    def _record(
-        self,
-        cohort: tuple[str, ...],
-        due: tuple[int, ...],
-        cycle: int,
-        outcomes: list[Outcome],
-        averaged: dict[int, Averaged],
-        accuracy: float | None,
-        seconds: float,
-    ) -> RoundRecord:
-        standing, samples = self.standing, sum(outcome.samples for outcome in outcomes)
-        expected = sum(layer.expected for layer in averaged.values())
-        refused = sum(layer.refused for layer in averaged.values())
-        return RoundRecord(
-            round=standing.round - 1,
-            cycle=cycle,
-            cohort=cohort,
-            due=due,
-            updates=expected - refused,
-            expected=expected,
-            rejected=refused,
-            lr=self.ground.setting.lr(standing.round - 1),
-            loss=sum(outcome.loss for outcome in outcomes) / samples,
-            train_accuracy=sum(outcome.right for outcome in outcomes) / samples,
-            accuracy=accuracy,
-            c_ratio=standing.ledger.c_ratio,
-            uplink_bytes=standing.uplink_bytes,
-            downlink_bytes=standing.downlink_bytes,
-            fedavg_uplink_bytes=standing.ledger.fedavg_uplink_bytes,
-            wall_s=standing.wall_s,
-            round_s=seconds,
-        )
+    def own_accuracies(self) -> dict[str, float]:
+        """Of the averaged model, by device, on the samples that the device kept: federated evaluation."""
+        own = self.ground.own
+        outcomes = self._way.carry_out([Judging(part.start, part.stop) for part in own.values()])
+        return {device: outcome.right / outcome.samples for device, outcome in zip(own, outcomes, strict=True)}
+
+
+def round_record(
+    setting: Setting,
+    standing: Standing,
+    cohort: tuple[str, ...],
+    outcomes: Sequence[Outcome],
+    *,
+    due: tuple[int, ...] = (),
+    expected: int,
+    refused: int,
+    accuracy: float | None,
+    seconds: float,
+) -> RoundRecord:
+    """The record of the round that ``standing`` has just completed.
+
+    Args:
+        setting: of the run.
+        standing: after the round.
+        cohort: of the round.
+        outcomes: of its devices' training.
+        due: layers that were aggregated.
+        expected: updates that were to come.
+        refused: of these, whose numbers could not be used.
+        accuracy: where it was judged.
+        seconds: that it took.
+    """
+    round_, samples = standing.round - 1, sum(outcome.samples for outcome in outcomes)
+    return RoundRecord(
+        round=round_,
+        cycle=round_ // setting.aggregation.phi,
+        cohort=cohort,
+        due=due,
+        updates=expected - refused,
+        expected=expected,
+        rejected=refused,
+        lr=setting.lr(round_),
+        loss=sum(outcome.loss for outcome in outcomes) / samples,
+        train_accuracy=sum(outcome.right for outcome in outcomes) / samples,
+        accuracy=accuracy,
+        c_ratio=standing.ledger.c_ratio,
+        uplink_bytes=standing.uplink_bytes,
+        downlink_bytes=standing.downlink_bytes,
+        fedavg_uplink_bytes=standing.ledger.fedavg_uplink_bytes,
+        wall_s=standing.wall_s,
+        round_s=seconds,
+    )

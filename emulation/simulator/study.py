@@ -22,7 +22,7 @@ two, and the method's own ``small`` last. The tables of a setting are those of `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from broker.settings import convert, load_toml
 from broker.topics import check_name
 from emulation.datasets import BUILT_IN
 from emulation.simulator.setting import Setting
-from models.errors import ConfigError
+from models.errors import ConfigError, did_you_mean
 
 Scale = Literal["full", "small"]
 Tree = dict[str, Any]
@@ -71,12 +71,17 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         against: label of the other.
         least: by how many points of accuracy the first is to lie above the second; negative: at most so far below.
         c_percent: the first one's C is to lie below this.
+        beyond_spread: the difference is to be larger than the standard deviation over the seeds of either method, and
+            than its own.
+        strong_percent: of the first one's devices, so many at most are to be strong; absent ones count as weak.
     """
 
     method: str
     against: str
     least: float = 0.0
     c_percent: float | None = None
+    beyond_spread: bool = False
+    strong_percent: float | None = None
 
 
 class Small(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -148,6 +153,26 @@ def read_study(path: Path) -> Study:
     here = path.parent
     small = msgspec.structs.replace(study.small, setting=_placed(study.small.setting, here))
     return msgspec.structs.replace(study, setting=_placed(study.setting, here), small=small)
+
+
+def with_seeds(study: Study, seeds: tuple[int, ...]) -> Study:
+    """The same study over other seeds, at either scale."""
+    return msgspec.structs.replace(study, seeds=seeds, small=msgspec.structs.replace(study.small, seeds=seeds))
+
+
+def with_methods(study: Study, labels: Sequence[str]) -> Study:
+    """The study with these methods alone, and the claims that are about them.
+
+    Raises:
+        ConfigError: there is no method of that label.
+    """
+    known = [method.label for method in study.methods]
+    for label in labels:
+        if label not in known:
+            raise ConfigError(f"study {study.name} has no method {label!r}; {did_you_mean(label, known)}")
+    methods = tuple(method for method in study.methods if method.label in labels)
+    claims = tuple(claim for claim in study.claims if {claim.method, claim.against} <= set(labels))
+    return msgspec.structs.replace(study, methods=methods, claims=claims)
 
 
 def plan(study: Study, scale: Scale, changes: Mapping[str, object] | None = None) -> list[Planned]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from emulation.simulator.rows import Runs
 from emulation.simulator.samples import Indices
 from models.spec import ModelSpec
 
@@ -66,6 +67,8 @@ class Training:
         round: 0-based.
         steps: tau'.
         lr: learning rate.
+        takes: what it takes of the global state before it trains; the rest of its row is what its last round left.
+        forgets: its momentum begins at 0.
     """
 
     slot: int
@@ -74,6 +77,8 @@ class Training:
     round: int
     steps: int
     lr: float
+    takes: Runs = ()
+    forgets: bool = False
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class CoverageFold:
 
     def add_all(
         self, devices: Sequence[str], local: Rows, base: Row, weights: Sequence[float], covered: NDArray[np.bool_]
-    ) -> None:
+    ) -> tuple[str, ...]:
         """Fold devices that cover the same elements; elsewhere their values are still those of ``base``.
 
         Args:
@@ -143,11 +143,13 @@ class CoverageFold:
             weights: one a device.
             covered: which elements they cover, (vector_size,).
 
-        Raises:
-            RejectedUpdate: as `LayerFold.add_all`.
+        Returns:
+            the devices that are left out, as `LayerFold.add_all` says.
         """
-        self._fold.add_all(devices, local, base, weights)
-        self._weights[covered] += math.fsum(weights)
+        refused = self._fold.add_all(devices, local, base, weights)
+        taken = (weight for device, weight in zip(devices, weights, strict=True) if device not in refused)
+        self._weights[covered] += math.fsum(taken)
+        return refused
 
     def finish(self, base: Row) -> Aggregate:
         """The layer's next value; its discrepancy isn't asked for, and is 0."""

@@ -74,8 +74,10 @@ class Stack:
         recipe, arena, first = self._station.recipe, self.arena, tasks[0]
         start = layer_offsets(recipe.spec)[recipe.variants[first.variant].cut]
         slots = [task.slot for task in tasks]
-        rows = torch.from_numpy(arena.rows[slots]).to(recipe.device)  # (m, row_size)
-        momentum = torch.from_numpy(arena.momentum[slots]).to(recipe.device)[:, start:]
+        states = np.stack([arena.entering(task.slot, task.takes) for task in tasks])
+        rows = torch.from_numpy(states).to(recipe.device)  # (m, row_size)
+        momentum = torch.from_numpy(arena.momentum[slots, start:]).to(recipe.device)
+        momentum[[index for index, task in enumerate(tasks) if task.forgets]] = 0.0
         frozen, trained = rows[:, :start], rows[:, start:]
         base = torch.from_numpy(arena.base).to(recipe.device)[start:].expand_as(trained)
         decay = torch.from_numpy(marks(recipe.spec, KERNELS)[start:]).to(recipe.device) * recipe.weight_decay
@@ -90,7 +92,7 @@ class Stack:
             fedprox.pull(gradient, trained, base, recipe.proximal, kept)
             momentum = momentum * recipe.momentum + gradient
             trained = trained.sub(momentum, alpha=first.lr)
-        arena.rows[slots, start:] = trained.cpu().numpy()
+        arena.rows[slots] = torch.cat((frozen, trained), dim=1).cpu().numpy()
         arena.momentum[slots, start:] = momentum.cpu().numpy()
         seen = first.steps * recipe.batch_size
         mean_losses, right_counts = torch.stack(losses).mean(0), torch.stack(rights).sum(0)  # (m,)
