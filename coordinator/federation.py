@@ -142,6 +142,7 @@ class Federation:
     round: Round | None = None
 
     def __post_init__(self) -> None:
+        _check_hyperparameters(self.settings, self.manifest)
         self._spec = self.manifest.spec
         self._online: set[str] = set()
         self._deltas: dict[int, LayerValue] = {}  # to the present versions
@@ -388,8 +389,9 @@ class Federation:
         """The training graph's 0-d inputs in a round: defaults of the bundle, the operator's, and the rate."""
         training = self.settings.training
         decays = sum(round_ >= share * self.rounds for share in training.lr_decay_at)
-        rate = training.lr / training.lr_decay**decays
-        return {**self.manifest.hyperparameters, **training.hyperparameters, "lr": rate}
+        defaults = self.manifest.hyperparameters
+        rate = (defaults["lr"] if training.lr is None else training.lr) / training.lr_decay**decays
+        return {**defaults, **training.hyperparameters, **self.settings.local.hyperparameters, "lr": rate}
 
     # -- records -----------------------------------------------------------------------------------------------------
 
@@ -493,6 +495,18 @@ def fresh(manifest: Manifest, digest: str, epoch: int, settings: FederationSetti
         local_steps=settings.training.local_steps,
         phi=settings.aggregation.phi,
     )
+
+
+def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> None:
+    """See that the training graphs have what the operator sets."""
+    known = manifest.hyperparameters
+    local = settings.local.hyperparameters
+    for key, name, flag in (("proximal", "mu", "--proximal"), ("clip_norm", "clip_norm", "--clip")):
+        if name in local and name not in known:
+            raise ConfigError(f"local.{key}: the bundle's graphs don't have it; build it anew: lamina bundle {flag}")
+    for name in settings.training.hyperparameters:
+        if name not in known:
+            raise ConfigError(f"training.hyperparameters.{name}: {manifest.optimiser} has {', '.join(sorted(known))}")
 
 
 def _with(values: tuple[_T, ...], index: int, value: _T) -> tuple[_T, ...]:

@@ -32,7 +32,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         rounds: how many; rounded up to whole cycles.
         local_steps: SGD steps a round (tau').
-        lr: learning rate.
+        lr: learning rate; left out, the bundle's own, which goes with its optimiser.
         lr_decay_at: shares of the rounds after which the rate is divided by ``lr_decay``.
         lr_decay: the divisor.
         hyperparameters: other 0-d inputs of the training graphs, by name (``momentum``, ``weight_decay``).
@@ -41,7 +41,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     rounds: int = 40
     local_steps: int = 10
-    lr: float = 0.1
+    lr: float | None = None
     lr_decay_at: tuple[float, ...] = ()
     lr_decay: float = 10.0
     hyperparameters: dict[str, float] = {}
@@ -50,10 +50,32 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         require(self.rounds > 0, "training.rounds must be at least 1")
         require(self.local_steps > 0, "training.local_steps must be at least 1")
-        require(self.lr > 0, "training.lr must be positive")
+        require(self.lr is None or self.lr > 0, "training.lr must be positive")
         require(all(0 < at < 1 for at in self.lr_decay_at), "training.lr_decay_at holds shares between 0 and 1")
         require(self.lr_decay > 0, "training.lr_decay must be positive")
         require("lr" not in self.hyperparameters, "training.hyperparameters: give the rate as training.lr")
+
+
+class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a device does besides its optimiser; the bundle must have been built for it.
+
+    Attributes:
+        proximal: mu of FedProx, the pull towards the values that a round began from; 0 for none.
+        clip_norm: gradients are scaled down to this norm at most; 0 for no clipping.
+    """
+
+    proximal: float = 0.0
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.proximal >= 0, "local.proximal can't be negative")
+        require(self.clip_norm >= 0, "local.clip_norm can't be negative")
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """The training graph's 0-d inputs for it."""
+        asked = {"mu": self.proximal, "clip_norm": self.clip_norm}
+        return {name: value for name, value in asked.items() if value}
 
 
 class Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,6 +227,7 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     folder: str = "runs/federation"
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
     training: Training = msgspec.field(default_factory=Training)
+    local: Local = msgspec.field(default_factory=Local)
     cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
     aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
     wire: Wire = msgspec.field(default_factory=Wire)

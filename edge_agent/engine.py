@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import FileEntry, Manifest
+from models.manifest import FileEntry, Manifest, SubModel
 from models.values import Vector
+
+AUTO = "auto"
+"""The engine's setting that leaves it to what is installed."""
 
 PathOf = Callable[[FileEntry], Path]
 """Where a file of the bundle lies."""
@@ -34,8 +37,8 @@ class StepResult:
     correct: int
 
 
-class SubModelTrainer(Protocol):
-    """Trains the layers from a cut onwards, one step a call."""
+class Resident(Protocol):
+    """A sub-model's vectors, which the engine reads and writes."""
 
     @property
     def parameters(self) -> Vector:
@@ -47,11 +50,20 @@ class SubModelTrainer(Protocol):
 
     @property
     def optimiser_state(self) -> dict[str, Vector]:
-        """The optimiser's vectors now, by name, each (P,): as `parameters`."""
+        """The optimiser's vectors now, by name, each (P,) or (1,): as `parameters`."""
+
+    @property
+    def anchor(self) -> Vector | None:
+        """What FedProx pulls towards, (P,), to write; ``None`` where the bundle has no such term."""
 
     @property
     def vectors(self) -> dict[str, Vector]:
         """All of them, by name: as `parameters`."""
+
+
+@runtime_checkable
+class SubModelTrainer(Resident, Protocol):
+    """Trains the layers from a cut onwards, one step a call."""
 
     def step(self, x: NDArray[Any], y: NDArray[np.int64], hyperparameters: Mapping[str, float]) -> StepResult:
         """One step of the optimiser on one batch.
@@ -64,6 +76,32 @@ class SubModelTrainer(Protocol):
         Raises:
             ModelError: the graph lacks a hyperparameter of that name.
             ValueError: the batch does not fit the graph.
+        """
+
+
+class InParts(Resident, Protocol):
+    """Trains the layers from a cut onwards, each step in micro-batches."""
+
+    def gather(self, x: NDArray[Any], y: NDArray[np.int64], share: float) -> StepResult:
+        """Forward and backward on a micro-batch.
+
+        Args:
+            x: (b, ...) as for `SubModelTrainer.step`.
+            y: (b,)
+            share: of the batch.
+
+        Raises:
+            ValueError: the micro-batch does not fit the graph.
+        """
+
+    def update(self, hyperparameters: Mapping[str, float]) -> None:
+        """One step of the optimiser by what was gathered, which is then forgotten.
+
+        Args:
+            hyperparameters: as for `SubModelTrainer.step`.
+
+        Raises:
+            ModelError: the graph lacks a hyperparameter of that name.
         """
 
 
@@ -81,6 +119,13 @@ class Engine(Protocol):
     def name(self) -> str:
         """Its name and version, for the operator."""
 
+    def suited(self, sub_model: SubModel) -> SubModel:
+        """The sub-model with those of its graphs that the engine takes.
+
+        Raises:
+            ModelError: it can take none of them.
+        """
+
     def warm_up(self) -> None:
         """Allocate what the first use costs, so that it counts as idle, not as training."""
 
@@ -95,6 +140,13 @@ class Engine(Protocol):
 
         Raises:
             ModelError: the graph can't be loaded, or is not what the manifest says.
+        """
+
+    def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> InParts:
+        """A trainer of the layers from ``cut`` onwards in micro-batches; otherwise as `trainer`.
+
+        Raises:
+            ModelError: the bundle has no graphs for it, or the engine can't; and as `trainer`.
         """
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenPiece:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from broker.messages import RoundPlan
 from edge_agent.data import TrainingData, sample_order
-from edge_agent.engine import Engine
+from edge_agent.engine import Engine, Resident
 from edge_agent.events import Outcome
 from edge_agent.input_side import Indices, InputSide, Stop
+from edge_agent.stepping import at_once, in_parts
 from models.manifest import FileEntry, Manifest
 from models.values import Vector, layer_tensors
 
@@ -38,6 +39,7 @@ class Learner:
         spill_folder: on the disk that is to hold activations.
         engine: that is to train.
         threads: processor cores that training may use.
+        micro_batch: samples at once, where memory can't hold a batch; 0: a batch at once.
 
     Raises:
         DataError: the samples don't suit the model.
@@ -55,13 +57,20 @@ class Learner:
         engine: Engine,
         *,
         threads: int = 1,
+        micro_batch: int = 0,
     ) -> None:
         data.check(manifest.spec)
         self._spec = manifest.spec
         self._cut = cut
         self._data = data
         self._global: list[Vector | None] = [None] * len(self._spec.layers)  # layer vectors
-        self._trainer = engine.trainer(manifest, cut, path, threads=threads)
+        self._trainer: Resident
+        if micro_batch:
+            parts = engine.parts_trainer(manifest, cut, path, threads=threads)
+            self._trainer, self._step = parts, in_parts(parts, self._read, micro_batch)
+        else:
+            whole = engine.trainer(manifest, cut, path, threads=threads)
+            self._trainer, self._step = whole, at_once(whole, self._read)
         pieces = [(piece, path(piece.graph)) for piece in manifest.pieces_before(cut)]
         self._input_side = (
             InputSide(self._spec, pieces, data, spill_folder, engine, threads=threads) if pieces else None
@@ -96,6 +105,7 @@ class Learner:
             How it went; ``None`` where ``stop`` said so. Training ends early when the loss is not finite any more.
         """
         self._start_from_global(reset)
+        self._set_anchor()
         if afresh:
             for vector in self._trainer.optimiser_state.values():
                 vector[...] = 0
@@ -138,7 +148,7 @@ class Learner:
         for batch in batches:
             if stop():
                 return None
-            result = self._trainer.step(self._entering(batch), self._data.y[batch], hyperparameters)
+            result = self._step(batch, hyperparameters)
             losses, correct, steps = losses + result.loss, correct + result.correct, steps + 1
             if not math.isfinite(result.loss):
                 break
@@ -151,6 +161,10 @@ class Learner:
             step_s=step_s,
             forward_s=forward_s,
         )
+
+    def _read(self, batch: Indices) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """What enters the trained layers for the samples (B,), and their labels."""
+        return self._entering(batch), self._data.y[batch]
 
     def _entering(self, batch: Indices) -> NDArray[Any]:
         """What enters the trained layers for the samples (B,): (B, ...)."""
@@ -165,6 +179,14 @@ class Learner:
                 held = self.held(layer)
                 parameters[...] = held[: len(parameters)]
                 statistics[...] = held[len(parameters) :]
+
+    def _set_anchor(self) -> None:
+        """What FedProx pulls towards is each layer's global value."""
+        anchor, offsets = self._trainer.anchor, self._spec.parameter_offsets
+        if anchor is not None:
+            for layer in range(self._cut, len(self._spec.layers)):
+                part = _part(anchor, offsets, self._cut, layer)
+                part[...] = self.held(layer)[: len(part)]
 
     def _local(self, layer: int) -> tuple[Vector, Vector]:
         """A trained layer's parameters and statistics in the trainer, in place."""

@@ -14,7 +14,7 @@ The learner does not import this file: it knows the engine by the seam in `edge_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from edge_agent.engine import PathOf, StepResult
-from models.errors import ModelError
-from models.manifest import Manifest
+from edge_agent.engine import AUTO, PathOf, StepResult
+from models.errors import ConfigError, ModelError
+from models.manifest import ONNXRUNTIME, ONNXRUNTIME_TRAINING, Manifest, SubModel
 from models.values import Vector
 
+INSTALLED = ONNXRUNTIME_TRAINING if hasattr(engine, "TrainingAgent") else ONNXRUNTIME
+"""Which of the two builds it is that is installed under the one name ``onnxruntime``."""
+
+_NAME = f"{INSTALLED} {ort.__version__}"
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3  # of the log: what the graph optimiser warns of says nothing to an operator
 _LOAD_ERRORS = (
@@ -40,39 +44,38 @@ _LOAD_ERRORS = (
     engine.RuntimeException,
 )
 
+Arrays = dict[str, NDArray[Any]]
 
-class Trainer:
-    """Trains the layers from a cut onwards, one step a call.
+
+class _Resident:
+    """The resident vectors of a sub-model, in two sets, and the scalars that go into its graphs.
 
     Args:
         manifest: of the bundle.
         cut: first layer to train.
-        graph: the cut's training graph.
-        threads: processor cores that a step may use.
-
-    Raises:
-        ModelError: the graph can't be loaded, or is not what the manifest says.
     """
 
-    def __init__(self, manifest: Manifest, cut: int, graph: Path, *, threads: int = 1) -> None:
+    def __init__(self, manifest: Manifest, cut: int) -> None:
         spec = manifest.spec
         size = spec.size - spec.parameter_offsets[cut]
         statistics_size = spec.statistics_offsets[-1] - spec.statistics_offsets[cut]
-        sizes = {"parameters": size} | dict.fromkeys(manifest.optimiser_state, size)
+        self._optimiser_sizes = dict.fromkeys(manifest.optimiser_state, size)
+        self._optimiser_sizes |= dict.fromkeys(manifest.optimiser_scalars, 1)
+        self._sizes = {"parameters": size} | self._optimiser_sizes
         if statistics_size:
-            sizes["statistics"] = statistics_size
-        self._optimiser_state = manifest.optimiser_state
+            self._sizes["statistics"] = statistics_size
         self._defaults = manifest.hyperparameters
-        self._session = _open(graph, threads)
-        _check_names(self._session, graph, sizes, self._defaults)
-
         self._hyperparameters = {name: np.array(value, np.float32) for name, value in self._defaults.items()}  # 0-d
         self._loss, self._correct = np.zeros((), np.float32), np.zeros((), np.int64)
         self._no_statistics = np.zeros(0, np.float32)
-        self._vectors = {name: np.zeros(length, np.float32) for name, length in sizes.items()}
-        self._spare = {name: np.zeros(length, np.float32) for name, length in sizes.items()}
-        self._binding = self._bound(self._vectors, self._spare)
-        self._spare_binding = self._bound(self._spare, self._vectors)
+        self._vectors = {name: np.zeros(length, np.float32) for name, length in self._sizes.items()}
+        self._spare = {name: np.zeros(length, np.float32) for name, length in self._sizes.items()}
+        self._anchor = {"anchor": np.zeros(size, np.float32)} if manifest.anchored else {}
+
+    @property
+    def anchor(self) -> Vector | None:
+        """What FedProx pulls towards, (P,), to write; ``None`` where the graph has no such term."""
+        return self._anchor.get("anchor")
 
     @property
     def parameters(self) -> Vector:
@@ -91,8 +94,37 @@ class Trainer:
 
     @property
     def optimiser_state(self) -> dict[str, Vector]:
-        """The optimiser's vectors now, by name, each (P,): as `parameters`."""
-        return {name: self._vectors[name] for name in self._optimiser_state}
+        """The optimiser's vectors now, by name, each (P,) or (1,): as `parameters`."""
+        return {name: self._vectors[name] for name in self._optimiser_sizes}
+
+    def _set(self, hyperparameters: Mapping[str, float]) -> None:
+        if unknown := sorted(hyperparameters.keys() - self._defaults.keys()):
+            known = ", ".join(sorted(self._defaults))
+            raise ModelError(f"the training graph has no hyperparameter {unknown[0]!r}; it has {known}")
+        for name, place in self._hyperparameters.items():
+            place[...] = hyperparameters.get(name, self._defaults[name])
+
+
+class Trainer(_Resident):
+    """Trains the layers from a cut onwards, one step a call.
+
+    Args:
+        manifest: of the bundle.
+        cut: first layer to train.
+        graph: the cut's training graph.
+        threads: processor cores that a step may use.
+
+    Raises:
+        ModelError: the graph can't be loaded, or is not what the manifest says.
+    """
+
+    def __init__(self, manifest: Manifest, cut: int, graph: Path, *, threads: int = 1) -> None:
+        super().__init__(manifest, cut)
+        self._session = _open(graph, threads)
+        sizes = self._sizes | {name: len(vector) for name, vector in self._anchor.items()}
+        _check(self._session, graph, {"x", "y", *self._defaults}, sizes, {"loss", "correct", *map(_next, self._sizes)})
+        self._binding = self._bound(self._vectors, self._spare)
+        self._spare_binding = self._bound(self._spare, self._vectors)
 
     def step(self, x: NDArray[Any], y: NDArray[np.int64], hyperparameters: Mapping[str, float]) -> StepResult:
         """One step of the optimiser on one batch.
@@ -107,34 +139,90 @@ class Trainer:
             ValueError: the batch does not fit the graph.
         """
         self._set(hyperparameters)
-        binding = self._binding
-        binding.bind_cpu_input("x", x)
-        binding.bind_cpu_input("y", y)
-        try:
-            self._session.run_with_iobinding(binding)
-        except RuntimeError as error:
-            raise ValueError(f"no step on x {x.shape} {x.dtype} and y {y.shape} {y.dtype}: {error}") from error
+        _run(self._session, self._binding, x, y)
         self._vectors, self._spare = self._spare, self._vectors
         self._binding, self._spare_binding = self._spare_binding, self._binding
         return StepResult(float(self._loss), int(self._correct))
 
-    def _set(self, hyperparameters: Mapping[str, float]) -> None:
-        if unknown := sorted(hyperparameters.keys() - self._defaults.keys()):
-            known = ", ".join(sorted(self._defaults))
-            raise ModelError(f"the training graph has no hyperparameter {unknown[0]!r}; it has {known}")
-        for name, place in self._hyperparameters.items():
-            place[...] = hyperparameters.get(name, self._defaults[name])
-
     def _bound(self, source: Mapping[str, Vector], target: Mapping[str, Vector]) -> ort.IOBinding:
         """A binding that reads one set of resident vectors and writes the other, without copies."""
-        binding = self._session.io_binding()
-        for name, place in (*self._hyperparameters.items(), *source.items()):
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(place))
-        for name, place in target.items():
-            binding.bind_ortvalue_output(f"{name}_next", ort.OrtValue.ortvalue_from_numpy(place))
-        binding.bind_ortvalue_output("loss", ort.OrtValue.ortvalue_from_numpy(self._loss))
-        binding.bind_ortvalue_output("correct", ort.OrtValue.ortvalue_from_numpy(self._correct))
-        return binding
+        outputs: Arrays = {_next(name): place for name, place in target.items()}
+        outputs |= {"loss": self._loss, "correct": self._correct}
+        return _bound(self._session, {**self._hyperparameters, **source, **self._anchor}, outputs)
+
+
+class PartsTrainer(_Resident):
+    """Trains the layers from a cut onwards, where memory can't hold a batch at once: micro-batch by micro-batch.
+
+    The sum of the gradients is written where it is read: the graph only adds to it.
+
+    Args:
+        manifest: of the bundle.
+        cut: first layer to train.
+        accumulating: the cut's graph for a micro-batch.
+        updating: the cut's optimiser.
+        threads: processor cores that a step may use.
+
+    Raises:
+        ModelError: a graph can't be loaded, or is not what the manifest says.
+    """
+
+    def __init__(self, manifest: Manifest, cut: int, accumulating: Path, updating: Path, *, threads: int = 1) -> None:
+        super().__init__(manifest, cut)
+        self._gradients = np.zeros(self._sizes["parameters"], np.float32)
+        self._share = np.zeros((), np.float32)
+        self._accumulating, self._updating = _open(accumulating, threads), _open(updating, threads)
+        self._drawn = {name: place for name, place in self._hyperparameters.items() if name == "seed"}
+        moving = {name: size for name, size in self._sizes.items() if name not in self._optimiser_sizes}
+        moved = {_next(name) for name in moving if name != "parameters"} | {"gradients_next"}
+        sizes = moving | {"gradients": len(self._gradients)}
+        _check(self._accumulating, accumulating, {"x", "y", "share", *self._drawn}, sizes, {"loss", "correct", *moved})
+
+    def gather(self, x: NDArray[Any], y: NDArray[np.int64], share: float) -> StepResult:
+        """Forward and backward on a micro-batch.
+
+        Args:
+            x: (b, ...) as for `Trainer.step`.
+            y: (b,)
+            share: of the batch.
+
+        Raises:
+            ValueError: the micro-batch does not fit the graph.
+        """
+        self._share[...] = share
+        inputs: Arrays = {
+            "share": self._share,
+            "gradients": self._gradients,
+            "parameters": self.parameters,
+            **self._drawn,
+        }
+        outputs: Arrays = {"loss": self._loss, "correct": self._correct, "gradients_next": self._gradients}
+        if "statistics" in self._sizes:
+            inputs["statistics"], outputs["statistics_next"] = self.statistics, self._spare["statistics"]
+        _run(self._accumulating, _bound(self._accumulating, inputs, outputs), x, y)
+        self._swap(["statistics"])
+        return StepResult(float(self._loss), int(self._correct))
+
+    def update(self, hyperparameters: Mapping[str, float]) -> None:
+        """One step of the optimiser by what was gathered, which is then forgotten.
+
+        Args:
+            hyperparameters: as for `Trainer.step`.
+        """
+        self._set(hyperparameters)
+        moving = ["parameters", *self._optimiser_sizes]
+        given = {name: place for name, place in self._hyperparameters.items() if name not in self._drawn}
+        inputs: Arrays = {**given, **{name: self._vectors[name] for name in moving}, **self._anchor}
+        outputs = {_next(name): self._spare[name] for name in moving}
+        binding = _bound(self._updating, {**inputs, "gradients": self._gradients}, outputs)
+        self._updating.run_with_iobinding(binding)
+        self._swap(moving)
+        self._gradients[...] = 0
+
+    def _swap(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self._vectors:
+                self._vectors[name], self._spare[name] = self._spare[name], self._vectors[name]
 
 
 class Forward:
@@ -160,9 +248,43 @@ class Forward:
 
 
 class OnnxRuntime:
-    """ONNX Runtime, as the seam in `edge_agent.engine` wants it."""
+    """ONNX Runtime, as the seam in `edge_agent.engine` wants it; one of its two builds is installed, never both.
 
-    name = f"onnxruntime {ort.__version__}"
+    Args:
+        chosen: ``onnxruntime`` takes graphs of standard operators, which run on either build; ``onnxruntime-training``
+            those with the training build's own operators; ``auto`` takes these where build and bundle have them.
+
+    Raises:
+        ConfigError: the training build is chosen and is not installed.
+    """
+
+    def __init__(self, chosen: str = AUTO) -> None:
+        if chosen == ONNXRUNTIME_TRAINING and INSTALLED != ONNXRUNTIME_TRAINING:
+            raise ConfigError(
+                f"engine: {ONNXRUNTIME_TRAINING} is not installed, but {_NAME} is: install onnxruntime-training-cpu "
+                f'in its place, in an environment of its own, or set engine = "{ONNXRUNTIME}"'
+            )
+        self._chosen = chosen
+
+    @property
+    def name(self) -> str:
+        """The build and its version."""
+        return _NAME
+
+    def suited(self, sub_model: SubModel) -> SubModel:
+        """The sub-model with the graphs for this build and this choice.
+
+        Raises:
+            ModelError: the training build is chosen, and the bundle was not built for it.
+        """
+        if self._chosen == ONNXRUNTIME:
+            return sub_model
+        if self._chosen == ONNXRUNTIME_TRAINING and ONNXRUNTIME_TRAINING not in sub_model.of_engines:
+            raise ModelError(
+                f"the bundle has no graphs for {ONNXRUNTIME_TRAINING}: build it with "
+                f'`lamina bundle --engine {ONNXRUNTIME_TRAINING}`, or set engine = "{AUTO}"'
+            )
+        return sub_model.on(INSTALLED)
 
     def warm_up(self) -> None:
         """Allocate what the engine's first session costs: some 9 MB."""
@@ -170,7 +292,14 @@ class OnnxRuntime:
 
     def trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> Trainer:
         """A `Trainer` of the layers from ``cut`` onwards."""
-        return Trainer(manifest, cut, path(manifest.sub_model(cut).graph), threads=threads)
+        return Trainer(manifest, cut, path(self.suited(manifest.sub_model(cut)).graph), threads=threads)
+
+    def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> PartsTrainer:
+        """A `PartsTrainer` of the layers from ``cut`` onwards."""
+        sub_model = self.suited(manifest.sub_model(cut))
+        if sub_model.accumulating is None or sub_model.updating is None:
+            raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
+        return PartsTrainer(manifest, cut, path(sub_model.accumulating), path(sub_model.updating), threads=threads)
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> Forward:
         """A `Forward` of a piece's graph."""
@@ -203,16 +332,38 @@ def _open(graph: Path, threads: int, values: Mapping[str, Vector] | None = None)
     try:
         return ort.InferenceSession(str(graph), options, providers=_PROVIDERS)
     except _LOAD_ERRORS as error:
-        raise ModelError(f"graph {graph} can't be loaded by {OnnxRuntime.name}: {error}") from error
+        raise ModelError(f"graph {graph} can't be loaded by {_NAME}: {error}") from error
 
 
-def _check_names(
-    session: ort.InferenceSession, graph: Path, sizes: Mapping[str, int], hyperparameters: Mapping[str, float]
+def _next(name: str) -> str:
+    return f"{name}_next"
+
+
+def _bound(session: ort.InferenceSession, inputs: Arrays, outputs: Arrays) -> ort.IOBinding:
+    """A binding that reads and writes these arrays where they are."""
+    binding = session.io_binding()
+    for name, place in inputs.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(place))
+    for name, place in outputs.items():
+        binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(place))
+    return binding
+
+
+def _run(session: ort.InferenceSession, binding: ort.IOBinding, x: NDArray[Any], y: NDArray[np.int64]) -> None:
+    binding.bind_cpu_input("x", x)
+    binding.bind_cpu_input("y", y)
+    try:
+        session.run_with_iobinding(binding)
+    except RuntimeError as error:
+        raise ValueError(f"no step on x {x.shape} {x.dtype} and y {y.shape} {y.dtype}: {error}") from error
+
+
+def _check(
+    session: ort.InferenceSession, graph: Path, others: Set[str], sizes: Mapping[str, int], outputs: Set[str]
 ) -> None:
-    inputs = {"x", "y", *sizes, *hyperparameters}
-    outputs = {"loss", "correct", *(f"{name}_next" for name in sizes)}
+    """See that the graph has the inputs ``sizes``, vectors of that length, and ``others``, and these outputs."""
     for what, expected, found in (
-        ("inputs", inputs, {place.name for place in session.get_inputs()}),
+        ("inputs", {*others, *sizes}, {place.name for place in session.get_inputs()}),
         ("outputs", outputs, {place.name for place in session.get_outputs()}),
     ):
         if found != expected:

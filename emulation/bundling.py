@@ -50,10 +50,16 @@ def bundle_key(experiment: Experiment) -> str:
     """A digest of all that a bundle depends on: what is asked for, the code that builds it, and what that stands on."""
     digest = hashlib.sha256()
     asked = (experiment.model, experiment.batch_size, experiment.optimiser, experiment.seed)
-    digest.update(msgspec.json.encode((asked, sorted(versions().items()))))
+    digest.update(msgspec.json.encode((asked, _flags(experiment), sorted(versions().items()))))
     for source in _sources(experiment.model):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:_DIGITS]
+
+
+def _flags(experiment: Experiment) -> list[str]:
+    """What the training graphs must have besides the optimiser."""
+    local = experiment.local
+    return ["--proximal"] * bool(local.proximal) + ["--clip"] * bool(local.clip_norm)
 
 
 def _sources(model: str) -> list[Path]:
@@ -67,7 +73,7 @@ def _build(experiment: Experiment, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "coordinator.cli", "bundle", experiment.model, str(folder)]
     command += ["--batch-size", str(experiment.batch_size), "--optimiser", experiment.optimiser]
-    command += ["--seed", str(experiment.seed)]
+    command += ["--seed", str(experiment.seed), *_flags(experiment)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         words = done.stderr.strip().splitlines() or ["it left no message"]

@@ -20,8 +20,8 @@ budget_mib = 24.0
 [training]
 rounds = 40
 
-The tables ``training``, ``cohorts``, ``aggregation``, ``wire``, ``deadlines`` and ``evaluation`` are those of
-``federation.toml`` (see `coordinator.settings`).
+The tables ``training``, ``local``, ``cohorts``, ``aggregation``, ``wire``, ``deadlines`` and ``evaluation`` are those
+of ``federation.toml`` (see `coordinator.settings`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import msgspec
 
 from broker.settings import load_toml
 from broker.topics import check_name
-from coordinator.settings import Aggregation, Cohorts, Deadlines, Evaluation, Training, Wire
+from coordinator.settings import Aggregation, Cohorts, Deadlines, Evaluation, Local, Training, Wire
 from emulation.datasets import BUILT_IN
 from models.errors import require
 
@@ -101,7 +101,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         data: a built-in data set, or a path (see `emulation.datasets`).
         model: a network of the zoo, or ``path/to/file.py:function``.
         batch_size: samples a training step.
-        optimiser: inside the training graphs.
+        optimiser: inside the training graphs: ``sgd``, ``nesterov``, ``adam`` or ``adamw``.
         seed: of everything that is drawn: initial values, partition, cohorts, sample orders.
         out: folder for all that the run leaves; empty: ``runs/{name}``, from where the command is run.
         broker: ``mosquitto``, ``amqtt`` (embedded), ``auto`` (the first of these that there is), or ``memory``: no
@@ -112,6 +112,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         partition: of the training set.
         fleet: the devices, in groups.
         training: what a device does in a round; its ``seed`` is the experiment's.
+        local: what a device does besides its optimiser; the bundle is built for it.
         cohorts: who trains; its ``min_devices`` is every device whose budget is large enough, so that the first
             cohort does not depend on which process starts first.
         aggregation: when a layer is averaged, and how.
@@ -133,6 +134,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partition: Partition = msgspec.field(default_factory=Partition)
     fleet: tuple[Group, ...] = msgspec.field(default_factory=lambda: (Group(),))
     training: Training = msgspec.field(default_factory=Training)
+    local: Local = msgspec.field(default_factory=Local)
     cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
     aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
     wire: Wire = msgspec.field(default_factory=Wire)

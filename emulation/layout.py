@@ -113,6 +113,7 @@ def federation_settings(
         folder=str(experiment.folder),
         broker=address,
         training=replace(experiment.training, seed=experiment.seed),
+        local=experiment.local,
         cohorts=replace(cohorts, min_devices=expected, wait_s=cohorts.wait_s or _WAIT_S),
         aggregation=experiment.aggregation,
         wire=experiment.wire,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,9 +15,17 @@ from models.capacity import capacity
 from models.definition import Definition
 from models.draft import Draft, drafted
 from models.errors import ModelError
-from models.graph import TrainingGraph, forward_graph, inference_graph, training_graph
+from models.graph import (
+    Recipe,
+    TrainingGraph,
+    accumulating_graph,
+    forward_graph,
+    inference_graph,
+    training_graph,
+    updating_graph,
+)
 from models.layout import derive_spec
-from models.manifest import FileEntry, Manifest, Piece, SubModel
+from models.manifest import FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
 from models.spec import ModelSpec
 from models.values import Tensors, Vector, encode_values, flatten, unflatten
 
@@ -30,7 +38,10 @@ def build_bundle(
     *,
     batch_size: int,
     optimiser: str = "sgd",
+    proximal: bool = False,
+    clipped: bool = False,
     seed: int = 0,
+    engines: Collection[str] = (),
     measure: Measure | None = None,
 ) -> Manifest:
     """Write the bundle of ``definition`` to ``folder``; a bundle that is there already is replaced.
@@ -43,7 +54,10 @@ def build_bundle(
         folder: of the bundle.
         batch_size: samples a step, for capacities and peaks; the graphs take any.
         optimiser: name of the optimiser in the training graphs.
+        proximal: whether they have FedProx's pull, by the hyperparameter ``mu``.
+        clipped: whether they clip gradients, by the hyperparameter ``clip_norm``.
         seed: for torch's generator while the network is traced, for networks that draw constants in their forward.
+        engines: that are to have training graphs of their own, besides those that run on every engine.
         measure: ``measure(bundle_folder, cut)`` gives the peak of a sub-model's training in MiB, seen in a fresh
             process; the folder is a whole bundle, with peaks of zero. ``None`` leaves them at zero.
 
@@ -56,7 +70,7 @@ def build_bundle(
     with drafted(folder) as draft:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            manifest = _written(definition, draft, batch_size, optimiser)
+            manifest = _written(definition, draft, batch_size, Recipe(optimiser, proximal, clipped), engines)
         draft.close(manifest)
         if measure is not None:
             manifest = _measured(manifest, draft.folder, measure)
@@ -70,27 +84,43 @@ def initial_values(definition: Definition, spec: ModelSpec) -> dict[str, Vector]
     return unflatten(spec, *flatten(spec, tensors))
 
 
-def _written(definition: Definition, draft: Draft, batch_size: int, optimiser: str) -> Manifest:
+def _written(
+    definition: Definition, draft: Draft, batch_size: int, recipe: Recipe, engines: Collection[str]
+) -> Manifest:
     spec = derive_spec(definition)
-    training = {cut: training_graph(definition, spec, cut, optimiser) for cut in spec.cuts}
+    training = {cut: training_graph(definition, spec, cut, recipe) for cut in spec.cuts}
     blocks = [spec.block_at(cut) for cut in spec.cuts]
     return Manifest(
         spec=spec,
         batch_size=batch_size,
-        sub_models=tuple(_sub_model(spec, cut, graph, draft, batch_size) for cut, graph in training.items()),
+        sub_models=tuple(
+            _sub_model(definition, spec, cut, graph, recipe, draft, batch_size, engines)
+            for cut, graph in training.items()
+        ),
         pieces=tuple(
             Piece(first, stop, _add_graph(draft, forward_graph(definition, spec, first, stop)))
             for first, stop in pairwise(blocks)
         ),
         inference=_add_graph(draft, inference_graph(definition, spec)),
         values=_add_values(draft, initial_values(definition, spec)),
-        optimiser=optimiser,
+        optimiser=recipe.optimiser,
         optimiser_state=tuple(training[0].optimiser_state),
         hyperparameters=dict(training[0].hyperparameters),
+        optimiser_scalars=training[0].optimiser_scalars,
+        anchored=recipe.proximal,
     )
 
 
-def _sub_model(spec: ModelSpec, cut: int, graph: TrainingGraph, draft: Draft, batch_size: int) -> SubModel:
+def _sub_model(
+    definition: Definition,
+    spec: ModelSpec,
+    cut: int,
+    graph: TrainingGraph,
+    recipe: Recipe,
+    draft: Draft,
+    batch_size: int,
+    engines: Collection[str],
+) -> SubModel:
     kept = capacity(spec, cut, batch_size)
     return SubModel(
         cut=cut,
@@ -99,6 +129,15 @@ def _sub_model(spec: ModelSpec, cut: int, graph: TrainingGraph, draft: Draft, ba
         activations=kept.activations,
         capacity=kept.ratio,
         peak_mib=0.0,
+        accumulating=_add_graph(draft, accumulating_graph(definition, spec, cut)),
+        updating=_add_graph(draft, updating_graph(spec, cut, recipe)),
+        of_engines={
+            engine: GraphsOfEngine(
+                graph=_add_graph(draft, training_graph(definition, spec, cut, recipe, engine=engine).model),
+                accumulating=_add_graph(draft, accumulating_graph(definition, spec, cut, engine=engine)),
+            )
+            for engine in engines
+        },
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from models.errors import BundleError, ModelError
-from models.manifest import FORMAT, FileEntry, Manifest
+from models.manifest import FORMAT, ONNXRUNTIME, FileEntry, Manifest, SubModel
 from models.values import Vector, read_values
 
 MANIFEST_NAME = "manifest.json"
@@ -69,11 +69,18 @@ def digest_of(content: bytes) -> str:
 def entries(manifest: Manifest) -> Iterator[FileEntry]:
     """Every file of the bundle but the manifest; one that serves twice comes twice."""
     for sub_model in manifest.sub_models:
-        yield sub_model.graph
+        for engine in (ONNXRUNTIME, *sub_model.of_engines):
+            yield from graphs(sub_model.on(engine))
     for piece in manifest.pieces:
         yield piece.graph
     yield manifest.inference
     yield manifest.values
+
+
+def graphs(sub_model: SubModel) -> Iterator[FileEntry]:
+    """The files of one sub-model."""
+    yield sub_model.graph
+    yield from (entry for entry in (sub_model.accumulating, sub_model.updating) if entry is not None)
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

@@ -13,6 +13,14 @@ from models.spec import ModelSpec
 
 FORMAT = 1
 
+ONNXRUNTIME = "onnxruntime"
+"""The engine that every device has; its graphs consist of standard operators, and run on any ONNX engine."""
+
+ONNXRUNTIME_TRAINING = "onnxruntime-training"
+"""ONNX Runtime's training build, with operators of its own for gradients; for x86-64 Linux and macOS only."""
+
+ENGINES = (ONNXRUNTIME, ONNXRUNTIME_TRAINING)
+
 
 class FileEntry(msgspec.Struct, frozen=True):
     """One file of a bundle. A manifest may come from the network, so decoding one takes no other names than these.
@@ -45,13 +53,25 @@ class Piece(msgspec.Struct, frozen=True):
     graph: FileEntry
 
 
+class GraphsOfEngine(msgspec.Struct, frozen=True):
+    """Those graphs of a sub-model that are different for an engine with operators of its own."""
+
+    graph: FileEntry
+    accumulating: FileEntry
+
+
 class SubModel(msgspec.Struct, frozen=True):
     """What a device trains from a cut onwards.
 
     The training graph's inputs: ``x`` (N, ...) the activation at the cut, ``y`` (N,) int64, the 0-d float32
-    hyperparameters named in the manifest, and the resident vectors: ``parameters``, ``statistics`` (absent where the
-    sub-model has none), and the optimiser's state. Outputs: ``loss`` (mean over the batch) and ``correct`` (count,
-    int64), both 0-d, and each resident vector's next value, ``<name>_next``.
+    hyperparameters named in the manifest, ``anchor`` where it is anchored, and the resident vectors: ``parameters``,
+    ``statistics`` (absent where the sub-model has none), and the optimiser's state. Outputs: ``loss`` (mean over the
+    batch) and ``correct`` (count, int64), both 0-d, and each resident vector's next value, ``<name>_next``.
+
+    A batch that memory can't hold is trained in parts. The accumulating graph takes a micro-batch: inputs ``x``, ``y``,
+    ``share`` (0-d float32, its part of the batch), ``seed`` where the manifest names it, ``parameters``,
+    ``statistics``, and ``gradients``, the sum so far; outputs ``loss``, ``correct``, ``statistics_next`` and
+    ``gradients_next``. The updating graph then takes the step's other inputs, and ``gradients``.
 
     Attributes:
         cut: index of the first layer that is trained.
@@ -61,6 +81,10 @@ class SubModel(msgspec.Struct, frozen=True):
         capacity: (p + a) over that of the whole model.
         peak_mib: measured peak of memory above the idle runtime, session and resident vectors included,
             at the manifest's batch size, with the frozen input side run first.
+        accumulating: the graph of a micro-batch; ``None`` where the bundle has none.
+        updating: the optimiser's graph, which goes with it.
+        of_engines: what is different for other engines than ``onnxruntime``, by the engine's name, if the bundle was
+            built for them.
     """
 
     cut: int
@@ -69,6 +93,14 @@ class SubModel(msgspec.Struct, frozen=True):
     activations: int
     capacity: float
     peak_mib: float
+    accumulating: FileEntry | None = None
+    updating: FileEntry | None = None
+    of_engines: dict[str, GraphsOfEngine] = {}
+
+    def on(self, engine: str) -> SubModel:
+        """The same with the graphs for ``engine``, where it has some."""
+        own = self.of_engines.get(engine)
+        return self if own is None else msgspec.structs.replace(self, graph=own.graph, accumulating=own.accumulating)
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -84,6 +116,9 @@ class Manifest(msgspec.Struct, frozen=True):
         optimiser: name of the optimiser inside the training graphs.
         optimiser_state: names of its resident vectors, each as long as ``parameters``.
         hyperparameters: names of the 0-d inputs, with defaults; ``lr`` is always there.
+        optimiser_scalars: names of the optimiser's resident vectors of one element.
+        anchored: whether the optimiser takes ``anchor``, the parameters that the round began from, as long as
+            ``parameters``.
         format: version of this structure.
     """
 
@@ -96,6 +131,8 @@ class Manifest(msgspec.Struct, frozen=True):
     optimiser: str
     optimiser_state: tuple[str, ...]
     hyperparameters: dict[str, float]
+    optimiser_scalars: tuple[str, ...] = ()
+    anchored: bool = False
     format: int = FORMAT
 
     def sub_model(self, cut: int) -> SubModel:

@@ -1,11 +1,14 @@
 """What does torch compute where a graph of ours runs on ONNX Runtime? The oracle of the graphs' tests.
 
 A graph is judged against torch in float64; how far torch's own float32 lies from that says what float32 can reach.
+Graphs are built for the engine that is installed: `scripts/second-engine.sh` runs the same tests on the other one.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edge_agent.trainer import INSTALLED
 from models.definition import Definition
 from models.graph import TrainingGraph
+from models.graph import training_graph as training_graph_for
 from models.spec import ModelSpec, TensorSpec
 
 Array = np.ndarray[Any, Any]
+Groups = list[dict[str, Any]]
 HYPERPARAMETERS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
+
+
+training_graph = partial(training_graph_for, engine=INSTALLED)
 
 
 @dataclass
@@ -82,11 +91,13 @@ def graph_steps(
     """The state of a sub-model after one step on each of ``batches``."""
     state = State(flat(tensors, trained(spec, cut)), flat(tensors, moving(spec, cut)))
     resident = dict.fromkeys(graph.optimiser_state, np.zeros_like(state.parameters))
+    resident |= {name: np.zeros(1, np.float32) for name in graph.optimiser_scalars}
+    anchor = {"anchor": state.parameters} if graph.anchored else {}
     running = session(graph.model)
     names = [output.name for output in running.get_outputs()]
     given = graph.hyperparameters | HYPERPARAMETERS | hyperparameters
     for x, y in batches:
-        feeds = {"x": x, "y": y, "parameters": state.parameters, **resident}
+        feeds = {"x": x, "y": y, "parameters": state.parameters, **resident, **anchor}
         feeds |= {name: np.array(given[name], np.float32) for name in graph.hyperparameters}
         if state.statistics.size:
             feeds["statistics"] = state.statistics
@@ -106,8 +117,32 @@ def torch_steps(
     **hyperparameters: float,
 ) -> State:
     """The same by torch: layers before the cut in inference mode, and frozen."""
-    module = copy.deepcopy(definition.module).to(dtype).train()
     given = HYPERPARAMETERS | hyperparameters
+
+    def sgd(groups: Groups) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups, lr=given["lr"], momentum=given["momentum"])
+
+    return torch_trained(definition, spec, cut, batches, dtype, sgd, decay={"kernel": given["weight_decay"]})
+
+
+def torch_trained(
+    definition: Definition,
+    spec: ModelSpec,
+    cut: int,
+    batches: Sequence[tuple[Array, Array]],
+    dtype: torch.dtype,
+    make: Callable[[Groups], torch.optim.Optimizer],
+    *,
+    decay: Mapping[str, float],
+    mu: float = 0.0,
+    clip_norm: float = math.inf,
+    micro_batch: int = 0,
+) -> State:
+    """The same by any optimiser of torch, with FedProx's term and clipping, each batch in micro-batches if need be.
+
+    Weight decay goes by kind of parameter.
+    """
+    module = copy.deepcopy(definition.module).to(dtype).train()
     own = {tensor.name: tensor for tensor in trained(spec, cut)}
     for name, part in module.named_modules():
         frozen = {tensor.name for layer in spec.layers[:cut] for tensor in (*layer.parameters, *layer.statistics)}
@@ -116,20 +151,30 @@ def torch_steps(
     parameters = dict(module.named_parameters())
     groups = [
         {
-            "params": [parameters[name] for name, tensor in own.items() if (tensor.kind == "kernel") == is_kernel],
-            "weight_decay": given["weight_decay"] if is_kernel else 0.0,
+            "params": [parameters[name] for name, tensor in own.items() if tensor.kind == kind],
+            "weight_decay": decay.get(kind, 0.0),
         }
-        for is_kernel in (True, False)
+        for kind in ("kernel", "bias", "norm")
     ]
-    optimiser = torch.optim.SGD(groups, lr=given["lr"], momentum=given["momentum"])
+    optimiser = make([group for group in groups if group["params"]])
+    anchors = {name: parameters[name].detach().clone() for name in own}
     state = State(np.zeros(0), np.zeros(0))
     for x, y in batches:
         optimiser.zero_grad()
-        logits = module(torch.tensor(x, dtype=dtype) if x.dtype == np.float32 else torch.tensor(x))
-        loss = F.cross_entropy(logits, torch.tensor(y))
-        loss.backward()
+        state.loss, state.correct = 0.0, 0
+        for first in range(0, len(y), micro_batch or len(y)):
+            some = slice(first, first + (micro_batch or len(y)))
+            samples, labels = torch.tensor(x[some]), torch.tensor(y[some])
+            logits = module(samples.to(dtype) if samples.is_floating_point() else samples)
+            loss = F.cross_entropy(logits, labels) * len(labels) / len(y)
+            loss.backward()
+            state.loss += loss.item()
+            state.correct += int((logits.argmax(1) == labels).sum())
+        if mu:
+            (mu / 2 * sum((parameters[name] - anchors[name]).square().sum() for name in own)).backward()
+        if clip_norm < math.inf:
+            torch.nn.utils.clip_grad_norm_([parameters[name] for name in own], clip_norm)
         optimiser.step()
-        state.loss, state.correct = loss.item(), int((logits.argmax(1) == torch.tensor(y)).sum())
     after = tensors_of(module)
     state.parameters, state.statistics = flat(after, own.values()), flat(after, moving(spec, cut))
     return state

@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from coordinator.records import RoundRecord
-from coordinator.settings import Aggregation, Cohorts, Deadlines, Training
+from coordinator.settings import Aggregation, Cohorts, Deadlines, Local, Training
 from emulation.bundling import bundle_for, bundle_key
 from emulation.commands.emulate import log_to
 from emulation.experiment import BrokerKind, Experiment, Group, Partition
@@ -181,6 +181,7 @@ def test_a_bundle_is_named_by_all_that_it_depends_on(tmp_path: Path) -> None:
     own.write_text("def build(): ...")
     base = Experiment(model=f"{own}:build,width=4")
     others = [changed(base, seed=1), changed(base, batch_size=1), changed(base, model=f"{own}:build,width=5")]
+    others += [changed(base, local=Local(proximal=0.1)), changed(base, local=Local(clip_norm=1.0))]
     keys = [bundle_key(each) for each in (base, *others)]
     assert len(set(keys)) == len(keys)
     assert bundle_key(changed(base, training=Training(lr=7.0), data="elsewhere.npz")) == keys[0]

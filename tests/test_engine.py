@@ -8,9 +8,10 @@ import pytest
 
 from broker.messages import RoundPlan
 from edge_agent.data import TrainingData, sample_order
-from edge_agent.engine import Engine, FrozenPiece, PathOf, StepResult, SubModelTrainer
+from edge_agent.engine import Engine, FrozenPiece, InParts, PathOf, StepResult, SubModelTrainer
 from edge_agent.learner import Learner
 from edge_agent.trainer import OnnxRuntime
+from models.errors import ModelError
 from models.manifest import Manifest
 from models.values import Vector, layer_vector
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS
@@ -31,6 +32,9 @@ class ByHand:
 
     def trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> SubModelTrainer:
         return TwinTrainer(manifest.spec.parameter_offsets[cut])
+
+    def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> InParts:
+        raise ModelError("it takes a batch at once")
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenPiece:
         w, b, shift = (values[f"first.{name}"] for name in ("weight", "bias", "shift"))
@@ -55,6 +59,10 @@ class TwinTrainer:
     @property
     def optimiser_state(self) -> dict[str, Vector]:
         return {"momentum_buffer": self._twin.buffer}
+
+    @property
+    def anchor(self) -> None:
+        return None
 
     @property
     def vectors(self) -> dict[str, Vector]:

@@ -7,7 +7,7 @@ import pytest
 from broker.messages import DeviceProfile, Report, RoundPlan
 from coordinator.federation import Federation, Snapshot, fresh
 from coordinator.round import Update
-from coordinator.settings import Aggregation, Cohorts, FederationSettings, Training, Wire
+from coordinator.settings import Aggregation, Cohorts, FederationSettings, Local, Training, Wire
 from models.errors import ConfigError, RejectedUpdate
 from models.manifest import FileEntry, Manifest, SubModel
 from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
@@ -305,3 +305,20 @@ def test_a_device_that_lacks_the_codec_is_told_to_use_another() -> None:
     assert plan.codecs == {"old": "float16"}
     assert [plan.codec_of("new", elements) for elements in (1, 2, 3, 400)] == ["float32", "float32", "int8", "int8"]
     assert [plan.codec_of("old", elements) for elements in (1, 400)] == ["float16", "float16"]
+
+
+def test_what_the_bundles_graphs_lack_is_refused_with_what_to_do() -> None:
+    for local, words in (
+        (Local(proximal=0.1), r"local\.proximal: .* lamina bundle --proximal"),
+        (Local(clip_norm=1.0), r"local\.clip_norm: .* lamina bundle --clip"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            federation(msgspec.structs.replace(SETTINGS, local=local))
+    wrong = msgspec.structs.replace(SETTINGS.training, hyperparameters={"beta1": 0.9})
+    with pytest.raises(ConfigError, match="beta1: sgd has lr, momentum"):
+        federation(msgspec.structs.replace(SETTINGS, training=wrong))
+
+
+def test_without_a_rate_the_bundles_own_is_taken() -> None:
+    subject = federation(msgspec.structs.replace(SETTINGS, training=Training(rounds=4, lr_decay_at=(0.5,))))
+    assert [subject.hyperparameters(round_)["lr"] for round_ in (0, 2)] == [0.5, 0.05]

@@ -5,7 +5,6 @@ import onnx
 import pytest
 import torch
 from graph_oracle import (
-    HYPERPARAMETERS,
     Array,
     distance,
     flat,
@@ -16,13 +15,15 @@ from graph_oracle import (
     tensors_of,
     torch_steps,
     trained,
+    training_graph,
 )
 from torch import Tensor, nn
 
 from models.definition import Definition, load_definition
 from models.errors import ModelError
-from models.graph import forward_graph, training_graph
+from models.graph import forward_graph
 from models.layout import derive_spec
+from models.manifest import ONNXRUNTIME
 from models.spec import ModelSpec
 
 
@@ -158,7 +159,7 @@ def test_momentum_gathers_gradients() -> None:
     zeros = np.zeros_like(parameters)
     running = session(graph.model)
     feeds = {"x": x, "y": y, "parameters": parameters, "statistics": statistics, "momentum_state": zeros}
-    feeds |= {name: np.array(value, np.float32) for name, value in {**HYPERPARAMETERS, "lr": 0.0}.items()}
+    feeds |= {name: np.array(value, np.float32) for name, value in {**graph.hyperparameters, "lr": 0.0}.items()}
     (first,) = running.run(["momentum_state_next"], feeds)
     (second,) = running.run(["momentum_state_next"], feeds | {"momentum_state": first})
     np.testing.assert_allclose(second, 1.9 * np.asarray(first), rtol=1e-5, atol=1e-8)
@@ -176,7 +177,9 @@ def test_inputs_and_outputs_are_those_of_the_manifest() -> None:
     definition, spec = made("smooth")
     graph = training_graph(definition, spec, spec.cuts[-1])
     assert graph.optimiser_state == ("momentum_state",)
-    assert set(graph.hyperparameters) == {"lr", "momentum", "weight_decay"}
+    assert set(graph.hyperparameters) == {
+        "lr", "momentum", "weight_decay", "bias_weight_decay", "norm_weight_decay",
+    }  # fmt: skip
     inputs = {value.name: value.type.tensor_type for value in graph.model.graph.input}
     assert set(inputs) == {
         "x",
@@ -199,7 +202,7 @@ def test_inputs_and_outputs_are_those_of_the_manifest() -> None:
 def test_every_graph_passes_the_checker() -> None:
     definition, spec = made("smooth")
     for cut in spec.cuts:
-        model = training_graph(definition, spec, cut).model
+        model = training_graph(definition, spec, cut, engine=ONNXRUNTIME).model
         onnx.checker.check_model(model, full_check=True)
         assert (model.ir_version, model.opset_import[0].version) == (10, 18)
         assert {operator.domain for operator in model.graph.node} == {""}
@@ -213,7 +216,7 @@ def test_the_forms_for_one_thread_and_for_several_both_train_as_torch_does(seria
     )
     definition = Definition("forms", nn.Sequential(module, nn.Linear(4 * 4 * 6, 3)), (2, 6, 6), 3)
     spec, start, drawn = derive_spec(definition), tensors_of(definition.module), batches(definition, (4,))
-    graph = training_graph(definition, spec, 0, serial=serial)
+    graph = training_graph(definition, spec, 0, serial=serial, engine=ONNXRUNTIME)
     # the second convolution, and the gradient of its input
     assert [operator.op_type for operator in graph.model.graph.node].count("ConvTranspose") == (2 if serial else 0)
     state = graph_steps(graph, spec, 0, start, drawn)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from models.errors import BundleError
-from models.manifest import Manifest
+from models.manifest import ENGINES, ONNXRUNTIME, Manifest
 
 HELP = "build a bundle from a model: training graphs per cut, initial values, costs"
 
@@ -19,7 +19,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a network of the zoo (digits_cnn, resnet20, ...), or path/to/file.py:function")
     parser.add_argument("folder", type=Path, help="where the bundle goes")
     parser.add_argument("--batch-size", type=int, default=32, help="samples a step (default: 32)")
-    parser.add_argument("--optimiser", default="sgd", help="in the training graphs (default: sgd)")
+    parser.add_argument("--optimiser", default="sgd", help="sgd (default), nesterov, adam or adamw")
+    parser.add_argument("--proximal", action="store_true", help="with FedProx's pull, for local.proximal")
+    parser.add_argument("--clip", action="store_true", help="with clipping of gradients by norm, for local.clip_norm")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ONNXRUNTIME,
+        help="another than onnxruntime gets training graphs of its own beside (default: onnxruntime)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="for the initial values (default: 0)")
 
 
@@ -35,7 +43,10 @@ def run(options: argparse.Namespace) -> int:
         options.folder,
         batch_size=options.batch_size,
         optimiser=options.optimiser,
+        proximal=options.proximal,
+        clipped=options.clip,
         seed=options.seed,
+        engines=[engine for engine in (options.engine,) if engine != ONNXRUNTIME],
         measure=measured_peak_mib,
     )
     print(f"{definition.name}: {manifest.spec.size:,} parameters in {len(manifest.spec.layers)} layers")

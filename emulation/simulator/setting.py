@@ -14,9 +14,11 @@ import msgspec
 
 from coordinator.settings import Aggregation, Cohorts, Evaluation, Training
 from emulation.experiment import Partition, Tier
+from emulation.simulator.codistillation import Codistillation
 from emulation.simulator.holdout import Holdout
 from models.errors import ConfigError, require
 
+_LR = 0.1  # where the setting has none
 TIERS: tuple[Tier, ...] = ("strong", "moderate", "weak")
 
 
@@ -107,6 +109,8 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seed: of everything that is drawn: initial values, partition, cohorts, sample orders.
         reduction: how a device too small for the whole network takes part: it trains the layers from a ``cut`` on
             (EmbracingFL), or a network of the same capacity that is less wide (``width``).
+        exchange: what devices tell each other: ``parameters``, or ``logits`` on the public samples of
+            ``holdout.public`` (co-distillation).
         granularity: what is averaged as one (see `emulation.simulator.granularity`).
         holdout: shares of the data that nobody trains on, and what for (see `emulation.simulator.holdout`).
     """
@@ -116,6 +120,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: int = 32
     seed: int = 0
     reduction: Literal["cut", "width"] = "cut"
+    exchange: Literal["parameters", "logits"] = "parameters"
     granularity: Literal["layer", "kernel"] = "layer"
     fleet: Fleet = msgspec.field(default_factory=Fleet)
     partition: Partition = msgspec.field(default_factory=Partition)
@@ -125,6 +130,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
     aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
     server: Server = msgspec.field(default_factory=Server)
+    codistillation: Codistillation = msgspec.field(default_factory=Codistillation)
     evaluation: Evaluation = msgspec.field(default_factory=lambda: Evaluation(every=10))
 
     def __post_init__(self) -> None:
@@ -140,8 +146,24 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.reduction == "cut" or self.aggregation.fold == "mean",
             "reduction = 'width' averages element by element: aggregation.fold must be 'mean'",
         )
+        if self.exchange == "logits":
+            self._check_exchange()
         if unknown := self.training.hyperparameters.keys() - {"momentum", "weight_decay"}:
             raise ConfigError(f"training.hyperparameters.{min(unknown)}: SGD has momentum and weight_decay")
+
+    def _check_exchange(self) -> None:
+        """Where logits are exchanged, nothing is averaged."""
+        require(self.holdout.public > 0, "exchange = 'logits' needs public samples: set holdout.public, such as 0.2")
+        require(
+            self.reduction == "width" or self.fleet.tiers.count("strong") == self.fleet.present,
+            "exchange = 'logits': a device trains all of its own network; set reduction = 'width' for smaller ones",
+        )
+        require(
+            self.aggregation == Aggregation(phi=1) and self.server.optimiser == "none",
+            "exchange = 'logits' averages no parameters: aggregation.phi must be 1, all else there its default, and "
+            "server.optimiser 'none'",
+        )
+        require(self.local.momentum_of == "device", "exchange = 'logits': there are no slots to inherit momentum from")
 
     @property
     def rounds(self) -> int:
@@ -162,7 +184,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def lr(self, round_: int) -> float:
         """The learning rate in a round."""
         decays = sum(round_ >= share * self.rounds for share in self.training.lr_decay_at)
-        return self.training.lr / self.training.lr_decay**decays
+        return (_LR if self.training.lr is None else self.training.lr) / self.training.lr_decay**decays
 
     @property
     def digest(self) -> str:

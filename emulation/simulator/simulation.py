@@ -8,7 +8,7 @@ seed, device and round; so a state needs no generators, and a run that goes on f
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -22,8 +22,9 @@ from coordinator.selection import draw
 from emulation.simulator.averaging import Averaged, Averaging
 from emulation.simulator.crossing import Crossing
 from emulation.simulator.ground import Ground
-from emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs
+from emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
 from emulation.simulator.server import ServerMemory, step, without_memory
+from emulation.simulator.setting import Setting
 from emulation.simulator.tasks import Judging, Outcome, Task, Training
 from emulation.simulator.ways import Way
 
@@ -144,6 +145,10 @@ class Simulation:
         """The global state, (row_size,); it changes with every round."""
         return self._arena.base
 
+    def tensors(self) -> dict[str, Row]:
+        """The global state by name of tensor, a copy."""
+        return to_tensors(self.ground.spec, self._arena.base.copy())
+
     def state(self) -> State:
         """A copy of all that is needed to go on."""
         standing, arena = self.standing, self._arena
@@ -172,7 +177,15 @@ class Simulation:
         accuracy = self._accuracy() if self._to_be_judged(cycle_ends) else None
         seconds = self._clock() - began
         self.standing = msgspec.structs.replace(self.standing, wall_s=before.wall_s + seconds)
-        return self._record(cohort, due, cycle, outcomes, averaged, accuracy, seconds), adjustment
+        record = round_record(
+            *(setting, self.standing, cohort, outcomes),
+            due=due,
+            expected=sum(layer.expected for layer in averaged.values()),
+            refused=sum(layer.refused for layer in averaged.values()),
+            accuracy=accuracy,
+            seconds=seconds,
+        )
+        return record, adjustment
 
     # -- a round's parts ---------------------------------------------------------------------------------------------
 
@@ -274,35 +287,49 @@ class Simulation:
         outcomes = self._way.carry_out([Judging(part.start, part.stop) for part in own.values()])
         return {device: outcome.right / outcome.samples for device, outcome in zip(own, outcomes, strict=True)}
 
-    def _record(
-        self,
-        cohort: tuple[str, ...],
-        due: tuple[int, ...],
-        cycle: int,
-        outcomes: list[Outcome],
-        averaged: dict[int, Averaged],
-        accuracy: float | None,
-        seconds: float,
-    ) -> RoundRecord:
-        standing, samples = self.standing, sum(outcome.samples for outcome in outcomes)
-        expected = sum(layer.expected for layer in averaged.values())
-        refused = sum(layer.refused for layer in averaged.values())
-        return RoundRecord(
-            round=standing.round - 1,
-            cycle=cycle,
-            cohort=cohort,
-            due=due,
-            updates=expected - refused,
-            expected=expected,
-            rejected=refused,
-            lr=self.ground.setting.lr(standing.round - 1),
-            loss=sum(outcome.loss for outcome in outcomes) / samples,
-            train_accuracy=sum(outcome.right for outcome in outcomes) / samples,
-            accuracy=accuracy,
-            c_ratio=standing.ledger.c_ratio,
-            uplink_bytes=standing.uplink_bytes,
-            downlink_bytes=standing.downlink_bytes,
-            fedavg_uplink_bytes=standing.ledger.fedavg_uplink_bytes,
-            wall_s=standing.wall_s,
-            round_s=seconds,
-        )
+
+def round_record(
+    setting: Setting,
+    standing: Standing,
+    cohort: tuple[str, ...],
+    outcomes: Sequence[Outcome],
+    *,
+    due: tuple[int, ...] = (),
+    expected: int,
+    refused: int,
+    accuracy: float | None,
+    seconds: float,
+) -> RoundRecord:
+    """The record of the round that ``standing`` has just completed.
+
+    Args:
+        setting: of the run.
+        standing: after the round.
+        cohort: of the round.
+        outcomes: of its devices' training.
+        due: layers that were aggregated.
+        expected: updates that were to come.
+        refused: of these, whose numbers could not be used.
+        accuracy: where it was judged.
+        seconds: that it took.
+    """
+    round_, samples = standing.round - 1, sum(outcome.samples for outcome in outcomes)
+    return RoundRecord(
+        round=round_,
+        cycle=round_ // setting.aggregation.phi,
+        cohort=cohort,
+        due=due,
+        updates=expected - refused,
+        expected=expected,
+        rejected=refused,
+        lr=setting.lr(round_),
+        loss=sum(outcome.loss for outcome in outcomes) / samples,
+        train_accuracy=sum(outcome.right for outcome in outcomes) / samples,
+        accuracy=accuracy,
+        c_ratio=standing.ledger.c_ratio,
+        uplink_bytes=standing.uplink_bytes,
+        downlink_bytes=standing.downlink_bytes,
+        fedavg_uplink_bytes=standing.ledger.fedavg_uplink_bytes,
+        wall_s=standing.wall_s,
+        round_s=seconds,
+    )

@@ -175,7 +175,7 @@ def _entry(label: str, results: Sequence[Result], paper: Published, shortest: in
         _c_percent(results, shortest),
         sent / 1e6,
         100 * sent / statistics.fmean(_whole_bytes(result, shortest) for result in results),
-        results[0].setting.training.lr,
+        results[0].setting.lr(0),
         len(results),
         paper,
         over_seeds([device_spread(run.own_accuracies.values()) for run in results]) if by_device else None,

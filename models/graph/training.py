@@ -1,28 +1,32 @@
-"""What does a device run to train from a cut onwards? One graph for a whole step: forward, loss, backward, optimiser.
+"""What does a device run to train from a cut onwards? One graph for a whole step, or two where it is done in parts.
 
-Its inputs and outputs are those of `models.manifest.SubModel`. The trained layers run in training mode.
+    training_graph       forward, loss, backward and optimiser on one batch
+    accumulating_graph   forward, loss and backward on a micro-batch, whose gradients are added to those before
+    updating_graph       the optimiser, on gradients that were gathered so
+
+Inputs and outputs are those of `models.manifest.SubModel`. The trained layers run in training mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
-import torch
-from torch import Tensor, fx
 
 from models.definition import Definition
-from models.graph.flattening import flatten, without_values
-from models.graph.losses import Loss, loss_named
-from models.graph.optimisers import Optimiser, Trained, optimiser_named
+from models.graph.gradients import Part, size, split_input, write_gradients
+from models.graph.optimisers import Optimiser, Recipe, Trained, optimiser_named
+from models.graph.optimisers.base import joined
+from models.graph.optimisers.pulls import ANCHOR, clipped, pulled
 from models.graph.rules.random import SEED
-from models.graph.sections import Point, end, is_random, run_section, starts
-from models.graph.tracing import Forward, example, trace
-from models.graph.translation import translate
-from models.graph.values import Value
+from models.graph.sections import is_random
+from models.graph.tracing import Forward, trace
 from models.graph.writer import GraphWriter
-from models.spec import ModelSpec, TensorSpec
+from models.manifest import ONNXRUNTIME
+from models.spec import ModelSpec
+
+GRADIENTS = "gradients"
+SHARE = "share"
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,26 @@ class TrainingGraph:
     Attributes:
         model: the graph.
         optimiser_state: names of the optimiser's resident vectors, each as long as ``parameters``.
+        optimiser_scalars: names of those of one element.
         hyperparameters: names of the 0-d float32 inputs, with defaults.
+        anchored: whether it has the input ``anchor``, the parameters that the round began from.
     """
 
     model: onnx.ModelProto
     optimiser_state: tuple[str, ...]
+    optimiser_scalars: tuple[str, ...]
     hyperparameters: dict[str, float]
+    anchored: bool
 
 
 def training_graph(
-    definition: Definition, spec: ModelSpec, cut: int, optimiser: str = "sgd", *, serial: bool = True
+    definition: Definition,
+    spec: ModelSpec,
+    cut: int,
+    recipe: Recipe | str = "sgd",
+    *,
+    serial: bool = True,
+    engine: str = ONNXRUNTIME,
 ) -> TrainingGraph:
     """The step that trains the layers from ``cut`` onwards; its x is the activation at the cut.
 
@@ -49,111 +63,92 @@ def training_graph(
         definition: the network.
         spec: its layers and blocks.
         cut: index of the first layer that is trained; a block starts there.
-        optimiser: its name.
+        recipe: what is done with the gradients, or just the optimiser's name.
         serial: whether the graph is to be fast on one thread, rather than on several: of some operators' two forms,
             one is the faster on one thread, and the other on two.
+        engine: that is to run it: any with ``onnxruntime``, else one that has gradient operators of its own.
 
     Raises:
         ModelError: no block starts at the cut, an operator has no rule, or there is no such loss or optimiser.
     """
-    chosen = optimiser_named(optimiser)
-    spec.block_at(cut)
-    forward = trace(definition, training=True)
-    # A network that draws random numbers takes a seed, at every cut: the graphs of a bundle take the same inputs.
-    seed = {SEED: 0.0} if any(map(is_random, forward.operators)) else {}
-    hyperparameters = chosen.hyperparameters | seed
-    g = GraphWriter(f"{spec.name} from layer {cut}", serial=serial)
-    for name in hyperparameters:
-        g.input(name, "float32", ())
-    _write(g, forward, spec, cut, chosen)
-    return TrainingGraph(g.model(), chosen.state, hyperparameters)
+    recipe = Recipe(recipe) if isinstance(recipe, str) else recipe
+    optimiser = optimiser_named(recipe.optimiser)
+    forward = _traced(definition, spec, cut)
+    hyperparameters = optimiser.hyperparameters | recipe.hyperparameters | _seed(forward)
+    g = _writer(f"{spec.name} from layer {cut}", hyperparameters, serial=serial, engine=engine)
+    batch = write_gradients(g, forward, spec, cut)
+    _write_update(g, Part.of(spec, cut), recipe, optimiser, batch.values, batch.gradients)
+    return TrainingGraph(g.model(), optimiser.vectors, optimiser.scalars, hyperparameters, recipe.proximal)
 
 
-def _write(g: GraphWriter, forward: Forward, spec: ModelSpec, cut: int, optimiser: Optimiser) -> None:
-    """Write the step into ``g``, which has the hyperparameters already."""
-    start, loss = starts(forward, spec)[cut], loss_named(spec.loss)
-    trained = [tensor for layer in spec.layers[cut:] for tensor in layer.parameters]
-    moving = [tensor for layer in spec.layers[cut:] for tensor in layer.statistics]
+def accumulating_graph(
+    definition: Definition, spec: ModelSpec, cut: int, *, serial: bool = True, engine: str = ONNXRUNTIME
+) -> onnx.ModelProto:
+    """Forward and backward on a micro-batch, for a batch that memory can't hold at once.
 
-    inputs = [g.input("x", start.dtype, ("N", *start.shape)), g.input("y", loss.dtype, ("N",))]
-    pieces = _pieces(g, "parameters", trained) | _pieces(g, "statistics", moving)
-    tensors = {tensor.name: _shaped(g, pieces[tensor.name], tensor.shape) for tensor in (*trained, *moving)}
-    step = _flat_step(forward, start, loss, _names(trained), _names(moving))
-    value, correct, *rest = translate(g, forward, step, tensors, inputs)
-    gradients, moved = rest[: len(trained)], rest[len(trained) :]
+    Its inputs are those of the step less what the optimiser needs, and ``gradients``, the sum so far; that times
+    ``share``, the micro-batch's part of the batch, is added in ``gradients_next``. The seed is there where the step
+    has it.
 
-    g.output("loss", value, "float32", ())
-    g.output("correct", correct, "int64", ())
-    if moving:
-        g.output("statistics_next", _joined(g, moved), "float32", (_size(moving),))
-    _update(
-        g,
-        optimiser,
-        [
-            Trained(pieces[tensor.name], _flat(g, gradient), tensor.kind == "kernel")
-            for tensor, gradient in zip(trained, gradients, strict=True)
-        ],
-        _size(trained),
-    )
-
-
-def _update(g: GraphWriter, optimiser: Optimiser, tensors: Sequence[Trained], size: int) -> None:
-    """Write the optimiser's part, and its vectors, which are inputs and outputs."""
-    state = {name: g.input(name, "float32", (size,)) for name in optimiser.state}
-    parameters, state_after = optimiser.update(g, tensors, "parameters", state)
-    for name, vector in {"parameters": parameters, **state_after}.items():
-        g.output(f"{name}_next", vector, "float32", (size,))
-
-
-def _flat_step(
-    forward: Forward, start: Point, loss: Loss, trained: Sequence[str], moving: Sequence[str]
-) -> fx.GraphModule:
-    """One step from ``start`` onwards, without the optimiser, as a flat graph.
-
-    From the tensors of the module, x and y to the loss, the count of correct answers, the gradients of the tensors
-    ``trained``, and the next values of the tensors ``moving``.
+    Raises:
+        ModelError: as `training_graph`.
     """
-
-    def step(tensors: dict[str, Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
-        leaves = {name: tensors[name].detach().requires_grad_() for name in trained}
-        moved = {name: tensors[name].clone() for name in moving}  # the forward pass changes them in place
-        logits = run_section(forward, start, end(forward), tensors | leaves | moved, x)
-        value = loss.value(logits, y)
-        gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-        return [value.detach(), loss.correct(logits.detach(), y), *gradients, *moved.values()]
-
-    with without_values(forward):
-        x = torch.empty_like(example(start.activation), requires_grad=False)
-        y = torch.empty((x.shape[0],), dtype=getattr(torch, loss.dtype))
-    return flatten(forward, step, x, y)
+    forward = _traced(definition, spec, cut)
+    g = _writer(f"{spec.name} from layer {cut}: gradients", {SHARE: 1.0} | _seed(forward), serial=serial, engine=engine)
+    batch = write_gradients(g, forward, spec, cut)
+    elements = size(Part.of(spec, cut).trained)
+    before = g.input(GRADIENTS, "float32", (elements,))
+    after = g.Add(before, g.Mul(joined(g, batch.gradients), SHARE))
+    g.output(f"{GRADIENTS}_next", after, "float32", (elements,))
+    return g.model()
 
 
-def _pieces(g: GraphWriter, name: str, tensors: Sequence[TensorSpec]) -> dict[str, str]:
-    """The input ``name``, a flat vector, as one flat piece for each of ``tensors``, by the tensor's name."""
-    if not tensors:
-        return {}
-    vector = g.input(name, "float32", (_size(tensors),))
-    sizes = [tensor.size for tensor in tensors]
-    pieces = g.many("Split", len(sizes), vector, sizes, axis=0) if len(sizes) > 1 else (vector,)
-    return dict(zip(_names(tensors), pieces, strict=True))
+def updating_graph(spec: ModelSpec, cut: int, recipe: Recipe | str = "sgd") -> onnx.ModelProto:
+    """The optimiser alone, on the inputs ``parameters`` and ``gradients``.
+
+    Raises:
+        ModelError: there is no such optimiser.
+    """
+    recipe = Recipe(recipe) if isinstance(recipe, str) else recipe
+    optimiser, part = optimiser_named(recipe.optimiser), Part.of(spec, cut)
+    g = _writer(f"{spec.name} from layer {cut}: update", optimiser.hyperparameters | recipe.hyperparameters)
+    values, gradients = split_input(g, "parameters", part.trained), split_input(g, GRADIENTS, part.trained)
+    _write_update(g, part, recipe, optimiser, values, gradients)
+    return g.model()
 
 
-def _joined(g: GraphWriter, tensors: Sequence[Value]) -> str:
-    """``tensors`` as one flat vector."""
-    return g.Concat(*(_flat(g, tensor) for tensor in tensors), axis=0)
+def _write_update(
+    g: GraphWriter, part: Part, recipe: Recipe, optimiser: Optimiser, values: list[str], gradients: list[str]
+) -> None:
+    """Write the optimiser's part into ``g``, and its vectors, which are inputs and outputs."""
+    tensors = [
+        Trained(value, gradient, tensor.kind)
+        for value, gradient, tensor in zip(values, gradients, part.trained, strict=True)
+    ]
+    if recipe.proximal:
+        tensors = pulled(g, tensors, split_input(g, ANCHOR, part.trained))
+    if recipe.clipped:
+        tensors = clipped(g, tensors)
+    elements = size(part.trained)
+    shapes = dict.fromkeys(optimiser.vectors, (elements,)) | dict.fromkeys(optimiser.scalars, (1,))
+    state = {name: g.input(name, "float32", shape) for name, shape in shapes.items()}
+    moved = optimiser.step(g, tensors, "parameters", state)
+    for name, vector in {"parameters": moved.parameters, **moved.state}.items():
+        g.output(f"{name}_next", vector, "float32", shapes.get(name, (elements,)))
 
 
-def _shaped(g: GraphWriter, piece: str, shape: Sequence[int]) -> str:
-    return piece if len(shape) == 1 else g.Reshape(piece, list(shape))
+def _traced(definition: Definition, spec: ModelSpec, cut: int) -> Forward:
+    spec.block_at(cut)
+    return trace(definition, training=True)
 
 
-def _flat(g: GraphWriter, tensor: Value) -> str:
-    return tensor if len(tensor.shape) == 1 else g.Reshape(tensor, [-1])
+def _seed(forward: Forward) -> dict[str, float]:
+    """A network that draws random numbers takes a seed, at every cut: the graphs of a bundle take the same inputs."""
+    return {SEED: 0.0} if any(map(is_random, forward.operators)) else {}
 
 
-def _names(tensors: Sequence[TensorSpec]) -> list[str]:
-    return [tensor.name for tensor in tensors]
-
-
-def _size(tensors: Sequence[TensorSpec]) -> int:
-    return sum(tensor.size for tensor in tensors)
+def _writer(name: str, scalars: dict[str, float], *, serial: bool = True, engine: str = ONNXRUNTIME) -> GraphWriter:
+    g = GraphWriter(name, serial=serial, engine=engine)
+    for scalar in scalars:
+        g.input(scalar, "float32", ())
+    return g

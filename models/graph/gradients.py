@@ -1,0 +1,122 @@
+"""How does a batch become gradients? Forward, loss and backward from a cut onwards, written into a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from models.graph.flattening import flatten, without_values
+from models.graph.losses import Loss, loss_named
+from models.graph.sections import Point, end, run_section, starts
+from models.graph.tracing import Forward, example
+from models.graph.translation import translate
+from models.graph.values import Value
+from models.graph.writer import GraphWriter
+from models.spec import ModelSpec, TensorSpec
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is trained from a cut onwards.
+
+    Attributes:
+        trained: the parameters.
+        moving: the statistics.
+    """
+
+    trained: tuple[TensorSpec, ...]
+    moving: tuple[TensorSpec, ...]
+
+    @staticmethod
+    def of(spec: ModelSpec, cut: int) -> Part:
+        """The layers of ``spec`` from ``cut`` on."""
+        layers = spec.layers[cut:]
+        return Part(
+            tuple(tensor for layer in layers for tensor in layer.parameters),
+            tuple(tensor for layer in layers for tensor in layer.statistics),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What forward and backward made of a batch.
+
+    Attributes:
+        gradients: one flat piece for each trained tensor.
+        values: the flat pieces of the parameters that they belong to.
+    """
+
+    gradients: list[str]
+    values: list[str]
+
+
+def write_gradients(g: GraphWriter, forward: Forward, spec: ModelSpec, cut: int) -> Batch:
+    """Write all of a step but its optimiser.
+
+    Adds the inputs ``x``, ``y``, ``parameters`` and ``statistics`` to ``g``, and the outputs ``loss``, ``correct`` and
+    ``statistics_next``; statistics are absent where the layers have none.
+    """
+    part = Part.of(spec, cut)
+    start, loss = starts(forward, spec)[cut], loss_named(spec.loss)
+    inputs = [g.input("x", start.dtype, ("N", *start.shape)), g.input("y", loss.dtype, ("N",))]
+    pieces = split_input(g, "parameters", part.trained)
+    values = dict(zip(part.trained, pieces, strict=True))
+    values |= dict(zip(part.moving, split_input(g, "statistics", part.moving), strict=True))
+    tensors = {tensor.name: _shaped(g, piece, tensor.shape) for tensor, piece in values.items()}
+    step = _flat_step(forward, start, loss, part)
+    value, correct, *rest = translate(g, forward, step, tensors, inputs)
+    gradients, moved = rest[: len(part.trained)], rest[len(part.trained) :]
+
+    g.output("loss", value, "float32", ())
+    g.output("correct", correct, "int64", ())
+    if moved:
+        vector = g.Concat(*(_flat(g, one) for one in moved), axis=0)
+        g.output("statistics_next", vector, "float32", (size(part.moving),))
+    return Batch([_flat(g, gradient) for gradient in gradients], pieces)
+
+
+def split_input(g: GraphWriter, name: str, tensors: Sequence[TensorSpec]) -> list[str]:
+    """A new input ``name``, a flat vector, as one flat piece for each of ``tensors``; no input where there are none."""
+    if not tensors:
+        return []
+    vector = g.input(name, "float32", (size(tensors),))
+    sizes = [tensor.size for tensor in tensors]
+    return list(g.many("Split", len(sizes), vector, sizes, axis=0)) if len(sizes) > 1 else [vector]
+
+
+def size(tensors: Sequence[TensorSpec]) -> int:
+    """Elements of all of them."""
+    return sum(tensor.size for tensor in tensors)
+
+
+def _flat_step(forward: Forward, start: Point, loss: Loss, part: Part) -> fx.GraphModule:
+    """One step from ``start`` onwards, without the optimiser, as a flat graph.
+
+    From the tensors of the module, x and y to the loss, the count of correct answers, the gradients of the trained
+    tensors, and the next values of the moving ones.
+    """
+
+    def step(tensors: dict[str, Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
+        leaves = {tensor.name: tensors[tensor.name].detach().requires_grad_() for tensor in part.trained}
+        # The forward pass changes them in place.
+        moved = {tensor.name: tensors[tensor.name].clone() for tensor in part.moving}
+        logits = run_section(forward, start, end(forward), tensors | leaves | moved, x)
+        value = loss.value(logits, y)
+        gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        return [value.detach(), loss.correct(logits.detach(), y), *gradients, *moved.values()]
+
+    with without_values(forward):
+        x = torch.empty_like(example(start.activation), requires_grad=False)
+        y = torch.empty((x.shape[0],), dtype=getattr(torch, loss.dtype))
+    return flatten(forward, step, x, y)
+
+
+def _shaped(g: GraphWriter, piece: str, shape: Sequence[int]) -> str:
+    return piece if len(shape) == 1 else g.Reshape(piece, list(shape))
+
+
+def _flat(g: GraphWriter, tensor: Value) -> str:
+    return tensor if len(tensor.shape) == 1 else g.Reshape(tensor, [-1])

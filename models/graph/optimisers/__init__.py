@@ -1,0 +1,24 @@
+"""How do the parameters move? The optimisers that a training graph may have, by name; one file each kind."""
+
+from __future__ import annotations
+
+from models.errors import ModelError, did_you_mean
+from models.graph.optimisers.adam import ADAM, ADAMW
+from models.graph.optimisers.base import Moved, Optimiser, Trained
+from models.graph.optimisers.pulls import Recipe
+from models.graph.optimisers.sgd import NESTEROV, SGD
+
+__all__ = ["OPTIMISERS", "Moved", "Optimiser", "Recipe", "Trained", "optimiser_named"]
+
+OPTIMISERS = {"sgd": SGD, "nesterov": NESTEROV, "adam": ADAM, "adamw": ADAMW}
+
+
+def optimiser_named(name: str) -> Optimiser:
+    """The optimiser of that name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if name not in OPTIMISERS:
+        raise ModelError(f"there is no optimiser {name!r}; {did_you_mean(name, OPTIMISERS)}")
+    return OPTIMISERS[name]
