@@ -13,10 +13,9 @@ from coordinator.aggregate import Aggregate, Fold, rule
 from coordinator.embracing import trainers
 from coordinator.mean import LayerFold
 from emulation.simulator.crossing import Crossing
+from emulation.simulator.coverage import CoverageFold
 from emulation.simulator.ground import Ground
 from emulation.simulator.rows import Row, Rows, layer_offsets
-from emulation.simulator.width import CoverageFold, narrowed, positions
-from models.definition import load_definition
 from models.errors import RejectedUpdate
 
 
@@ -113,14 +112,7 @@ def _offer(fold: Fold, device: str, delta: Row, weight: float) -> None:
 
 def _coverage(ground: Ground) -> dict[int, NDArray[np.bool_]]:
     """Which elements of a row each variant covers; nothing where all devices hold the whole row."""
-    recipe = ground.recipe
-    if all(variant.ratio == 1 for variant in recipe.variants):
+    if not ground.covered:
         return {}
-    covered = {}
-    for index, variant in enumerate(recipe.variants):
-        covered[index] = np.ones(len(ground.initial), bool)
-        if variant.ratio < 1:
-            narrow = narrowed(load_definition(recipe.model, seed=recipe.seed), recipe.spec, variant.ratio)
-            covered[index][:] = False
-            covered[index][positions(recipe.spec, narrow.spec)] = True
-    return covered
+    everything = np.ones(len(ground.initial), bool)
+    return {index: ground.covered.get(variant, everything) for index, variant in enumerate(ground.recipe.variants)}
