@@ -164,7 +164,7 @@ def small_cnn() -> Any:
 def subjects(data: Path | None, quick: bool) -> list[Subject]:
     """What is learned."""
     digits = Subject("digits", "digits", "digits_cnn", 12, 12 if quick else 40, 0.05, 16)
-    fashion = Subject("fashion", str(data), f"{__file__}:small_cnn", 12, 8 if quick else 40, 0.05, 16)
+    fashion = Subject("fashion", str(data), f"{__file__}:small_cnn", 8, 8 if quick else 32, 0.02, 16)
     return [digits, fashion] if data else [digits]
 
 
