@@ -45,9 +45,9 @@ from emulation.experiment import Partition
 from emulation.simulator.choice import open_way
 from emulation.simulator.crossing import Crossing, Traffic
 from emulation.simulator.ground import lay
+from emulation.simulator.processes import usable_cores
 from emulation.simulator.setting import Fleet, Setting
 from emulation.simulator.simulation import Simulation
-from emulation.simulator.ways.pool import usable_cores
 
 QUESTION = "How many bytes cross the network until a federation is as good as dense FedAvg?"
 

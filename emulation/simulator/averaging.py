@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from coordinator.aggregate import Aggregate, Fold, rule
 from coordinator.embracing import trainers
 from coordinator.mean import LayerFold
-from emulation.simulator.crossing import Crossing
 from emulation.simulator.coverage import CoverageFold
+from emulation.simulator.crossing import Crossing
 from emulation.simulator.ground import Ground
 from emulation.simulator.rows import Row, Rows, layer_offsets
 from models.errors import RejectedUpdate
