@@ -104,7 +104,13 @@ class GraphWriter:
         names = tuple(self._named(value) for value in inputs)
         while names and not names[-1]:
             names = names[:-1]
-        key = (domain, operator, count, names, tuple(sorted((key, _hashable(value)) for key, value in attributes.items())))
+        key = (
+            domain,
+            operator,
+            count,
+            names,
+            tuple(sorted((key, _hashable(value)) for key, value in attributes.items())),
+        )
         if operator not in _RANDOM and key in self._written:
             return self._written[key]
         name = f"{self._prefix}{operator}_{len(self._operators)}"

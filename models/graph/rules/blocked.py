@@ -1,9 +1,9 @@
 """How does a convolution whose kernel changes at every step run in ONNX Runtime's blocked layout?
 
 In that layout the channels of a pixel lie side by side in blocks, as many as fit a vector register of the processor: 16
-with AVX-512, 8 with AVX2. Convolutions in it take about 0.6 of the time. ONNX Runtime goes over to it by itself, but for
-constant kernels only. Its operators (domain ``com.microsoft.nchwc``) take any kernel, provided that the graph arranges
-it in blocks, which for so small a tensor costs little.
+with AVX-512, 8 with AVX2. Convolutions in it take about 0.6 of the time. ONNX Runtime goes over to it by itself, but
+for constant kernels only. Its operators (domain ``com.microsoft.nchwc``) take any kernel, provided that the graph
+arranges it in blocks, which for so small a tensor costs little.
 
 The size of a block is the processor's, so a graph with such operators fits some processors only, and some versions of
 ONNX Runtime: a bundle has it beside one of standard operators, and a device finds out which of them serves it

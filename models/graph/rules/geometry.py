@@ -47,7 +47,7 @@ class Geometry:
 
     @property
     def is_reversible(self) -> bool:
-        """Whether the way back is a convolution: no stride, no dilation, no margin as wide as the kernel, few groups."""
+        """Whether the way back is a convolution: no stride or dilation, no wide margin, one group or depthwise."""
         simple = {*self.stride, *self.dilation} == {1} and (self.groups == 1 or self.is_depthwise)
         return simple and all(padding < kernel for padding, kernel in zip(self.padding, self.kernel, strict=True))
 
@@ -87,9 +87,7 @@ class Geometry:
     @property
     def rest(self) -> list[int]:
         """Elements at the end of the input that no position of the kernel reaches."""
-        extents = zip(
-            self.image, self.result, self.stride, self.dilation, self.kernel, self.padding, strict=True
-        )
+        extents = zip(self.image, self.result, self.stride, self.dilation, self.kernel, self.padding, strict=True)
         return [
             image + 2 * padding - dilation * (kernel - 1) - 1 - stride * (result - 1)
             for image, result, stride, dilation, kernel, padding in extents
