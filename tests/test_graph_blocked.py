@@ -41,7 +41,7 @@ def test_steps_in_blocks_end_where_torch_ends() -> None:
     spec = derive_spec(definition)
     graph = training_graph(definition, spec, 0, serial=False, block=block_size())
     blocked = [operator.op_type for operator in graph.model.graph.node if operator.domain == BLOCKED_DOMAIN]
-    assert blocked.count("Conv") == 5 + 3  # all but the odd one forwards; those without stride backwards
+    assert blocked.count("Conv") == 5 + 4  # all but the odd one forwards, and those without stride backwards
     rng = np.random.default_rng(1)
     drawn = [(rng.standard_normal((n, 3, 15, 14), np.float32), rng.integers(0, 3, n)) for n in (4, 1)]
     start = tensors_of(definition.module)
