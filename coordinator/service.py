@@ -1,7 +1,8 @@
 """How do bytes reach the federation, and its decisions the network? The coordinator's thin asyncio shell.
 
 Two tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* publishes what it decides.
-A third, *record*, outlives the link: it evaluates finished rounds and writes them down while the next one trains.
+A third, *record*, outlives the link: it settles finished rounds on the disk, evaluates them and writes them down while
+the next one trains.
 
 Everything that the coordinator says is retained, and is said anew on every connection: a broker that lost its memory,
 or a device that comes late, needs nothing else.
@@ -303,6 +304,7 @@ class Coordinator:
     async def _record_rounds(self) -> None:
         """Evaluate, write down and report each outcome; ``None`` ends it."""
         while (outcome := await self._outcomes.get()) is not None:
+            await asyncio.to_thread(self._store.settle, outcome.snapshot)
             if self._evaluator and self._is_evaluated(outcome.round.plan.round):
                 self._accuracy = await asyncio.to_thread(self._evaluator.accuracy, outcome.values)
                 accuracy = self._accuracy
@@ -375,9 +377,8 @@ class Coordinator:
         bundle, settings = self._bundle, self._settings
         manifest = bundle.manifest
         if saved := self._store.load(manifest.spec, bundle.digest):
-            snapshot, values = saved
+            snapshot, values, owed = saved
             snapshot.check(settings)
-            owed = self._store.load_owed(snapshot, manifest.spec)
             log.info("going on after round %d of %s", snapshot.round, settings.federation)
         else:
             epoch, owed = secrets.randbits(53), {}
