@@ -66,6 +66,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "state"
         self._held: dict[int, dict[int, int]] = {}  # round of a file to the layers in it, and their versions
+        self._last: Snapshot | None = None
 
     def load(self, spec: ModelSpec, digest: str) -> Saved | None:
         """The last commit that is whole. ``None`` where nothing was committed.
@@ -112,25 +113,30 @@ class Store:
         draft.write_bytes(content)
         draft.replace(self._path(snapshot.round))
         self._held[snapshot.round] = {layer: snapshot.versions[layer] for layer in moved}
+        self._last = snapshot
 
-    def settle(self, snapshot: Snapshot) -> None:
-        """Return when the commit of ``snapshot`` would survive the machine; delete what it makes needless.
+    def settle(self) -> None:
+        """Return when the last commit would survive the machine; delete what it makes needless.
 
         Commits may be made meanwhile, in another thread.
         """
-        with self._path(snapshot.round).open("rb") as file:
+        last = self._last
+        if last is None:
+            return
+        with self._path(last.round).open("rb") as file:
             os.fsync(file.fileno())
         for round_, layers in list(self._held.items()):
-            rests = any(snapshot.versions[layer] == version for layer, version in layers.items())
-            if round_ < snapshot.round and not rests:
+            rests = any(last.versions[layer] == version for layer, version in layers.items())
+            if round_ < last.round and not rests:
                 self._path(round_).unlink(missing_ok=True)
-                del self._held[round_]
+                self._held.pop(round_, None)
 
     def clear(self) -> None:
         """Forget everything."""
         for path in self._folder.glob(f"*{_SUFFIX}"):
             path.unlink()
         self._held.clear()
+        self._last = None
 
     def _path(self, round_: int) -> Path:
         return self._folder / f"{round_:08}{_SUFFIX}"

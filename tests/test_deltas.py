@@ -230,5 +230,5 @@ def test_a_coordinator_that_restarts_owes_what_it_owed(tmp_path: Path) -> None:
     run_rounds(again, 6, {}, seeds=range(6, 12))
     assert [value.tobytes() for value in again.values] == [value.tobytes() for value in undisturbed.values]
     store.commit(again.snapshot, again.values, again.owed)
-    store.settle(again.snapshot)
+    store.settle()
     assert len(list((tmp_path / "state").iterdir())) == 1  # what is past is deleted
