@@ -48,7 +48,7 @@ def test_the_studies_that_come_with_the_project_can_be_planned(path: Path) -> No
     assert found.name == path.stem
     full, small = plan(found, "full"), plan(found, "small")
     assert full
-    assert {run.setting.fleet.holders for run in full} == {128}
+    assert {run.setting.fleet.holders for run in full} <= {32, 128}
     assert {run.setting.fleet.holders for run in small} == {32}
     assert {run.setting.data for run in small} <= set(BUILT_IN)  # so that it runs anywhere
 
