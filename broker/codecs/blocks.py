@@ -20,7 +20,7 @@ import numpy as np
 
 from broker.codecs.base import Codec, Shapes, Vector, check_vector, not_finite
 from broker.codecs.grids import LARGEST_SCALE, Codes, Grid
-from broker.codecs.kernels import Kernels
+from broker.codecs.kernels import kernels
 from broker.codecs.squeezing import most_squeezed, squeeze, unsqueeze
 from broker.foldable import INT8_BLOCK, Delta, Int8Blocks
 from models.errors import DecodeError
@@ -57,7 +57,7 @@ class Blocks:
 
     def for_tensors(self, shapes: Shapes) -> Codec:
         """See `Codec.for_tensors`: kernels only, since a block shares its scale."""
-        return Kernels(self, shapes)
+        return kernels(self, shapes)
 
     def encode(self, vector: Vector) -> bytes:
         """See `Codec.encode`."""

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from broker.codecs.base import Codec, Shapes, Vector, check_finite
 from broker.codecs.blocks import Blocks
-from broker.codecs.kernels import Kernels
+from broker.codecs.kernels import kernels
 from broker.codecs.squeezing import most_squeezed, squeeze, unsqueeze
 from models.errors import DecodeError
 
@@ -51,7 +51,7 @@ class TopK:
 
     def for_tensors(self, shapes: Shapes) -> Codec:
         """See `Codec.for_tensors`."""
-        return Kernels(self, shapes)
+        return kernels(self, shapes)
 
     def encode(self, vector: Vector) -> bytes:
         """See `Codec.encode`."""
