@@ -38,7 +38,7 @@ _SUBJECTS = {
     "resampling": ("pool", "upsample", "_pad"),
     "random": ("rand", "dropout", "bernoulli", "normal_"),
     "embedding": ("embedding", "index", "scatter", "gather"),
-    "linear": ("mm", "softmax", "linear", "attention"),
+    "linear": ("mm.", "softmax", "linear", "attention"),
     "reduction": ("sum", "mean", "max", "min", "var", "std", "prod", "norm"),
     "shape": ("view", "slice", "select", "pad", "permute", "roll", "repeat", "sort", "tri"),
 }

@@ -11,7 +11,7 @@ from models.graph.values import Call, Value, reshaped, static
 from models.graph.writer import GraphWriter
 
 
-@rule("max_pool2d_with_indices")
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices")
 def max_pool(
     g: GraphWriter,
     call: Call,
@@ -40,7 +40,7 @@ def max_pool(
     return y, indices
 
 
-@rule("max_pool2d_with_indices_backward")
+@rule("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward")
 def max_pool_backward(
     g: GraphWriter,
     call: Call,
@@ -54,7 +54,9 @@ def max_pool_backward(
     indices: Value,
 ) -> str:
     """Each element of dy at the index of its window's largest element."""
-    overlap = any(s < k for s, k in zip(spread(stride or kernel_size, 2), spread(kernel_size, 2), strict=True))
+    rank = len(x.shape) - 2
+    windows = zip(spread(stride or kernel_size, rank), spread(kernel_size, rank), strict=True)
+    overlap = any(step < extent for step, extent in windows)
     size = g.Size(x)
     zeros = g.Expand(0.0, g.Reshape(size, [1]))
     if not g.recall(indices):
@@ -72,7 +74,7 @@ def adaptive_max_pool_backward(g: GraphWriter, call: Call, dy: Value, x: Value, 
     return reshaped(g, g.ScatterElements(planes, at, updates, axis=2, reduction="add"), x.shape)
 
 
-@rule("avg_pool2d")
+@rule("avg_pool2d", "avg_pool3d")
 def avg_pool(
     g: GraphWriter,
     call: Call,
@@ -87,11 +89,12 @@ def avg_pool(
     """The average over each window."""
     if divisor_override is not None:
         raise ModelError("divisor_override is not supported")
+    rank = len(x.shape) - 2
     return g.AveragePool(
         x,
-        kernel_shape=spread(kernel_size, 2),
-        strides=spread(stride or kernel_size, 2),
-        pads=spread(padding, 2) * 2,
+        kernel_shape=spread(kernel_size, rank),
+        strides=spread(stride or kernel_size, rank),
+        pads=spread(padding, rank) * 2,
         ceil_mode=int(ceil_mode),
         count_include_pad=int(count_include_pad),
     )
