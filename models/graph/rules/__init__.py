@@ -34,7 +34,7 @@ __all__ = [
 _SUBJECTS = {
     "convolution": ("conv",),
     "normalisation": ("norm",),
-    "pooling": ("max_pool", "avg_pool"),
+    "pooling": ("max_pool",),
     "resampling": ("pool", "upsample", "_pad"),
     "random": ("rand", "dropout", "bernoulli", "normal_"),
     "embedding": ("embedding", "index", "scatter", "gather"),

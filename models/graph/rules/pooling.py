@@ -1,4 +1,4 @@
-"""Rules for pooling, and their gradients."""
+"""Rules for max pooling, and its gradients. Average pooling is linear: see `models.graph.rules.resampling`."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ def max_pool(
         x,
         kernel_shape=kernel,
         strides=spread(stride, rank) if stride else kernel,
-        pads=spread(padding, rank) * 2,
+        pads=[*spread(padding, rank), *_margins_at_end(x, call, kernel, stride, padding, dilation)],
         dilations=spread(dilation, rank),
-        ceil_mode=int(ceil_mode),
     )
     indices = g.Mod(flat, math.prod(static(x.shape[2:])))
     g.remember(indices, flat)  # ONNX's index is flat over the whole tensor, which is what the gradient needs
@@ -74,30 +73,18 @@ def adaptive_max_pool_backward(g: GraphWriter, call: Call, dy: Value, x: Value, 
     return reshaped(g, g.ScatterElements(planes, at, updates, axis=2, reduction="add"), x.shape)
 
 
-@rule("avg_pool2d", "avg_pool3d")
-def avg_pool(
-    g: GraphWriter,
-    call: Call,
-    x: Value,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> str:
-    """The average over each window."""
-    if divisor_override is not None:
-        raise ModelError("divisor_override is not supported")
-    rank = len(x.shape) - 2
-    return g.AveragePool(
-        x,
-        kernel_shape=spread(kernel_size, rank),
-        strides=spread(stride or kernel_size, rank),
-        pads=spread(padding, rank) * 2,
-        ceil_mode=int(ceil_mode),
-        count_include_pad=int(count_include_pad),
-    )
+def _margins_at_end(
+    x: Value, call: Call, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """As wide as the last window needs it: which windows there are at the end, with ceil_mode, is torch's decision."""
+    rank = len(kernel)
+    strides, margins, reaches = spread(stride or kernel, rank), spread(padding, rank), spread(dilation, rank)
+    return [
+        max(0, step * (results - 1) + reach * (size - 1) + 1 - extent - margin)
+        for extent, results, size, step, margin, reach in zip(
+            static(x.shape[2:]), static(call.shape[2:]), kernel, strides, margins, reaches, strict=True
+        )
+    ]
 
 
 def spread(extents: Sequence[int], rank: int) -> list[int]:

@@ -22,6 +22,39 @@ from models.graph.writer import GraphWriter
 # A one-dimensional operator, of (1, C, L).
 Resample = Callable[[Tensor], Tensor]
 
+_NO_DIVISOR = "divisor_override is not supported"
+
+
+@rule("avg_pool2d", "avg_pool3d")
+def avg_pool(
+    g: GraphWriter,
+    call: Call,
+    x: Value,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> str:
+    """The average over each window.
+
+    Which windows there are at the end, with ceil_mode, and by what they are divided, torch and ONNX see differently.
+    """
+    if ceil_mode:
+        ways = _averages(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        return _resampled(g, x, static(x.shape[2:]), ways)
+    if divisor_override is not None:
+        raise ModelError(_NO_DIVISOR)
+    rank = len(x.shape) - 2
+    return g.AveragePool(
+        x,
+        kernel_shape=spread(kernel_size, rank),
+        strides=spread(stride or kernel_size, rank),
+        pads=spread(padding, rank) * 2,
+        count_include_pad=int(count_include_pad),
+    )
+
 
 @rule("avg_pool2d_backward", "avg_pool3d_backward")
 def avg_pool_backward(
@@ -37,15 +70,8 @@ def avg_pool_backward(
     divisor_override: int | None,
 ) -> str:
     """Gradient of the average over windows."""
-    if divisor_override is not None:
-        raise ModelError("divisor_override is not supported")
-    rank = len(x.shape) - 2
-    windows = zip(spread(kernel_size, rank), spread(stride or kernel_size, rank), spread(padding, rank), strict=True)
-
-    def pool(kernel: int, step: int, margin: int) -> Resample:
-        return lambda x: F.avg_pool1d(x, kernel, step, margin, ceil_mode, count_include_pad)
-
-    return _gradient(g, dy, static(x.shape[2:]), [pool(*window) for window in windows])
+    ways = _averages(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _gradient(g, dy, static(x.shape[2:]), ways)
 
 
 @rule("_adaptive_avg_pool2d")
@@ -111,6 +137,27 @@ def pad_by_repetition(g: GraphWriter, call: Call, x: Value, padding: Sequence[in
 def pad_by_repetition_backward(g: GraphWriter, call: Call, dy: Value, x: Value, padding: Sequence[int]) -> str:
     """Its gradient."""
     return _gradient(g, dy, static(x.shape[2:]), _paddings(call, padding))
+
+
+def _averages(
+    x: Value,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> list[Resample]:
+    """The average over windows along each spatial dimension of x."""
+    if divisor_override is not None:
+        raise ModelError(_NO_DIVISOR)
+    rank = len(x.shape) - 2
+
+    def pool(kernel: int, step: int, margin: int) -> Resample:
+        return lambda x: F.avg_pool1d(x, kernel, step, margin, ceil_mode, count_include_pad)
+
+    windows = zip(spread(kernel_size, rank), spread(stride or kernel_size, rank), spread(padding, rank), strict=True)
+    return [pool(*window) for window in windows]
 
 
 def _adaptive(extent: int) -> Resample:
