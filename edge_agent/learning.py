@@ -44,6 +44,7 @@ class Learning:
     Args:
         settings: the operator's.
         data: the device's samples.
+        learner: makes the learner; the ordinary one, unless something else is to be measured than learning.
 
     Attributes:
         engine: that trains.
@@ -52,9 +53,10 @@ class Learning:
         ConfigError: the engine of the settings is not installed.
     """
 
-    def __init__(self, settings: AgentSettings, data: TrainingData) -> None:
+    def __init__(self, settings: AgentSettings, data: TrainingData, learner: type[Learner] = Learner) -> None:
         self._settings = settings
         self._data = data
+        self._new_learner = learner
         self.engine: Engine = OnnxRuntime(settings.engine)
         self._folder = Path(settings.folder)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
@@ -166,7 +168,7 @@ class Learning:
         if not self._settings.shared_process:
             self.engine.warm_up()
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
-        self._learner = Learner(
+        self._learner = self._new_learner(
             manifest,
             task.cut,
             path,

@@ -20,6 +20,7 @@ from edge_agent.connection import Agency, Connection, LinkCommand, Tally
 from edge_agent.data import TrainingData
 from edge_agent.events import Abandon, Command, Complain, End, Event, Outcome, Refuse, Save, Train, Trained
 from edge_agent.fetch import Fetcher
+from edge_agent.learner import Learner
 from edge_agent.learning import Learning
 from edge_agent.profile import probe
 from edge_agent.session import Session
@@ -36,6 +37,7 @@ class Agent:
         settings: the operator's.
         data: the device's samples.
         dial: opens links to the broker.
+        learner: how it learns; see `edge_agent.learning.Learning`.
 
     Attributes:
         profile: what it tells the coordinator of the device.
@@ -46,8 +48,10 @@ class Agent:
             chosen is not installed.
     """
 
-    def __init__(self, settings: AgentSettings, data: TrainingData, dial: Dial) -> None:
-        learning = Learning(settings, data)
+    def __init__(
+        self, settings: AgentSettings, data: TrainingData, dial: Dial, *, learner: type[Learner] = Learner
+    ) -> None:
+        learning = Learning(settings, data, learner)
         self.profile: DeviceProfile = probe(settings, data, learning.engine.name)
         self.tally = Tally()
         self._settings = settings

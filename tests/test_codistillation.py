@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from edge_agent.data import sample_order
 from emulation.simulator.checkpoint import read_checkpoint, write_checkpoint
-from emulation.simulator.codistillation import Codistillation, consensus, distillation
+from emulation.simulator.codistillation import consensus, distillation
 from emulation.simulator.exchanging import Exchange
 from emulation.simulator.ground import Ground, lay
 from emulation.simulator.run import folder_of, run
-from emulation.simulator.setting import Setting
+from emulation.simulator.setting import Codistillation, Setting
 from models.errors import ConfigError
 from models.values import read_values
 from tests.simulated import COURSE, Device, setting

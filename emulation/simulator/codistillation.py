@@ -21,33 +21,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.errors import require
+from emulation.simulator.setting import Codistillation
 
 Logits = NDArray[np.float32]  # (P, classes)
-
-
-class Codistillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How devices learn from each other.
-
-    Attributes:
-        weight: of the distillation loss, beside that of a device's own samples; 0: every device learns alone, and
-            nothing is sent.
-        temperature: T, by which logits are divided: the higher, the more the unlikely classes count.
-    """
-
-    weight: float = 1.0
-    temperature: float = 2.0
-
-    def __post_init__(self) -> None:
-        require(self.weight >= 0, "codistillation.weight can't be negative")
-        require(self.temperature > 0, "codistillation.temperature must be positive")
 
 
 def consensus(before: Logits | None, sent: Sequence[Logits]) -> tuple[Logits | None, int]:

@@ -106,5 +106,9 @@ def _put_on_rows(module: nn.Module, spec: ModelSpec, row: Tensor, gradient: Tens
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Images with their channels last in memory: a third faster where norms and convolutions alternate."""
+    """Images with their channels last in memory.
+
+    Measured for a training step in one thread, against channels first: with batch norms 1.2 times as fast (ResNet20)
+    and 1.4 times (MobileNetV2); without norms (digits, LEAF and depthwise networks) 0.98 to 1.02 times.
+    """
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

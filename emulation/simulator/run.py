@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,12 +16,14 @@ from coordinator.store import replace_file
 from emulation.report import LayerSummary, versions
 from emulation.simulator.checkpoint import Course, Point, read_checkpoint, write_checkpoint
 from emulation.simulator.choice import WayName, open_way, quickest, samples_per_s
-from emulation.simulator.exchanging import Exchange
 from emulation.simulator.ground import Ground, lay
 from emulation.simulator.setting import Setting
 from emulation.simulator.simulation import Simulation, State
 from models.capacity import capacity
 from models.values import write_values
+
+if TYPE_CHECKING:
+    from emulation.simulator.exchanging import Exchange
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.npz"
@@ -129,7 +132,7 @@ def run(
     folder = folder_of(setting, cache)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
-    ground = lay(setting, device)
+    ground = lay(setting, device, apart=way in ("auto", "pool"))
     state, course = read_checkpoint(folder / CHECKPOINT) or (None, _course(way, ground))
     points, before_s = list(course.points), course.processor_s
 
@@ -139,6 +142,7 @@ def run(
 
     recorder = Recorder(folder, state.standing.round if state else 0)
     with _begun(ground, course.way, state, processes, ray) as simulation:
+        ground = simulation.ground
         saved = time.monotonic()
         while not simulation.finished:
             record, adjustment = simulation.advance()
@@ -162,9 +166,12 @@ def run(
 def _begun(ground: Ground, way: str, state: State | None, processes: int, ray: str) -> Iterator[Simulation | Exchange]:
     """The loop that goes with what is exchanged."""
     if ground.setting.exchange == "logits":
+        from emulation.simulator.exchanging import Exchange  # it takes torch, which a pool's conductor does without
+
         yield Exchange(ground, state)
         return
     with open_way(way, ground, processes, ray) as opened:
+        ground = ground.on(opened.arena)
         yield Simulation(ground, opened, state)
 
 

@@ -14,7 +14,6 @@ import msgspec
 
 from coordinator.settings import Aggregation, Cohorts, Evaluation, Training
 from emulation.experiment import Partition, Tier
-from emulation.simulator.codistillation import Codistillation
 from emulation.simulator.holdout import Holdout
 from models.errors import ConfigError, require
 
@@ -97,6 +96,23 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.lr > 0, "server.lr must be positive")
         require(0 <= self.beta < 1 and 0 <= self.beta2 < 1, "server.beta and server.beta2 must lie in [0, 1)")
         require(self.tau > 0, "server.tau must be positive")
+
+
+class Codistillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How devices that exchange logits learn from each other (see `emulation.simulator.codistillation`).
+
+    Attributes:
+        weight: of the distillation loss, beside that of a device's own samples; 0: every device learns alone, and
+            nothing is sent.
+        temperature: T, by which logits are divided: the higher, the more the unlikely classes count.
+    """
+
+    weight: float = 1.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, "codistillation.weight can't be negative")
+        require(self.temperature > 0, "codistillation.temperature must be positive")
 
 
 class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
