@@ -1,7 +1,7 @@
 """Train every bundle in a folder with what a board has: train_bundles.py FOLDER. Fails where torch or onnx is there.
 
-Each sub-model does a few steps, behind its frozen input side, as the agent's own learner does them. Whatever the
-network, the loss must fall, since all steps see the same samples.
+Each sub-model does a few steps, behind its frozen input side, as the agent's own learner does them; the loss on the
+same samples must fall, whatever the network.
 """
 
 from __future__ import annotations
