@@ -19,6 +19,7 @@ from broker.chunks import LayerValue, pack, split, unpack
 from broker.codecs import codec
 from broker.deltas import apply_delta
 from broker.messages import RoundPlan, Task
+from edge_agent.allocation import return_freed_memory
 from edge_agent.data import TrainingData
 from edge_agent.engine import Engine
 from edge_agent.error_feedback import ErrorFeedback
@@ -147,6 +148,7 @@ class Learning:
     def _build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
         self._drop()  # first: there may not be room for two
         if not self._settings.shared_process:
+            return_freed_memory()
             self._engine.warm_up()
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
         self._learner = Learner(

@@ -45,6 +45,32 @@ class Piece(msgspec.Struct, frozen=True):
     graph: FileEntry
 
 
+class Cost(msgspec.Struct, frozen=True):
+    """The memory that training a sub-model takes above the idle runtime, predicted (see `models.peaks`).
+
+    Attributes:
+        resident_mib: all the time.
+        transient_mib: now and then, on top.
+        arena: for a step, on top, by the samples in it: ascending pairs (samples, MiB).
+    """
+
+    resident_mib: float
+    transient_mib: float
+    arena: tuple[tuple[int, float], ...]
+
+    def peak_mib(self, samples: int) -> float:
+        """The peak with so many samples in memory at once."""
+        return self.resident_mib + self.transient_mib + self._arena_mib(samples)
+
+    def _arena_mib(self, samples: int) -> float:
+        """On the straight line through the two points around it, or the last two."""
+        if len(self.arena) < 2:
+            return self.arena[0][1] if self.arena else 0.0
+        at = next((at for at, (known, _) in enumerate(self.arena) if known >= samples), len(self.arena) - 1)
+        (before, low), (after, high) = self.arena[max(at, 1) - 1 : max(at, 1) + 1]
+        return low + (high - low) * (samples - before) / (after - before)
+
+
 class SubModel(msgspec.Struct, frozen=True):
     """What a device trains from a cut onwards.
 
