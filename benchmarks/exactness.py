@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.reporting import Figures, Row, main
-from edge_agent.trainer import Trainer
+from edge_agent.trainer import INSTALLED, OnnxRuntime
 from models.build import build_bundle
 from models.bundle import read_bundle
 from models.definition import Definition, load_definition
+from models.manifest import ONNXRUNTIME
 from models.values import flatten
 
 # Without dropout, of which torch draws its own; else as in the zoo, made smaller where that costs nothing but time.
@@ -67,10 +68,11 @@ def gradients(definition: Definition, *, batch_size: int = BATCH_SIZE) -> tuple[
     moved = Definition(**{**vars(definition), "module": _moved(definition.module), "cuts": ()})
     x, y = _batch(definition, batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        build_bundle(moved, Path(folder) / "bundle", batch_size=batch_size)
+        own = [engine for engine in (INSTALLED,) if engine != ONNXRUNTIME]
+        build_bundle(moved, Path(folder) / "bundle", batch_size=batch_size, engines=own)
         bundle = read_bundle(Path(folder) / "bundle")
         spec = bundle.manifest.spec
-        trainer = Trainer(bundle.manifest, 0, bundle.path(bundle.manifest.sub_model(0).graph))
+        trainer = OnnxRuntime().trainer(bundle.manifest, 0, bundle.path)
     trainer.parameters[:], trainer.statistics[:] = flatten(spec, _values(moved.module))
     trainer.step(x, y, {"lr": 0.0, "momentum": 0.0, "weight_decay": 0.0})
     (ours,) = trainer.optimiser_state.values()  # from zero, a step's momentum is its gradient

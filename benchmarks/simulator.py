@@ -2,37 +2,56 @@
 
     python -m benchmarks.simulator [--quick] [--json FILE]
 
-The bare pool and the bare loop are a few lines of torch without anything of Lamina: what could be had at best.
+``overhead_ms_per_device_round`` is all that the simulator does beside training, of 100 devices with ResNet20's 272k
+parameters, and ``..._1000`` of 1,000: tasks, the exact fold with its norms, new values, records. Medians of rounds; in
+NumPy alone, and beside them a bare ``acc += w * x`` over the same arrays.
+
+The bare pool and the bare loop are a few lines of torch without anything of Lamina: what could be had at best. They and
+Lamina's ways take turns, and a ratio is the median of the ratios within one turn, so that what else the machine does
+falls on both alike.
+
+``peak_mib`` is that of a fresh process that simulates ResNet20 in the pool, and of all that it starts: the lanes, the
+server that they are forked from, Python's resource tracker. It is the sum of their proportional set sizes (Linux's PSS:
+pages of one process alone, and of shared pages, the arena's included, each process's part), at its highest while two
+rounds are trained. ``start_s`` is from the process's first own line to the end of one step of every device.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from statistics import median
 from typing import Any
 
 import numpy as np
 import psutil
 
 from benchmarks.reporting import Figures, Row, main
-from emulation.experiment import Partition
+from emulation.simulator.arena import Arena
 from emulation.simulator.ground import Ground
-from emulation.simulator.rows import to_row
-from emulation.simulator.setting import Fleet, Setting
+from emulation.simulator.outline import outline
+from emulation.simulator.processes import usable_cores
+from emulation.simulator.setting import Setting
 from emulation.simulator.simulation import Simulation
 from emulation.simulator.tasks import Outcome, Recipe, Task, Training, Variant
 from emulation.simulator.ways import Way
-from emulation.simulator.ways.loop import Loop, looping
-from emulation.simulator.ways.pool import pooling, usable_cores
-from emulation.simulator.ways.stack import stacking
+from emulation.simulator.ways.pool import pooling
 
 QUESTION = "What does a simulated device cost, in time and memory?"
 
 _DEVICES = 8
 _BATCH = 32
+_SAMPLE_S = 0.02  # between two looks at the memory
 _DENSE = f"{__file__}:dense"
+
+Turn = Callable[[], None]
 
 
 def dense() -> Any:
@@ -47,135 +66,259 @@ def dense() -> Any:
 
 def measure(quick: bool) -> tuple[Figures, Sequence[Row]]:
     """The figures, and a table with samples/s of every way."""
-    steps, dense_steps, repeats = (2, 10, 1) if quick else (4, 50, 3)
-    table: list[Row] = [("", "ResNet20, samples/s", "dense, samples/s")]
-    resnet = ground_of("resnet20", _DEVICES)
-    began = time.perf_counter()
-    with pooling(resnet.recipe, resnet.slots, resnet.data) as pool:  # first, while nothing else has left its memory
-        train(pool, resnet, 1)
-        start_s = time.perf_counter() - began
-        peak_mib = private_mib()
-        # in turn, so that what else the machine does falls on both alike
-        turns = [
-            (throughput(pool, resnet, steps, 1), bare_pool("resnet20", (3, 32, 32), steps, 1)) for _ in range(repeats)
-        ]
-    pool_rate, bare_rate = (max(rates) for rates in zip(*turns, strict=True))
-    overheads = {devices: overhead_ms(devices, 3 if quick else 10) for devices in (100, 1000)}
-    small = ground_of(_DENSE, _DEVICES)
-    rates: dict[str, tuple[float, float]] = {}
-    rates["bare loop, all threads"] = (
-        bare_loop("resnet20", (3, 32, 32), steps, repeats),
-        bare_loop(_DENSE, (64,), dense_steps, repeats),
-    )
-    rates["bare pool"] = bare_rate, bare_pool(_DENSE, (64,), dense_steps, repeats)
-    with pooling(small.recipe, small.slots, small.data) as pool:
-        rates["pool"] = pool_rate, throughput(pool, small, dense_steps, repeats)
-    with looping(resnet.recipe, resnet.slots, resnet.data) as loop:
-        loop_rate = throughput(loop, resnet, steps, repeats)
-    with looping(small.recipe, small.slots, small.data) as loop:
-        rates["loop"] = loop_rate, throughput(loop, small, dense_steps, repeats)
-    with stacking(small.recipe, small.slots, small.data) as stack:
-        rates["stack"] = float("nan"), throughput(stack, small, dense_steps, repeats)
-    table += [(name, f"{first:.0f}", f"{second:.0f}") for name, (first, second) in rates.items()]
-    best_dense = max(rates[name][1] for name in ("pool", "loop", "stack"))
-    figures = {
-        "overhead_ms_per_device_round": overheads[100],
-        "overhead_ms_per_device_round_1000": overheads[1000],
-        "throughput_vs_pool": rates["pool"][0] / rates["bare pool"][0],
-        "throughput_vs_loop": rates["pool"][0] / rates["bare loop, all threads"][0],
-        "dense_vs_loop": best_dense / rates["bare loop, all threads"][1],
-        "peak_mib": peak_mib,
-        "start_s": start_s,
-        "kib_per_active_device": 2 * resnet.initial.nbytes / 1024,
+    memory = fresh("memory()")
+    overheads = {
+        (devices, numba): fresh(f"overhead({devices}, {4 if quick else 20}, {numba})")
+        for devices in (100, 1000)
+        for numba in ((True, False) if find_spec("numba") else (False,))
     }
-    return figures, table
+    rates, ratios = {}, {}
+    for model, steps, turns in (("resnet20", 2, 2 if quick else 9), (_DENSE, 20, 3 if quick else 15)):
+        seconds = in_turns(model, steps, turns)
+        rates[model] = {name: _DEVICES * steps * _BATCH / median(taken) for name, taken in seconds.items()}
+        ratios[model] = {
+            (mine, bare): median(b / a for a, b in zip(seconds[mine], seconds[bare], strict=True))
+            for mine in seconds
+            for bare in ("bare loop, all threads", "bare pool")
+        }
+    best_dense = max(("pool", "loop", "stack"), key=lambda name: rates[_DENSE][name])
+    best = bool(find_spec("numba"))
+    figures = {
+        "overhead_ms_per_device_round": overheads[100, best]["ms"],
+        "overhead_ms_per_device_round_1000": overheads[1000, best]["ms"],
+        "overhead_numpy_ms_per_device_round": overheads[100, False]["ms"],
+        "overhead_numpy_ms_per_device_round_1000": overheads[1000, False]["ms"],
+        "bare_numpy_ms_per_device_round": overheads[1000, best]["bare_ms"],
+        "throughput_vs_pool": ratios["resnet20"]["pool", "bare pool"],
+        "throughput_vs_loop": ratios["resnet20"]["pool", "bare loop, all threads"],
+        "dense_vs_loop": ratios[_DENSE][best_dense, "bare loop, all threads"],
+        **memory,
+    }
+    heads: Row = ("samples/s", "ResNet20", "dense")
+    names = list(rates[_DENSE])
+    return figures, [heads, *((name, *(f"{rates[m].get(name, np.nan):.0f}" for m in rates)) for name in names)]
 
 
-# -- what is measured --------------------------------------------------------------------------------------------------
+def fresh(call: str) -> dict[str, float]:
+    """What a call of one of these functions comes to in a process that has done nothing else."""
+    script = f"import json; from benchmarks import simulator; print(json.dumps(simulator.{call}))"
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+# -- overhead ----------------------------------------------------------------------------------------------------------
 
 
 class NoTraining:
-    """A way that does nothing: what is left is the simulator's own work."""
+    """A way that does no training: what is left is the simulator's own work."""
 
     name = "none"
 
-    def __init__(self, loop: Loop) -> None:
-        self.arena = loop.arena
+    def __init__(self, arena: Arena) -> None:
+        self.arena = arena
 
     def carry_out(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """Nothing."""
+        """Nothing, but for what a device takes of the global state."""
+        for task in tasks:
+            if isinstance(task, Training):
+                self.arena.entering(task.slot, task.takes)
         return [Outcome(0.0, 0, 1) for _ in tasks]
 
 
-def overhead_ms(devices: int, rounds: int) -> float:
-    """Milliseconds a device and round of ResNet20 (272k parameters) take when nobody trains; all devices active."""
-    ground = ground_of("resnet20", devices, rounds)
-    with looping(ground.recipe, ground.slots, ground.data) as loop:
-        simulation = Simulation(ground, NoTraining(loop))
-        rng = np.random.default_rng(0)
-        loop.arena.rows[:] = rng.standard_normal(loop.arena.rows.shape, np.float32) * 1e-2
+def overhead(devices: int, rounds: int, numba: bool) -> dict[str, float]:
+    """Milliseconds a device and round of ResNet20 when nobody trains; all devices active.
+
+    Args:
+        devices: how many.
+        rounds: that are timed.
+        numba: whether it may be used; for a process that has not loaded it.
+    """
+    from emulation.simulator.arena import private_arena
+
+    if not numba:
+        sys.modules["numba"] = None  # type: ignore[assignment] # as if it weren't installed
+    ground = ground_of("resnet20", devices, rounds + 1)
+    arena = private_arena(devices, len(ground.initial), ground.data)
+    simulation = Simulation(ground, NoTraining(arena))
+    arena.rows[:] = np.random.default_rng(0).standard_normal(arena.rows.shape, np.float32) * 1e-2
+    simulation.advance()
+    total, seconds, bare_seconds = np.zeros(len(ground.initial), np.float32), [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
         simulation.advance()
-        began = time.perf_counter()
-        while not simulation.finished:
-            simulation.advance()
-        return 1e3 * (time.perf_counter() - began) / devices / (rounds - 1)
+        between = time.perf_counter()
+        for row in arena.rows:
+            total += 1.5 * row
+        seconds.append(between - began)
+        bare_seconds.append(time.perf_counter() - between)
+    return {"ms": 1e3 * median(seconds) / devices, "bare_ms": 1e3 * median(bare_seconds) / devices}
 
 
-def throughput(way: Way, ground: Ground, steps: int, repeats: int) -> float:
-    """Training samples a second, the best of so many rounds."""
-    train(way, ground, 1)
-    seconds = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        train(way, ground, steps)
-        seconds.append(time.perf_counter() - began)
-    return float(_DEVICES * steps * _BATCH / min(seconds))
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def memory() -> dict[str, float]:
+    """What a run in the pool takes; for a process that has done nothing else."""
+    began = time.perf_counter()
+    ground = ground_of("resnet20", _DEVICES)
+    with pooling(ground.recipe, ground.slots, ground.data) as pool:
+        train(pool, ground, 1)
+        start_s = time.perf_counter() - began
+        seen = [pss_mib()]
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(_SAMPLE_S):
+                seen.append(pss_mib())
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        for _ in range(2):
+            train(pool, ground, 2)
+        done.set()
+        looking.join()
+    return {"peak_mib": max(seen), "start_s": start_s, "kib_per_active_device": 2 * ground.initial.nbytes / 1024}
+
+
+def pss_mib() -> float:
+    """Proportional set sizes of this process and its children, together."""
+    process = psutil.Process()
+    return float(sum(each.memory_full_info().pss for each in (process, *process.children(recursive=True)))) / 2**20
+
+
+# -- throughput --------------------------------------------------------------------------------------------------------
+
+
+def in_turns(model: str, steps: int, turns: int) -> dict[str, list[float]]:
+    """Seconds of each contender for the same number of samples, turn by turn, after one that does not count."""
+    from emulation.simulator.ways.loop import looping
+    from emulation.simulator.ways.stack import stacking
+
+    ground = ground_of(model, _DEVICES)
+    arguments = ground.recipe, ground.slots, ground.data
+    with ExitStack() as stack:
+        ways: dict[str, Way] = {
+            "pool": stack.enter_context(pooling(*arguments)),
+            "loop": stack.enter_context(looping(*arguments)),
+        }
+        if model == _DENSE:
+            ways["stack"] = stack.enter_context(stacking(*arguments))
+        contenders: dict[str, Turn] = {
+            "bare loop, all threads": stack.enter_context(bare_loop(model, _DEVICES, steps)),
+            "bare pool": stack.enter_context(bare_pool(model, steps)),
+            **{name: _turn(way, ground, steps) for name, way in ways.items()},
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        for turn in range(turns + 1):
+            for name, run in contenders.items():
+                began = time.perf_counter()
+                run()
+                if turn:
+                    seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def _turn(way: Way, ground: Ground, steps: int) -> Turn:
+    return lambda: train(way, ground, steps)
 
 
 def train(way: Way, ground: Ground, steps: int) -> None:
-    """One round of all devices."""
-    way.arena.rows[:] = ground.initial
-    way.carry_out([Training(slot, name, 0, 0, steps, 0.01) for slot, name in enumerate(ground.setting.names)])
+    """One round of all devices, which begin with the global state."""
+    way.arena.base[:] = ground.initial
+    takes = ((0, len(ground.initial)),)
+    names = enumerate(ground.setting.names)
+    way.carry_out([Training(slot, name, 0, 0, steps, 0.01, takes, forgets=True) for slot, name in names])
+
+
+@contextmanager
+def bare_loop(model: str, devices: int, steps: int, threads: int = 0) -> Iterator[Turn]:
+    """Plain training on random samples, with as many threads as there are cores, or so many."""
+    import torch
+    import torch.nn.functional as F
+
+    from models.definition import load_definition
+
+    definition = load_definition(model)
+    module = definition.module.train()
+    optimiser = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    x, y, *_ = (torch.from_numpy(part) for part in samples(definition.input_shape, _BATCH * steps))
+    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+    def run() -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or usable_cores())
+        for _ in range(devices):
+            for start in range(0, _BATCH * steps, _BATCH):
+                optimiser.zero_grad()
+                F.cross_entropy(module(x[start : start + _BATCH]), y[start : start + _BATCH]).backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+        torch.set_num_threads(before)
+
+    yield run
+
+
+@contextmanager
+def bare_pool(model: str, steps: int) -> Iterator[Turn]:
+    """As many plain loops with one thread as there are cores, at the same time; together they do all devices."""
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    cores = usable_cores()
+    shares = [len(range(core, _DEVICES, cores)) for core in range(cores)]
+    barrier = context.Barrier(cores + 1)
+    processes = [context.Process(target=_bare, args=(model, share, steps, barrier), daemon=True) for share in shares]
+    for process in processes:
+        process.start()
+
+    def run() -> None:
+        barrier.wait()  # they begin
+        barrier.wait()  # they have ended
+
+    yield run
+    barrier.abort()
+    for process in processes:
+        process.join()
+
+
+def _bare(model: str, devices: int, steps: int, barrier: Any) -> None:
+    with bare_loop(model, devices, steps, threads=1) as run:
+        while True:
+            try:
+                barrier.wait()
+                run()
+                barrier.wait()
+            except threading.BrokenBarrierError:
+                return
+
+
+# -- what is trained ---------------------------------------------------------------------------------------------------
 
 
 def ground_of(model: str, devices: int, rounds: int = 1) -> Ground:
     """A run on random samples, 40 a device at most."""
-    from emulation.simulator.ground import initial_tensors
-    from models.definition import load_definition
-    from models.layout import derive_spec
+    from coordinator.settings import Aggregation, Cohorts
+    from coordinator.settings import Training as Rounds
+    from emulation.experiment import Partition
+    from emulation.simulator.setting import Fleet
 
     setting = Setting(
-        model=model, batch_size=_BATCH, fleet=Fleet(strong=devices), partition=Partition(kind="iid"),
-        training=_training(rounds), aggregation=_fedavg(), cohorts=_everyone(),
-    )  # fmt: skip
-    definition = load_definition(model)
-    spec = derive_spec(definition)
+        model=model,
+        batch_size=_BATCH,
+        fleet=Fleet(strong=devices),
+        partition=Partition(kind="iid"),
+        training=Rounds(rounds=rounds, local_steps=1, lr=0.01),
+        aggregation=Aggregation(phi=1),
+        cohorts=Cohorts(active=1.0),
+    )
+    drawn = outline(setting, apart=True)
     held, count = 40, min(4000, 40 * devices)
-    data = samples(spec.input_shape, count)
+    data = samples(drawn.spec.input_shape, count)
     recipe = Recipe(
-        model, spec, 0, _BATCH, 0.9, 1e-4, 0.0, False, (Variant(),),
+        model, drawn.spec, 0, _BATCH, 0.9, 1e-4, 0.0, False, (Variant(),),
         {name: np.arange(index * held, (index + 1) * held) % count for index, name in enumerate(setting.names)},
     )  # fmt: skip
-    row = to_row(spec, initial_tensors(definition))
-    return Ground(setting, recipe, data, row, dict.fromkeys(setting.names, 0), None, devices)
-
-
-def _training(rounds: int) -> Any:
-    from coordinator.settings import Training as Settings
-
-    return Settings(rounds=rounds, local_steps=1, lr=0.01)
-
-
-def _fedavg() -> Any:
-    from coordinator.settings import Aggregation
-
-    return Aggregation(phi=1)
-
-
-def _everyone() -> Any:
-    from coordinator.settings import Cohorts
-
-    return Cohorts(active=1.0)
+    return Ground(setting, recipe, data, drawn.initial, dict.fromkeys(setting.names, 0), None, devices)
 
 
 def samples(shape: tuple[int, ...], count: int) -> tuple[Any, Any, Any, Any]:
@@ -183,49 +326,6 @@ def samples(shape: tuple[int, ...], count: int) -> tuple[Any, Any, Any, Any]:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((count, *shape), np.float32), rng.integers(0, 10, count)
     return x, y, x[:10], y[:10]
-
-
-def private_mib() -> float:
-    """Memory of this process and its children that is theirs alone, plus their share of what they have in common."""
-    process = psutil.Process()
-    return float(sum(each.memory_full_info().pss for each in (process, *process.children(recursive=True)))) / 2**20
-
-
-# -- bare torch --------------------------------------------------------------------------------------------------------
-
-
-def bare_loop(model: str, shape: tuple[int, ...], steps: int, repeats: int, threads: int = 0) -> float:
-    """Samples a second of plain training, with as many threads as there are cores."""
-    import torch
-    import torch.nn.functional as F
-
-    from models.definition import load_definition
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or usable_cores())
-    module = load_definition(model).module.train()
-    optimiser = torch.optim.SGD(module.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    x, y, *_ = (torch.from_numpy(part) for part in samples(shape, _BATCH * steps))
-    x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-    seconds: list[float] = []
-    for repeat in range(repeats + 1):
-        began = time.perf_counter()
-        for _ in range(_DEVICES if repeat else 1):
-            for start in range(0, _BATCH * steps, _BATCH):
-                optimiser.zero_grad()
-                F.cross_entropy(module(x[start : start + _BATCH]), y[start : start + _BATCH]).backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-        seconds.append(time.perf_counter() - began)
-    torch.set_num_threads(before)
-    return float(_DEVICES * steps * _BATCH / min(seconds[1:]))
-
-
-def bare_pool(model: str, shape: tuple[int, ...], steps: int, repeats: int) -> float:
-    """Samples a second of as many plain loops with one thread as there are cores, at the same time."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(usable_cores()) as pool:
-        jobs = [(model, shape, steps, repeats, 1)] * usable_cores()
-        return float(sum(pool.starmap(bare_loop, jobs, chunksize=1)))
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ class Connection:
         manifest = decode_manifest(
             await agency.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
         )
-        await agency.fetcher.graphs(self._link, manifest, task.cut)
+        await agency.fetcher.files(self._link, agency.learning.graphs(manifest, task.cut))
         progress = await agency.learning.build(task, manifest, agency.fetcher.path)
         self._joiner = None  # it may be of another model
         agency.feed(Prepared(task, manifest, progress))

@@ -14,8 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import FileEntry, Manifest
+from models.manifest import FileEntry, Manifest, SubModel
 from models.values import Vector
+
+AUTO = "auto"
+"""The engine's setting that leaves it to what is installed."""
 
 PathOf = Callable[[FileEntry], Path]
 """Where a file of the bundle lies."""
@@ -115,6 +118,13 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Its name and version, for the operator."""
+
+    def suited(self, sub_model: SubModel) -> SubModel:
+        """The sub-model with those of its graphs that the engine takes.
+
+        Raises:
+            ModelError: it can take none of them.
+        """
 
     def warm_up(self) -> None:
         """Allocate what the first use costs, so that it counts as idle, not as training."""

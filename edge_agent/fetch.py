@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from broker.files import FileJoiner
 from broker.seam import Link
 from broker.topics import Topics
 from models.errors import ConfigError
-from models.manifest import FileEntry, Manifest
+from models.manifest import FileEntry
 
 MANIFEST_SUFFIX = ".json"
 
@@ -38,9 +39,8 @@ class Fetcher:
         """The bytes of the manifest with this digest."""
         return await self._fetch(link, sha256, None, self._folder / f"{sha256}{MANIFEST_SUFFIX}")
 
-    async def graphs(self, link: Link, manifest: Manifest, cut: int) -> None:
-        """Have the graphs on the disk that a device with this cut runs, one after the other."""
-        entries = [manifest.sub_model(cut).graph, *(piece.graph for piece in manifest.pieces_before(cut))]
+    async def files(self, link: Link, entries: Iterable[FileEntry]) -> None:
+        """Have these files of a bundle on the disk, one after the other."""
         for entry in entries:
             await self._fetch(link, entry.sha256, entry.size_bytes, self.path(entry))
 

@@ -45,12 +45,20 @@ class Learning:
     Args:
         settings: the operator's.
         data: the device's samples.
+        learner: makes the learner; the ordinary one, unless something else is to be measured than learning.
+
+    Attributes:
+        engine: that trains.
+
+    Raises:
+        ConfigError: the engine of the settings is not installed.
     """
 
-    def __init__(self, settings: AgentSettings, data: TrainingData) -> None:
+    def __init__(self, settings: AgentSettings, data: TrainingData, learner: type[Learner] = Learner) -> None:
         self._settings = settings
         self._data = data
-        self._engine: Engine = OnnxRuntime()
+        self._new_learner = learner
+        self.engine: Engine = OnnxRuntime(settings.engine)
         self._folder = Path(settings.folder)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
         self._leave_off = threading.Event()
@@ -71,6 +79,17 @@ class Learning:
             ConfigError: the samples don't suit the model, a graph can't be loaded, or the folder can't be written to.
         """
         return await self._run(partial(self._build, task, manifest, path))
+
+    def graphs(self, manifest: Manifest, cut: int) -> list[FileEntry]:
+        """The files that training from ``cut`` on runs.
+
+        Raises:
+            ModelError: none of the bundle's graphs is for this device's engine.
+        """
+        return [
+            self.engine.suited(manifest.sub_model(cut)).graph,
+            *(piece.graph for piece in manifest.pieces_before(cut)),
+        ]
 
     @property
     def spec(self) -> ModelSpec:
@@ -148,16 +167,20 @@ class Learning:
     def _build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
         self._drop()  # first: there may not be room for two
         if not self._settings.shared_process:
+<<<<<<< HEAD
             return_freed_memory()
             self._engine.warm_up()
+=======
+            self.engine.warm_up()
+>>>>>>> main
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
-        self._learner = Learner(
+        self._learner = self._new_learner(
             manifest,
             task.cut,
             path,
             self._data,
             self._folder / "spill",
-            self._engine,
+            self.engine,
             threads=threads(self._settings),
         )
         self._manifest = manifest

@@ -20,11 +20,11 @@ from edge_agent.connection import Agency, Connection, LinkCommand, Tally
 from edge_agent.data import TrainingData
 from edge_agent.events import Abandon, Command, Complain, End, Event, Outcome, Refuse, Save, Train, Trained
 from edge_agent.fetch import Fetcher
+from edge_agent.learner import Learner
 from edge_agent.learning import Learning
 from edge_agent.profile import probe
 from edge_agent.session import Session
 from edge_agent.settings import AgentSettings
-from edge_agent.trainer import OnnxRuntime
 from models.errors import ConfigError, LinkError
 
 log = logging.getLogger("lamina.agent")
@@ -37,24 +37,29 @@ class Agent:
         settings: the operator's.
         data: the device's samples.
         dial: opens links to the broker.
+        learner: how it learns; see `edge_agent.learning.Learning`.
 
     Attributes:
         profile: what it tells the coordinator of the device.
         tally: what it has counted.
 
     Raises:
-        ConfigError: no memory budget is given, and the platform does not say what is free.
+        ConfigError: no memory budget is given, and the platform does not say what is free; or the engine that is
+            chosen is not installed.
     """
 
-    def __init__(self, settings: AgentSettings, data: TrainingData, dial: Dial) -> None:
-        self.profile: DeviceProfile = probe(settings, data, OnnxRuntime.name)
+    def __init__(
+        self, settings: AgentSettings, data: TrainingData, dial: Dial, *, learner: type[Learner] = Learner
+    ) -> None:
+        learning = Learning(settings, data, learner)
+        self.profile: DeviceProfile = probe(settings, data, learning.engine.name)
         self.tally = Tally()
         self._settings = settings
         self._dial = dial
         self._device = settings.device
         self._topics = Topics(settings.federation)
         self._session = Session(settings.device)
-        self._learning = Learning(settings, data)
+        self._learning = learning
         self._fetcher = Fetcher(self._topics, Path(settings.folder) / "bundle")
         self._trainings: asyncio.Queue[Train] = asyncio.Queue()
         self._connection: Connection | None = None

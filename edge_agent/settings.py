@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -31,6 +32,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         broker: where the broker is.
         budget_mib: memory that training may take above the idle agent; left out, it is measured at start.
         threads: processor cores that training may use; 0 takes all that the process may run on.
+        engine: ``onnxruntime``; ``onnxruntime-training``, whose gradients are faster where it exists (x86-64 Linux and
+            macOS), and for which the bundle must have been built; or ``auto``: the second where both are there.
         folder: where the bundle's files, spilled activations and the state of the last round are kept.
         keep_state: whether to write the state after each round, so that a restarted agent goes on where it was.
         broker_s: how long to try for a broker that does not answer; 0 tries for ever.
@@ -43,6 +46,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
     budget_mib: float | None = None
     threads: int = 0
+    engine: Literal["auto", "onnxruntime", "onnxruntime-training"] = "auto"
     folder: str = "lamina-agent"
     keep_state: bool = True
     broker_s: float = 0.0

@@ -23,11 +23,15 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from edge_agent.engine import PathOf, StepResult
-from models.errors import ModelError
-from models.manifest import Manifest
+from edge_agent.engine import AUTO, PathOf, StepResult
+from models.errors import ConfigError, ModelError
+from models.manifest import ONNXRUNTIME, ONNXRUNTIME_TRAINING, Manifest, SubModel
 from models.values import Vector
 
+INSTALLED = ONNXRUNTIME_TRAINING if hasattr(engine, "TrainingAgent") else ONNXRUNTIME
+"""Which of the two builds it is that is installed under the one name ``onnxruntime``."""
+
+_NAME = f"{INSTALLED} {ort.__version__}"
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3  # of the log: what the graph optimiser warns of says nothing to an operator
 _LOAD_ERRORS = (
@@ -244,9 +248,43 @@ class Forward:
 
 
 class OnnxRuntime:
-    """ONNX Runtime, as the seam in `edge_agent.engine` wants it."""
+    """ONNX Runtime, as the seam in `edge_agent.engine` wants it; one of its two builds is installed, never both.
 
-    name = f"onnxruntime {ort.__version__}"
+    Args:
+        chosen: ``onnxruntime`` takes graphs of standard operators, which run on either build; ``onnxruntime-training``
+            those with the training build's own operators; ``auto`` takes these where build and bundle have them.
+
+    Raises:
+        ConfigError: the training build is chosen and is not installed.
+    """
+
+    def __init__(self, chosen: str = AUTO) -> None:
+        if chosen == ONNXRUNTIME_TRAINING and INSTALLED != ONNXRUNTIME_TRAINING:
+            raise ConfigError(
+                f"engine: {ONNXRUNTIME_TRAINING} is not installed, but {_NAME} is: install onnxruntime-training-cpu "
+                f'in its place, in an environment of its own, or set engine = "{ONNXRUNTIME}"'
+            )
+        self._chosen = chosen
+
+    @property
+    def name(self) -> str:
+        """The build and its version."""
+        return _NAME
+
+    def suited(self, sub_model: SubModel) -> SubModel:
+        """The sub-model with the graphs for this build and this choice.
+
+        Raises:
+            ModelError: the training build is chosen, and the bundle was not built for it.
+        """
+        if self._chosen == ONNXRUNTIME:
+            return sub_model
+        if self._chosen == ONNXRUNTIME_TRAINING and ONNXRUNTIME_TRAINING not in sub_model.of_engines:
+            raise ModelError(
+                f"the bundle has no graphs for {ONNXRUNTIME_TRAINING}: build it with "
+                f'`lamina bundle --engine {ONNXRUNTIME_TRAINING}`, or set engine = "{AUTO}"'
+            )
+        return sub_model.on(INSTALLED)
 
     def warm_up(self) -> None:
         """Allocate what the engine's first session costs: some 9 MB."""
@@ -254,11 +292,11 @@ class OnnxRuntime:
 
     def trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> Trainer:
         """A `Trainer` of the layers from ``cut`` onwards."""
-        return Trainer(manifest, cut, path(manifest.sub_model(cut).graph), threads=threads)
+        return Trainer(manifest, cut, path(self.suited(manifest.sub_model(cut)).graph), threads=threads)
 
     def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> PartsTrainer:
         """A `PartsTrainer` of the layers from ``cut`` onwards."""
-        sub_model = manifest.sub_model(cut)
+        sub_model = self.suited(manifest.sub_model(cut))
         if sub_model.accumulating is None or sub_model.updating is None:
             raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
         return PartsTrainer(manifest, cut, path(sub_model.accumulating), path(sub_model.updating), threads=threads)
@@ -294,7 +332,7 @@ def _open(graph: Path, threads: int, values: Mapping[str, Vector] | None = None)
     try:
         return ort.InferenceSession(str(graph), options, providers=_PROVIDERS)
     except _LOAD_ERRORS as error:
-        raise ModelError(f"graph {graph} can't be loaded by {OnnxRuntime.name}: {error}") from error
+        raise ModelError(f"graph {graph} can't be loaded by {_NAME}: {error}") from error
 
 
 def _next(name: str) -> str:

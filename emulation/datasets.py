@@ -2,6 +2,7 @@
 
 ==========================  ========================================================================================
 ``digits``                  scikit-learn's handwritten digits, 8x8; a fifth of them held out
+``digit-tokens``            the same as texts of 64 tokens, for networks that read
 a folder                    CIFAR-10 or CIFAR-100 as published for Python, or IDX files (MNIST and its family)
 a file ``.npz``             arrays of one's own: see `emulation.readers.npz`
 ==========================  ========================================================================================
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from emulation.readers.cifar import is_cifar, read_cifar
-from emulation.readers.digits import read_digits
+from emulation.readers.digits import read_digit_tokens, read_digits
 from emulation.readers.idx import is_idx, read_idx_folder
 from emulation.readers.npz import read_npz
 from emulation.readers.raw import Array, Raw, Samples
@@ -26,7 +27,7 @@ from emulation.scaling import scale
 from models.errors import DataError, did_you_mean
 
 TEST_SHARE = 0.2
-BUILT_IN = {"digits": read_digits}
+BUILT_IN = {"digits": read_digits, "digit-tokens": read_digit_tokens}
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from broker.address import BrokerAddress
 from broker.link import mqtt_dial
 from broker.seam import Dial
 from edge_agent.data import load_data
+from edge_agent.learner import Learner
 from edge_agent.service import Agent
 from edge_agent.settings import AgentSettings
 from models.errors import LaminaError
@@ -28,15 +29,18 @@ from models.errors import LaminaError
 log = logging.getLogger("lamina.host")
 
 
-def main() -> int:
+def main(learner: type[Learner] = Learner) -> int:
     """Run the program; the exit status is 0, or 1 if an agent failed."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     agents = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=tuple[AgentSettings, ...])
-    return asyncio.run(_live(agents))
+    return asyncio.run(_live(agents, learner))
 
 
 async def host(
-    agents: Sequence[AgentSettings], dial_to: Callable[[BrokerAddress], Dial], on_failure: Callable[[str], None]
+    agents: Sequence[AgentSettings],
+    dial_to: Callable[[BrokerAddress], Dial],
+    on_failure: Callable[[str], None],
+    learner: type[Learner] = Learner,
 ) -> None:
     """Run agents side by side, each to its end.
 
@@ -44,15 +48,19 @@ async def host(
         agents: the devices.
         dial_to: a `Dial` to a broker's address.
         on_failure: told, in one line, of each agent that comes to a bad end; that is no other agent's business.
+        learner: how they learn.
     """
     async with asyncio.TaskGroup() as group:
         for settings in agents:
-            group.create_task(_run_one(settings, dial_to(settings.broker), on_failure), name=settings.device)
+            running = _run_one(settings, dial_to(settings.broker), on_failure, learner)
+            group.create_task(running, name=settings.device)
 
 
-async def _run_one(settings: AgentSettings, dial: Dial, on_failure: Callable[[str], None]) -> None:
+async def _run_one(
+    settings: AgentSettings, dial: Dial, on_failure: Callable[[str], None], learner: type[Learner]
+) -> None:
     try:
-        await Agent(settings, load_data(settings.data), dial).run()
+        await Agent(settings, load_data(settings.data), dial, learner=learner).run()
     except LaminaError as error:
         on_failure(f"{settings.device}: {error}")
     except Exception as error:
@@ -60,9 +68,9 @@ async def _run_one(settings: AgentSettings, dial: Dial, on_failure: Callable[[st
         on_failure(f"{settings.device}: {type(error).__name__}: {error}")
 
 
-async def _live(agents: Sequence[AgentSettings]) -> int:
+async def _live(agents: Sequence[AgentSettings], learner: type[Learner]) -> int:
     failures: list[str] = []
-    hosting = asyncio.create_task(host(agents, mqtt_dial, failures.append), name="host")
+    hosting = asyncio.create_task(host(agents, mqtt_dial, failures.append, learner), name="host")
     watching = asyncio.create_task(_input_closes(), name="watch the parent")
     watching.add_done_callback(lambda task: task.cancelled() or hosting.cancel())
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, hosting.cancel)

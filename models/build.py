@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from models.graph import (
     updating_graph,
 )
 from models.layout import derive_spec
-from models.manifest import FileEntry, Manifest, Piece, SubModel
+from models.manifest import FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
 from models.spec import ModelSpec
 from models.values import Tensors, Vector, encode_values, flatten, unflatten
 
@@ -41,6 +41,7 @@ def build_bundle(
     proximal: bool = False,
     clipped: bool = False,
     seed: int = 0,
+    engines: Collection[str] = (),
     measure: Measure | None = None,
 ) -> Manifest:
     """Write the bundle of ``definition`` to ``folder``; a bundle that is there already is replaced.
@@ -56,6 +57,7 @@ def build_bundle(
         proximal: whether they have FedProx's pull, by the hyperparameter ``mu``.
         clipped: whether they clip gradients, by the hyperparameter ``clip_norm``.
         seed: for torch's generator while the network is traced, for networks that draw constants in their forward.
+        engines: that are to have training graphs of their own, besides those that run on every engine.
         measure: ``measure(bundle_folder, cut)`` gives the peak of a sub-model's training in MiB, seen in a fresh
             process; the folder is a whole bundle, with peaks of zero. ``None`` leaves them at zero.
 
@@ -68,7 +70,7 @@ def build_bundle(
     with drafted(folder) as draft:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            manifest = _written(definition, draft, batch_size, Recipe(optimiser, proximal, clipped))
+            manifest = _written(definition, draft, batch_size, Recipe(optimiser, proximal, clipped), engines)
         draft.close(manifest)
         if measure is not None:
             manifest = _measured(manifest, draft.folder, measure)
@@ -82,7 +84,9 @@ def initial_values(definition: Definition, spec: ModelSpec) -> dict[str, Vector]
     return unflatten(spec, *flatten(spec, tensors))
 
 
-def _written(definition: Definition, draft: Draft, batch_size: int, recipe: Recipe) -> Manifest:
+def _written(
+    definition: Definition, draft: Draft, batch_size: int, recipe: Recipe, engines: Collection[str]
+) -> Manifest:
     spec = derive_spec(definition)
     training = {cut: training_graph(definition, spec, cut, recipe) for cut in spec.cuts}
     blocks = [spec.block_at(cut) for cut in spec.cuts]
@@ -90,7 +94,8 @@ def _written(definition: Definition, draft: Draft, batch_size: int, recipe: Reci
         spec=spec,
         batch_size=batch_size,
         sub_models=tuple(
-            _sub_model(definition, spec, cut, graph, recipe, draft, batch_size) for cut, graph in training.items()
+            _sub_model(definition, spec, cut, graph, recipe, draft, batch_size, engines)
+            for cut, graph in training.items()
         ),
         pieces=tuple(
             Piece(first, stop, _add_graph(draft, forward_graph(definition, spec, first, stop)))
@@ -114,6 +119,7 @@ def _sub_model(
     recipe: Recipe,
     draft: Draft,
     batch_size: int,
+    engines: Collection[str],
 ) -> SubModel:
     kept = capacity(spec, cut, batch_size)
     return SubModel(
@@ -125,6 +131,13 @@ def _sub_model(
         peak_mib=0.0,
         accumulating=_add_graph(draft, accumulating_graph(definition, spec, cut)),
         updating=_add_graph(draft, updating_graph(spec, cut, recipe)),
+        of_engines={
+            engine: GraphsOfEngine(
+                graph=_add_graph(draft, training_graph(definition, spec, cut, recipe, engine=engine).model),
+                accumulating=_add_graph(draft, accumulating_graph(definition, spec, cut, engine=engine)),
+            )
+            for engine in engines
+        },
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from models.errors import BundleError, ModelError
-from models.manifest import FORMAT, FileEntry, Manifest, SubModel
+from models.manifest import FORMAT, ONNXRUNTIME, FileEntry, Manifest, SubModel
 from models.values import Vector, read_values
 
 MANIFEST_NAME = "manifest.json"
@@ -69,7 +69,8 @@ def digest_of(content: bytes) -> str:
 def entries(manifest: Manifest) -> Iterator[FileEntry]:
     """Every file of the bundle but the manifest; one that serves twice comes twice."""
     for sub_model in manifest.sub_models:
-        yield from graphs(sub_model)
+        for engine in (ONNXRUNTIME, *sub_model.of_engines):
+            yield from graphs(sub_model.on(engine))
     for piece in manifest.pieces:
         yield piece.graph
     yield manifest.inference

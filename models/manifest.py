@@ -13,6 +13,14 @@ from models.spec import ModelSpec
 
 FORMAT = 1
 
+ONNXRUNTIME = "onnxruntime"
+"""The engine that every device has; its graphs consist of standard operators, and run on any ONNX engine."""
+
+ONNXRUNTIME_TRAINING = "onnxruntime-training"
+"""ONNX Runtime's training build, with operators of its own for gradients; for x86-64 Linux and macOS only."""
+
+ENGINES = (ONNXRUNTIME, ONNXRUNTIME_TRAINING)
+
 
 class FileEntry(msgspec.Struct, frozen=True):
     """One file of a bundle. A manifest may come from the network, so decoding one takes no other names than these.
@@ -71,6 +79,13 @@ class Cost(msgspec.Struct, frozen=True):
         return low + (high - low) * (samples - before) / (after - before)
 
 
+class GraphsOfEngine(msgspec.Struct, frozen=True):
+    """Those graphs of a sub-model that are different for an engine with operators of its own."""
+
+    graph: FileEntry
+    accumulating: FileEntry
+
+
 class SubModel(msgspec.Struct, frozen=True):
     """What a device trains from a cut onwards.
 
@@ -94,6 +109,8 @@ class SubModel(msgspec.Struct, frozen=True):
             at the manifest's batch size, with the frozen input side run first.
         accumulating: the graph of a micro-batch; ``None`` where the bundle has none.
         updating: the optimiser's graph, which goes with it.
+        of_engines: what is different for other engines than ``onnxruntime``, by the engine's name, if the bundle was
+            built for them.
     """
 
     cut: int
@@ -104,6 +121,12 @@ class SubModel(msgspec.Struct, frozen=True):
     peak_mib: float
     accumulating: FileEntry | None = None
     updating: FileEntry | None = None
+    of_engines: dict[str, GraphsOfEngine] = {}
+
+    def on(self, engine: str) -> SubModel:
+        """The same with the graphs for ``engine``, where it has some."""
+        own = self.of_engines.get(engine)
+        return self if own is None else msgspec.structs.replace(self, graph=own.graph, accumulating=own.accumulating)
 
 
 class Manifest(msgspec.Struct, frozen=True):

@@ -1,12 +1,14 @@
 """What does torch compute where a graph of ours runs on ONNX Runtime? The oracle of the graphs' tests.
 
 A graph is judged against torch in float64; how far torch's own float32 lies from that says what float32 can reach.
+Graphs are built for the engine that is installed: `scripts/second-engine.sh` runs the same tests on the other one.
 """
 
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edge_agent.trainer import INSTALLED
 from models.definition import Definition
 from models.graph import TrainingGraph
+from models.graph import training_graph as training_graph_for
 from models.spec import ModelSpec, TensorSpec
 
 Array = np.ndarray[Any, Any]
 Groups = list[dict[str, Any]]
 HYPERPARAMETERS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
+
+
+training_graph = partial(training_graph_for, engine=INSTALLED)
 
 
 @dataclass

@@ -18,6 +18,7 @@ from models.capacity import capacity
 from models.definition import Definition
 from models.errors import BundleError, ModelError
 from models.export import export_model
+from models.manifest import ONNXRUNTIME_TRAINING
 
 
 class Small(nn.Module):
@@ -55,6 +56,21 @@ def external(path: Path) -> set[str]:
 def test_the_manifest_returned_is_the_one_in_the_folder(tmp_path: Path) -> None:
     manifest = build_bundle(small(), tmp_path / "small", batch_size=8)
     assert read_bundle(tmp_path / "small").manifest == manifest
+
+
+def test_another_engine_has_graphs_of_its_own_beside_those_for_all(tmp_path: Path, bundle: Bundle) -> None:
+    build_bundle(small(), tmp_path / "small", batch_size=8, engines=[ONNXRUNTIME_TRAINING])
+    both = read_bundle(tmp_path / "small")
+    for sub_model, plain in zip(both.manifest.sub_models, bundle.manifest.sub_models, strict=True):
+        assert sub_model.graph == plain.graph
+        assert plain.of_engines == {}
+        own = onnx.load(both.path(sub_model.on(ONNXRUNTIME_TRAINING).graph))
+        assert [value.name for value in own.graph.input] == [
+            value.name for value in onnx.load(both.path(sub_model.graph)).graph.input
+        ]
+    whole = onnx.load(both.path(both.manifest.sub_model(0).on(ONNXRUNTIME_TRAINING).graph))
+    assert {"ConvGrad", "BatchNormalizationGrad"} <= {operator.op_type for operator in whole.graph.node}
+    assert {opset.domain for opset in whole.opset_import} == {"", "com.microsoft"}
 
 
 def test_the_same_definition_gives_the_same_digest(tmp_path: Path, bundle: Bundle) -> None:

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from graph_oracle import graph_steps, tensors_of
+from graph_oracle import graph_steps, tensors_of, training_graph
 from torch import Tensor, nn
 
 from models.definition import Definition
 from models.errors import ModelError
-from models.graph import training_graph
 from models.layout import derive_spec
 
 X = np.array([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.25]], np.float32)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import torch
-from graph_oracle import HYPERPARAMETERS, Array, flat, graph_steps, run, session, tensors_of, trained
+from graph_oracle import HYPERPARAMETERS, Array, flat, graph_steps, run, session, tensors_of, trained, training_graph
 from torch import nn
 
 from models.definition import Definition
-from models.graph import inference_graph, training_graph
+from models.graph import inference_graph
 from models.layout import derive_spec
 
 WIDTH = 400

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from graph_oracle import distance, flat, graph_steps, run, tensors_of, torch_steps, trained
+from graph_oracle import distance, flat, graph_steps, run, tensors_of, torch_steps, trained, training_graph
 from torch import Tensor, nn
 
 from models.definition import Definition
-from models.graph import inference_graph, training_graph
+from models.graph import inference_graph
 from models.layout import derive_spec
 
 STEPS, WIDTH, HIDDEN = 5, 4, 3

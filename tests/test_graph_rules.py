@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from graph_oracle import distance, flat, graph_steps, moving, run, tensors_of, torch_steps, trained
+from graph_oracle import distance, flat, graph_steps, moving, run, tensors_of, torch_steps, trained, training_graph
 from torch import Tensor, nn
 
 from models.definition import Definition
 from models.errors import ModelError
-from models.graph import inference_graph, training_graph
+from models.graph import inference_graph
 from models.layout import derive_spec
 
 

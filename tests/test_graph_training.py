@@ -15,13 +15,15 @@ from graph_oracle import (
     tensors_of,
     torch_steps,
     trained,
+    training_graph,
 )
 from torch import Tensor, nn
 
 from models.definition import Definition, load_definition
 from models.errors import ModelError
-from models.graph import forward_graph, training_graph
+from models.graph import forward_graph
 from models.layout import derive_spec
+from models.manifest import ONNXRUNTIME
 from models.spec import ModelSpec
 
 
@@ -200,7 +202,7 @@ def test_inputs_and_outputs_are_those_of_the_manifest() -> None:
 def test_every_graph_passes_the_checker() -> None:
     definition, spec = made("smooth")
     for cut in spec.cuts:
-        model = training_graph(definition, spec, cut).model
+        model = training_graph(definition, spec, cut, engine=ONNXRUNTIME).model
         onnx.checker.check_model(model, full_check=True)
         assert (model.ir_version, model.opset_import[0].version) == (10, 18)
         assert {operator.domain for operator in model.graph.node} == {""}
@@ -214,7 +216,7 @@ def test_the_forms_for_one_thread_and_for_several_both_train_as_torch_does(seria
     )
     definition = Definition("forms", nn.Sequential(module, nn.Linear(4 * 4 * 6, 3)), (2, 6, 6), 3)
     spec, start, drawn = derive_spec(definition), tensors_of(definition.module), batches(definition, (4,))
-    graph = training_graph(definition, spec, 0, serial=serial)
+    graph = training_graph(definition, spec, 0, serial=serial, engine=ONNXRUNTIME)
     # the second convolution, and the gradient of its input
     assert [operator.op_type for operator in graph.model.graph.node].count("ConvTranspose") == (2 if serial else 0)
     state = graph_steps(graph, spec, 0, start, drawn)

@@ -54,7 +54,7 @@ def test_one_file_imports_aiomqtt() -> None:
         if any(name.split(".")[0] in ("aiomqtt", "paho") for name in imported(path))
     }
     assert importers == {"link.py"}
-    assert everywhere == {"broker/link.py"}
+    assert everywhere == {"broker/link.py", "benchmarks/bare.py"}  # the other is what ours is measured beside
 
 
 def test_one_file_of_the_agent_imports_onnxruntime() -> None:

@@ -1,7 +1,11 @@
 """The simulator: as its slow twin, the same bits in every way that promises them, and the papers' identities."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -11,6 +15,7 @@ from emulation.simulator.rows import layer_offsets
 from emulation.simulator.simulation import State
 from tests.simulated import COURSE, setting, simulate, twin
 
+ROOT = Path(__file__).parent.parent
 WEAK = {"strong": 2, "moderate": 1, "weak": 1}
 
 
@@ -91,7 +96,7 @@ def test_a_weak_devices_input_side_stays_global(tmp_path: Path) -> None:
 def test_width_1_is_fedavg_to_the_bit(tmp_path: Path) -> None:
     # the fleet is strong, so every ratio is 1; then the element-wise fold by itself, with everything covered
     from coordinator.aggregate import LayerFold
-    from emulation.simulator.width import CoverageFold
+    from emulation.simulator.coverage import CoverageFold
 
     assert bits(simulate(setting(tmp_path, reduction="width"))) == bits(simulate(setting(tmp_path)))
     ground = lay(setting(tmp_path))
@@ -178,8 +183,6 @@ def test_a_device_that_diverges_is_left_out(tmp_path: Path) -> None:
 
 def _at(ground, u, round_):  # type: ignore[no-untyped-def]
     """The state at the beginning of a round, given the global row."""
-    import msgspec
-
     from emulation.simulator.simulation import beginning
 
     state = beginning(ground)
@@ -200,3 +203,24 @@ def _trained(ground, u, round_):  # type: ignore[no-untyped-def]
     for slot, name in enumerate(ground.setting.names):
         station.carry_out(Training(slot, name, 0, round_, 2, ground.setting.lr(round_)))
     return arena.rows
+
+
+def test_the_process_that_conducts_a_pool_never_loads_torch(tmp_path: Path) -> None:
+    # torch, and tracing a network, would take 330 MiB there; data in one place, the arena, save as much again
+    (tmp_path / "setting.json").write_bytes(msgspec.json.encode(setting(tmp_path, fleet=WEAK, reduction="width")))
+    script = """if __name__ == "__main__":
+        import sys, msgspec
+        from pathlib import Path
+        from emulation.simulator.run import run
+        from emulation.simulator.setting import Setting
+        folder = Path(sys.argv[1])
+        chosen = msgspec.json.decode((folder / "setting.json").read_bytes(), type=Setting)
+        result = run(chosen, folder / "cache", way="pool", processes=2)
+        print(result.accuracy, "torch" in sys.modules)"""
+    (tmp_path / "script.py").write_text(script)
+    command = [sys.executable, tmp_path / "script.py", tmp_path]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1] == "False"

@@ -6,9 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.trainer import Forward, Trainer
-from models.errors import ModelError
-from models.manifest import Manifest
+from edge_agent import trainer as trainer_module
+from edge_agent.trainer import INSTALLED, Forward, OnnxRuntime, Trainer
+from models.errors import ConfigError, ModelError
+from models.manifest import ENGINES, ONNXRUNTIME, ONNXRUNTIME_TRAINING, FileEntry, GraphsOfEngine, Manifest, SubModel
 from tests.tiny_model import VALUES
 from tests.tiny_training import Twin, write_trainable_bundle
 
@@ -125,3 +126,46 @@ def test_a_frozen_piece_without_its_values_is_refused(manifest: Manifest, tmp_pa
     piece = tmp_path / manifest.pieces[0].graph.file_name
     with pytest.raises(ModelError, match="can't be loaded"):
         Forward(piece, {"first.weight": VALUES["first.weight"]})
+
+
+FOR_ALL, FOR_TRAINING = FileEntry("0" * 64, 1, ".onnx"), FileEntry("1" * 64, 1, ".onnx")
+PLAIN = SubModel(0, FOR_ALL, 1, 1, 1.0, 1.0)
+BOTH = SubModel(
+    0, FOR_ALL, 1, 1, 1.0, 1.0, of_engines={ONNXRUNTIME_TRAINING: GraphsOfEngine(FOR_TRAINING, FOR_TRAINING)}
+)
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen", "sub_model", "graph"),
+    [
+        (ONNXRUNTIME, "auto", PLAIN, FOR_ALL),
+        (ONNXRUNTIME, "auto", BOTH, FOR_ALL),
+        (ONNXRUNTIME, ONNXRUNTIME, BOTH, FOR_ALL),
+        (ONNXRUNTIME_TRAINING, "auto", PLAIN, FOR_ALL),
+        (ONNXRUNTIME_TRAINING, "auto", BOTH, FOR_TRAINING),
+        (ONNXRUNTIME_TRAINING, ONNXRUNTIME, BOTH, FOR_ALL),
+        (ONNXRUNTIME_TRAINING, ONNXRUNTIME_TRAINING, BOTH, FOR_TRAINING),
+    ],
+)
+def test_the_graph_is_the_one_for_what_is_installed_and_chosen(
+    installed: str, chosen: str, sub_model: SubModel, graph: FileEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "INSTALLED", installed)
+    assert OnnxRuntime(chosen).suited(sub_model).graph == graph
+
+
+def test_a_bundle_without_graphs_for_the_chosen_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "INSTALLED", ONNXRUNTIME_TRAINING)
+    with pytest.raises(ModelError, match="build it with `lamina bundle --engine onnxruntime-training`"):
+        OnnxRuntime(ONNXRUNTIME_TRAINING).suited(PLAIN)
+
+
+def test_an_engine_that_is_not_installed_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "INSTALLED", ONNXRUNTIME)
+    with pytest.raises(ConfigError, match=r"is not installed, but onnxruntime.*install onnxruntime-training-cpu"):
+        OnnxRuntime(ONNXRUNTIME_TRAINING)
+
+
+def test_the_name_tells_which_build_is_installed() -> None:
+    assert INSTALLED in ENGINES
+    assert OnnxRuntime().name.startswith(f"{INSTALLED} 1.")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from emulation.simulator.coverage import CoverageFold
 from emulation.simulator.rows import layer_offsets, places, to_row
-from emulation.simulator.width import CoverageFold, matching_ratio, narrowed, positions
+from emulation.simulator.width import matching_ratio, narrowed, positions
 from models.capacity import capacity
 from models.definition import Definition, load_definition
 from models.errors import ModelError

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from models.errors import BundleError
-from models.manifest import Manifest
+from models.manifest import ENGINES, ONNXRUNTIME, Manifest
 
 HELP = "build a bundle from a model: training graphs per cut, initial values, costs"
 
@@ -22,6 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--optimiser", default="sgd", help="sgd (default), nesterov, adam or adamw")
     parser.add_argument("--proximal", action="store_true", help="with FedProx's pull, for local.proximal")
     parser.add_argument("--clip", action="store_true", help="with clipping of gradients by norm, for local.clip_norm")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ONNXRUNTIME,
+        help="another than onnxruntime gets training graphs of its own beside (default: onnxruntime)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="for the initial values (default: 0)")
 
 
@@ -40,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         proximal=options.proximal,
         clipped=options.clip,
         seed=options.seed,
+        engines=[engine for engine in (options.engine,) if engine != ONNXRUNTIME],
         measure=measured_peak_mib,
     )
     print(f"{definition.name}: {manifest.spec.size:,} parameters in {len(manifest.spec.layers)} layers")

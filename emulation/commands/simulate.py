@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from emulation.simulator.choice import WayName
     from emulation.simulator.many import Means
+    from emulation.simulator.studying import Findings
 
 HELP = "run a study on virtual devices without a broker"
 
@@ -87,7 +88,7 @@ def read_with_seeds(path: Path, seeds: str | None) -> Study:
     return with_seeds(study, tuple(int(part) for part in seeds.split(",")))
 
 
-def show_study(study: Study, options: argparse.Namespace, console: Console) -> None:
+def show_study(study: Study, options: argparse.Namespace, console: Console) -> Findings:
     """Conduct one study, and print its table."""
     from emulation.simulator.studying import conduct, report  # torch takes seconds to import
 
@@ -97,6 +98,7 @@ def show_study(study: Study, options: argparse.Namespace, console: Console) -> N
         )
     console.print(report(findings), soft_wrap=True, markup=False, highlight=False)
     console.print(f"table, CSV and figures: {findings.folder}", soft_wrap=True)
+    return findings
 
 
 def show_sweep(study: Study, options: argparse.Namespace, console: Console) -> None:

@@ -18,3 +18,15 @@ def read_digits() -> Raw:
 
     x, y = load_digits(return_X_y=True)
     return Raw(Samples((x / _LARGEST).astype(np.float32).reshape(-1, 1, 8, 8), y), classes=10)
+
+
+def read_digit_tokens() -> Raw:
+    """The same digits as texts: x (1797, 64) int64, a token a pixel, row by row; the token is its value, 0 to 16.
+
+    A stand-in for texts where there is no file to fetch: a network that reads them in order, such as an LSTM, has to
+    make out the digit from 64 tokens of 17 kinds. (Pixel by pixel, as in Le, Jaitly and Hinton, arXiv 1504.00941.)
+    """
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return Raw(Samples(x.astype(np.int64), y), classes=10)

@@ -107,7 +107,7 @@ def shared_arena(slots: int, row_size: int, data: Sequence[Array]) -> Iterator[S
         opened = shared.open()
         for array, part in zip((opened.x_train, opened.y_train, opened.x_test, opened.y_test), data, strict=True):
             array[...] = part
-        del opened, array
+        del opened, array, part, data
         yield shared
 
 

@@ -39,11 +39,13 @@ class Course(msgspec.Struct, frozen=True):
         way: that it is carried out in; going on in another one could change the last bits.
         samples_per_s: of each way, as they were measured; empty where the way was given.
         points: evaluations so far.
+        processor_s: seconds of processor time so far, of the run's own process: those of a pool are not in it.
     """
 
     way: str
     samples_per_s: dict[str, float] = {}
     points: tuple[Point, ...] = ()
+    processor_s: float = 0.0
 
 
 class _Head(msgspec.Struct, frozen=True):

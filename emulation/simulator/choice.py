@@ -8,12 +8,10 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 from emulation.simulator.ground import Ground
-from emulation.simulator.tasks import Task, Training
+from emulation.simulator.processes import usable_cores
+from emulation.simulator.tasks import Recipe, Task, Training
 from emulation.simulator.ways import Way
-from emulation.simulator.ways.loop import looping
-from emulation.simulator.ways.pool import pooling, usable_cores
-from emulation.simulator.ways.ray import on_ray
-from emulation.simulator.ways.stack import stackable, stacking
+from emulation.simulator.ways.pool import pooling
 
 WayName = Literal["auto", "loop", "pool", "stack", "ray"]
 
@@ -32,12 +30,18 @@ def open_way(name: str, ground: Ground, processes: int = 0, ray: str = "") -> Ab
     """
     match name:
         case "loop":
+            from emulation.simulator.ways.loop import looping  # torch is loaded where it is needed only
+
             return looping(ground.recipe, ground.slots, ground.data)
         case "pool":
             return pooling(ground.recipe, ground.slots, ground.data, processes)
         case "stack":
+            from emulation.simulator.ways.stack import stacking
+
             return stacking(ground.recipe, ground.slots, ground.data)
         case "ray":
+            from emulation.simulator.ways.ray import on_ray
+
             return on_ray(ground.recipe, ground.slots, ground.data, processes, ray)
     raise ValueError(f"there is no way {name!r} to carry out tasks")
 
@@ -50,6 +54,12 @@ def candidates(ground: Ground) -> list[str]:
     return [*names, "stack"] if stackable(ground.recipe) else names
 
 
+def stackable(recipe: Recipe) -> bool:
+    """Whether the stack can take the run: without running statistics, and without narrow networks."""
+    statistics = any(layer.statistics_size for layer in recipe.spec.layers)
+    return not statistics and all(variant.ratio == 1 for variant in recipe.variants)
+
+
 def samples_per_s(ground: Ground, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
     """How many training samples each candidate does in a second, after a round to warm up."""
     tasks: list[Task] = [
@@ -57,9 +67,11 @@ def samples_per_s(ground: Ground, clock: Callable[[], float] = time.perf_counter
         for slot, (device, variant) in zip(range(ground.slots), ground.variants.items(), strict=False)
     ]
     seen = len(tasks) * _STEPS * ground.recipe.batch_size
-    rates = {}
-    for name in candidates(ground):
-        with open_way(name, ground) as way:
+    rates, names = {}, candidates(ground)
+    for name in names:
+        # a pool of one process does what a loop does, and this process need not load torch for the trial
+        alone = name == "loop" and "pool" in names
+        with open_way("pool", ground, 1) if alone else open_way(name, ground) as way:
             way.arena.base[:] = way.arena.rows[:] = ground.initial
             way.carry_out(tasks)
             began = clock()

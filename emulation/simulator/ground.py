@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from coordinator.selection import cohort_size
 from emulation.datasets import Dataset, load_dataset
-from emulation.experiment import Experiment, Group, Tier
+from emulation.experiment import Experiment, Group
 from emulation.layout import check_fit, share_samples
 from emulation.partition import Indices
 from emulation.readers.raw import Array
-from emulation.simulator.granularity import by_kernel
+from emulation.simulator.arena import Arena
 from emulation.simulator.holdout import OWN, VALIDATION, set_aside, without_public
-from emulation.simulator.rows import Row, to_row
+from emulation.simulator.outline import outline
+from emulation.simulator.rows import Row
 from emulation.simulator.setting import Setting
 from emulation.simulator.tasks import Recipe, Variant
-from emulation.simulator.width import matching_ratio
-from models.capacity import capacity
-from models.definition import Definition, load_definition
 from models.errors import ConfigError
-from models.layout import derive_spec
 from models.spec import ModelSpec
 
 
@@ -43,6 +40,7 @@ class Ground:
         slots: active devices of a cycle.
         own: where the samples of each device stand that judge the model for it; empty without federated evaluation.
         public: samples that everybody has, without labels, (P, *input_shape).
+        covered: which elements of a row the narrow variants hold; the others hold all.
     """
 
     setting: Setting
@@ -54,6 +52,11 @@ class Ground:
     slots: int
     own: Mapping[str, range] = field(default_factory=dict)
     public: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    covered: Mapping[Variant, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def on(self, arena: Arena) -> Ground:
+        """The same, with the data where they lie in an arena; what they were read into can be let go."""
+        return replace(self, data=(arena.x_train, arena.y_train, arena.x_test, arena.y_test))
 
     @property
     def judged(self) -> int:
@@ -77,23 +80,22 @@ class Ground:
         return {name: self.recipe.variants[index].cut for name, index in self.variants.items()}
 
 
-def lay(setting: Setting, device: str = "cpu") -> Ground:
+def lay(setting: Setting, device: str = "cpu", *, apart: bool = False) -> Ground:
     """Load data and network, and give every device its share.
 
     Args:
         setting: of the run.
         device: torch's name of where to compute.
+        apart: keep torch out of this process (see `emulation.simulator.outline`).
 
     Raises:
         ConfigError: data, network, partition and fleet do not go together.
     """
     holdout, seed = setting.holdout, setting.seed
     dataset, public = without_public(load_dataset(setting.data, seed=seed), holdout.public, seed)
-    definition = load_definition(setting.model, seed=setting.seed)
-    layered = derive_spec(definition)
-    check_fit(dataset, layered)
-    spec, relaxable = by_kernel(layered) if setting.granularity == "kernel" else (layered, None)
-    variants = variants_of(setting, definition, spec)
+    drawn = outline(setting, apart=apart)
+    spec, variants = drawn.spec, drawn.variants
+    check_fit(dataset, spec)
     names = setting.names
     # what is over is held by absent devices
     shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
@@ -123,39 +125,14 @@ def lay(setting: Setting, device: str = "cpu") -> Ground:
             np.concatenate([x_judge, *(dataset.x_train[indices] for indices in own.aside.values())]),
             np.concatenate([y_judge, *(dataset.y_train[indices] for indices in own.aside.values())]),
         ),
-        to_row(spec, initial_tensors(definition)),
+        drawn.initial,
         {name: recipe.variants.index(variants[tier]) for name, tier in zip(names, setting.fleet.tiers, strict=True)},
-        relaxable,
+        drawn.relaxable,
         cohort_size(len(names), setting.cohorts.active),
         _ranges(own.aside, len(y_judge)),
         public,
+        drawn.covered,
     )
-
-
-def variants_of(setting: Setting, definition: Definition, spec: ModelSpec) -> dict[Tier, Variant]:
-    """What each tier trains: the sub-models on offer, or networks of the same capacities that are less wide.
-
-    Raises:
-        ConfigError: the network offers no sub-model for a tier that the fleet has.
-    """
-    offered = {"strong": 0, "moderate": spec.cuts[len(spec.cuts) // 2], "weak": spec.cuts[-1]}
-    variants: dict[Tier, Variant] = {}
-    for tier in dict.fromkeys(setting.fleet.tiers):
-        cut = offered[tier]
-        if tier != "strong" and cut == 0:
-            raise ConfigError(f"fleet.{tier}: model {spec.name} offers no cut, so every device must be strong")
-        if setting.reduction == "cut" or tier == "strong":
-            variants[tier] = Variant(cut)
-        else:
-            wanted = capacity(spec, cut, setting.batch_size).ratio
-            variants[tier] = Variant(ratio=matching_ratio(definition, spec, wanted, setting.batch_size))
-    return variants
-
-
-def initial_tensors(definition: Definition) -> dict[str, Row]:
-    """The values that a network starts from, by name."""
-    state: dict[str, torch.Tensor] = definition.module.state_dict()
-    return {name: tensor.numpy() for name, tensor in state.items() if tensor.dtype == torch.float32}
 
 
 def _judging(dataset: Dataset, validation: Collection[Indices]) -> tuple[Array, Array]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,10 +22,12 @@ from coordinator.selection import draw
 from emulation.similarity import linear_cka, svcca
 from emulation.simulator.arena import private_arena
 from emulation.simulator.ground import Ground, lay
+from emulation.simulator.likeness_plots import draw_curves, draw_depths, draw_maps
 from emulation.simulator.network import Network
 from emulation.simulator.rows import Row, Rows, places, to_row
 from emulation.simulator.run import Result, folder_of
 from emulation.simulator.station import Station
+from emulation.simulator.tables import mean_and_spread
 from emulation.simulator.tasks import Training
 from emulation.simulator.ways.loop import one_thread
 from models.definition import load_definition
@@ -35,6 +36,7 @@ from models.values import read_values
 
 SAMPLES = 256
 MEASURES = {"linear CKA": linear_cka, "SVCCA": svcca}
+_OF = ("", " sd")  # over the seeds
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +53,15 @@ class Likeness:
     devices: tuple[str, ...]
     matrices: Mapping[str, NDArray[np.float64]]
 
+    def pairs(self, measure: str) -> NDArray[np.float64]:
+        """Of every two devices, (layers, pairs)."""
+        first, second = np.triu_indices(len(self.devices), 1)
+        values: NDArray[np.float64] = self.matrices[measure][:, first, second]
+        return values
+
     def curve(self, measure: str) -> NDArray[np.float64]:
         """The mean over all pairs, (layers,)."""
-        first, second = np.triu_indices(len(self.devices), 1)
-        mean: NDArray[np.float64] = self.matrices[measure][:, first, second].mean(1)
+        mean: NDArray[np.float64] = self.pairs(measure).mean(1)
         return mean
 
 
@@ -80,22 +87,35 @@ def likeness(ground: Ground, values: Row, samples: int = SAMPLES) -> Likeness:
 
 
 def compare_layers(results: Mapping[str, Sequence[Result]], cache: Path, folder: Path) -> None:
-    """Write ``similarity.csv`` and a figure a method, of the first seed each."""
-    lines: list[tuple[object, ...]] = [("method", "layer", *MEASURES)]
-    curves: dict[str, Likeness] = {}
+    """Write ``similarity.csv`` over all seeds, one figure of the curves, and two of maps a method, of the first seed.
+
+    In the table, depth is 0 at the network's input and 1 at its output, so that networks can be laid side by side.
+    """
+    lines: list[tuple[object, ...]] = [
+        ("method", "layer", "depth", *(f"{name}{of}" for name in MEASURES for of in _OF))
+    ]
+    found: dict[str, list[Likeness]] = {}
     for label, runs in results.items():
-        ground = lay(runs[0].setting)
-        tensors = read_values(folder_of(runs[0].setting, cache) / "model.safetensors")
-        found = likeness(ground, to_row(ground.spec, tensors))
-        curves[label] = found
-        means = [found.curve(measure) for measure in MEASURES]
-        lines += [(label, name, *(f"{mean[index]:.4f}" for mean in means)) for index, name in enumerate(found.layers)]
+        found[label] = [_after(run, cache) for run in runs]
+        curves = {measure: np.array([one.curve(measure) for one in found[label]]) for measure in MEASURES}
+        layers = found[label][0].layers
+        for index, name in enumerate(layers):
+            figures = [figure for curve in curves.values() for figure in mean_and_spread(curve[:, index].tolist())]
+            depth = index / max(1, len(layers) - 1)
+            lines.append((label, name, f"{depth:.3f}", *(f"{figure:.4f}" for figure in figures)))
     with (folder / "similarity.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(lines)
     (folder / "plots").mkdir(parents=True, exist_ok=True)
-    _draw_curves(curves).savefig(folder / "plots" / "similarity.png")
-    for index, found in enumerate(curves.values()):
-        _draw_maps(found).savefig(folder / "plots" / f"similarity-map-{index}.png")
+    draw_curves(found).savefig(folder / "plots" / "similarity.png")
+    for index, (label, seeds) in enumerate(found.items()):
+        draw_depths(label, seeds[0]).savefig(folder / "plots" / f"similarity-depth-{index}.png")
+        draw_maps(label, seeds[0]).savefig(folder / "plots" / f"similarity-map-{index}.png")
+
+
+def _after(run: Result, cache: Path) -> Likeness:
+    """Of one more cohort after a run."""
+    ground = lay(run.setting)
+    return likeness(ground, to_row(ground.spec, read_values(folder_of(run.setting, cache) / "model.safetensors")))
 
 
 def _local_rows(ground: Ground, values: Row) -> tuple[tuple[str, ...], Rows]:
@@ -147,34 +167,3 @@ def _pooled(output: Tensor) -> Tensor:
     if output.dim() == 4:  # (N, C, H, W)
         return output.mean((2, 3))
     return output.mean(1) if output.dim() == 3 else output  # (N, L, C)
-
-
-def _draw_curves(curves: Mapping[str, Likeness]) -> Figure:
-    figure = Figure(figsize=(7.4, 4.4), dpi=160, layout="constrained")
-    axes = figure.add_subplot()
-    for colour, (label, found) in zip(("#0072B2", "#D55E00", "#009E73", "#CC79A7"), curves.items(), strict=False):
-        for measure, style in zip(MEASURES, ("-o", "--s"), strict=True):
-            axes.plot(found.curve(measure), style, color=colour, markersize=3.5, label=f"{label}, {measure}")
-    layers = next(iter(curves.values())).layers
-    axes.set_xticks(range(len(layers)), layers, rotation=60, ha="right", fontsize=8)
-    axes.set_ylim(top=1.02)
-    axes.set_ylabel("similarity between devices")
-    axes.set_title("Likeness of representations, by depth", loc="left", fontweight="bold", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def _draw_maps(found: Likeness) -> Figure:
-    """CKA between every two devices, in the first, the middle and the last layer."""
-    layers = sorted({0, len(found.layers) // 2, len(found.layers) - 1})
-    figure = Figure(figsize=(3.4 * len(layers) + 0.8, 3.6), dpi=160, layout="constrained")
-    image = None
-    for place, layer in enumerate(layers):
-        axes = figure.add_subplot(1, len(layers), place + 1)
-        image = axes.imshow(found.matrices["linear CKA"][layer], vmin=0, vmax=1, cmap="viridis")
-        axes.set_title(found.layers[layer], fontsize=9)
-        axes.set_xlabel("device")
-    if image is not None:
-        figure.colorbar(image, ax=figure.axes, label="linear CKA")
-    return figure

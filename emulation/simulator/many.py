@@ -6,7 +6,6 @@ and nobody waits at the end of a round.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from emulation.simulator.choice import WayName
+from emulation.simulator.processes import context, usable_cores
 from emulation.simulator.run import Result, known_result, run
 from emulation.simulator.setting import Setting
-from emulation.simulator.ways.pool import usable_cores
 from models.errors import LaminaError
 
 _LOOK_S = 0.5  # between two looks at how far the runs are
@@ -97,11 +96,10 @@ def _in_turn(settings: Sequence[Setting], means: Means, tally: _Tally) -> Iterat
 
 def _beside(settings: Sequence[Setting], means: Means, lanes: int, tally: _Tally) -> Iterator[Result]:
     """Longest first, so that no long one is left for the end."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["emulation.simulator.run", "models.zoo.digits_cnn"])
-    counter = context.Value("q", 0)
+    starting = context()
+    counter = starting.Value("q", 0)
     ordered = sorted(settings, key=lambda setting: -setting.rounds * setting.training.local_steps)
-    with _executor(context, lanes, counter) as executor:
+    with _executor(starting, lanes, counter) as executor:
         running: set[Future[Result]] = {executor.submit(_run_alone, setting, means.cache) for setting in ordered}
         while running:
             done, running = wait(running, _LOOK_S, FIRST_COMPLETED)
@@ -116,9 +114,9 @@ def _beside(settings: Sequence[Setting], means: Means, lanes: int, tally: _Tally
 
 
 @contextmanager
-def _executor(context: Any, lanes: int, counter: Any) -> Iterator[ProcessPoolExecutor]:
+def _executor(starting: Any, lanes: int, counter: Any) -> Iterator[ProcessPoolExecutor]:
     """Its runs are broken off, and go on from their checkpoints another time, where the caller is."""
-    executor = ProcessPoolExecutor(lanes, context, _equip, (counter,))
+    executor = ProcessPoolExecutor(lanes, starting, _equip, (counter,))
     try:
         yield executor
         executor.shutdown()

@@ -6,6 +6,8 @@ tensors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,22 +52,36 @@ class Network:
         Returns:
             the mean loss, and how many samples are classified rightly; 0-d.
         """
-        self._module.train()
-        for part in self._frozen:
-            part.eval()
+        self._to_train()
         self.gradient[self.start :].zero_()
         logits = self._module(_channels_last(x))  # (B, classes)
         loss = F.cross_entropy(logits, y)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
         return loss.detach(), (logits.detach().argmax(1) == y).sum()
 
+    def add(self, x: Tensor, loss_of: Callable[[Tensor], Tensor]) -> None:
+        """Add to `gradient` that of another loss, a function of the logits for ``x``; running statistics move."""
+        self._to_train()
+        loss_of(self._module(_channels_last(x))).backward()  # type: ignore[no-untyped-call]
+
+    @torch.inference_mode()
+    def logits(self, x: Tensor) -> Tensor:
+        """For x (B, *input_shape), (B, classes), in inference mode."""
+        self._module.eval()
+        logits: Tensor = self._module(_channels_last(x))
+        return logits
+
     @torch.inference_mode()
     def judge(self, x: Tensor, y: Tensor) -> tuple[int, float]:
         """How many samples are classified rightly, and the sum of their losses, in inference mode."""
-        self._module.eval()
-        logits = self._module(_channels_last(x))  # (B, classes)
+        logits = self.logits(x)
         loss = F.cross_entropy(logits, y, reduction="sum")
         return int((logits.argmax(1) == y).sum()), float(loss)
+
+    def _to_train(self) -> None:
+        self._module.train()
+        for part in self._frozen:
+            part.eval()
 
 
 def _put_on_rows(module: nn.Module, spec: ModelSpec, row: Tensor, gradient: Tensor, start: int) -> list[nn.Module]:
@@ -90,5 +106,9 @@ def _put_on_rows(module: nn.Module, spec: ModelSpec, row: Tensor, gradient: Tens
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """Images with their channels last in memory: a third faster where norms and convolutions alternate."""
+    """Images with their channels last in memory.
+
+    Measured for a training step in one thread, against channels first: with batch norms 1.2 times as fast (ResNet20)
+    and 1.4 times (MobileNetV2); without norms (digits, LEAF and depthwise networks) 0.98 to 1.02 times.
+    """
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

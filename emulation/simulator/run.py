@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from coordinator.recorder import Recorder
 from coordinator.records import RoundRecord
@@ -16,11 +17,13 @@ from emulation.report import LayerSummary, versions
 from emulation.simulator.checkpoint import Course, Point, read_checkpoint, write_checkpoint
 from emulation.simulator.choice import WayName, open_way, quickest, samples_per_s
 from emulation.simulator.ground import Ground, lay
-from emulation.simulator.rows import to_tensors
 from emulation.simulator.setting import Setting
-from emulation.simulator.simulation import Simulation
+from emulation.simulator.simulation import Simulation, State
 from models.capacity import capacity
 from models.values import write_values
+
+if TYPE_CHECKING:
+    from emulation.simulator.exchanging import Exchange
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.npz"
@@ -128,12 +131,18 @@ def run(
         return known
     folder = folder_of(setting, cache)
     folder.mkdir(parents=True, exist_ok=True)
-    ground = lay(setting, device)
+    began = time.process_time()
+    ground = lay(setting, device, apart=way in ("auto", "pool"))
     state, course = read_checkpoint(folder / CHECKPOINT) or (None, _course(way, ground))
-    points = list(course.points)
+    points, before_s = list(course.points), course.processor_s
+
+    def so_far() -> Course:
+        spent = before_s + time.process_time() - began
+        return msgspec.structs.replace(course, points=tuple(points), processor_s=spent)
+
     recorder = Recorder(folder, state.standing.round if state else 0)
-    with open_way(course.way, ground, processes, ray) as opened:
-        simulation = Simulation(ground, opened, state)
+    with _begun(ground, course.way, state, processes, ray) as simulation:
+        ground = simulation.ground
         saved = time.monotonic()
         while not simulation.finished:
             record, adjustment = simulation.advance()
@@ -143,25 +152,39 @@ def run(
             if adjustment:
                 recorder.add_cycle(adjustment)
             if time.monotonic() - saved >= checkpoint_s:
-                course = msgspec.structs.replace(course, points=tuple(points))
-                write_checkpoint(folder / CHECKPOINT, simulation.state(), course)
+                write_checkpoint(folder / CHECKPOINT, simulation.state(), so_far())
                 saved = time.monotonic()
             observe(record)
-        result = _result(ground, simulation, msgspec.structs.replace(course, points=tuple(points)))
-        write_values(folder / "model.safetensors", to_tensors(ground.spec, np.array(simulation.values)))
+        result = _result(ground, simulation, so_far())
+        write_values(folder / "model.safetensors", simulation.tensors())
     replace_file(folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
     (folder / CHECKPOINT).unlink(missing_ok=True)
     return result
 
 
+@contextmanager
+def _begun(ground: Ground, way: str, state: State | None, processes: int, ray: str) -> Iterator[Simulation | Exchange]:
+    """The loop that goes with what is exchanged."""
+    if ground.setting.exchange == "logits":
+        from emulation.simulator.exchanging import Exchange  # it takes torch, which a pool's conductor does without
+
+        yield Exchange(ground, state)
+        return
+    with open_way(way, ground, processes, ray) as opened:
+        ground = ground.on(opened.arena)
+        yield Simulation(ground, opened, state)
+
+
 def _course(way: WayName, ground: Ground) -> Course:
+    if ground.setting.exchange == "logits":
+        return Course("loop")  # it has no other
     if way != "auto":
         return Course(way)
     rates = samples_per_s(ground)
     return Course(quickest(rates), {name: round(rate, 1) for name, rate in rates.items()})
 
 
-def _result(ground: Ground, simulation: Simulation, course: Course) -> Result:
+def _result(ground: Ground, simulation: Simulation | Exchange, course: Course) -> Result:
     setting, standing, spec = ground.setting, simulation.standing, ground.spec
     seen = standing.round * setting.training.local_steps * setting.batch_size * ground.slots
     return Result(

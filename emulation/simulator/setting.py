@@ -98,6 +98,23 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.tau > 0, "server.tau must be positive")
 
 
+class Codistillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How devices that exchange logits learn from each other (see `emulation.simulator.codistillation`).
+
+    Attributes:
+        weight: of the distillation loss, beside that of a device's own samples; 0: every device learns alone, and
+            nothing is sent.
+        temperature: T, by which logits are divided: the higher, the more the unlikely classes count.
+    """
+
+    weight: float = 1.0
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, "codistillation.weight can't be negative")
+        require(self.temperature > 0, "codistillation.temperature must be positive")
+
+
 class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One run.
 
@@ -108,6 +125,8 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seed: of everything that is drawn: initial values, partition, cohorts, sample orders.
         reduction: how a device too small for the whole network takes part: it trains the layers from a ``cut`` on
             (EmbracingFL), or a network of the same capacity that is less wide (``width``).
+        exchange: what devices tell each other: ``parameters``, or ``logits`` on the public samples of
+            ``holdout.public`` (co-distillation).
         granularity: what is averaged as one (see `emulation.simulator.granularity`).
         holdout: shares of the data that nobody trains on, and what for (see `emulation.simulator.holdout`).
     """
@@ -117,6 +136,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: int = 32
     seed: int = 0
     reduction: Literal["cut", "width"] = "cut"
+    exchange: Literal["parameters", "logits"] = "parameters"
     granularity: Literal["layer", "kernel"] = "layer"
     fleet: Fleet = msgspec.field(default_factory=Fleet)
     partition: Partition = msgspec.field(default_factory=Partition)
@@ -126,6 +146,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
     aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
     server: Server = msgspec.field(default_factory=Server)
+    codistillation: Codistillation = msgspec.field(default_factory=Codistillation)
     evaluation: Evaluation = msgspec.field(default_factory=lambda: Evaluation(every=10))
 
     def __post_init__(self) -> None:
@@ -141,8 +162,24 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.reduction == "cut" or self.aggregation.fold == "mean",
             "reduction = 'width' averages element by element: aggregation.fold must be 'mean'",
         )
+        if self.exchange == "logits":
+            self._check_exchange()
         if unknown := self.training.hyperparameters.keys() - {"momentum", "weight_decay"}:
             raise ConfigError(f"training.hyperparameters.{min(unknown)}: SGD has momentum and weight_decay")
+
+    def _check_exchange(self) -> None:
+        """Where logits are exchanged, nothing is averaged."""
+        require(self.holdout.public > 0, "exchange = 'logits' needs public samples: set holdout.public, such as 0.2")
+        require(
+            self.reduction == "width" or self.fleet.tiers.count("strong") == self.fleet.present,
+            "exchange = 'logits': a device trains all of its own network; set reduction = 'width' for smaller ones",
+        )
+        require(
+            self.aggregation == Aggregation(phi=1) and self.server.optimiser == "none",
+            "exchange = 'logits' averages no parameters: aggregation.phi must be 1, all else there its default, and "
+            "server.optimiser 'none'",
+        )
+        require(self.local.momentum_of == "device", "exchange = 'logits': there are no slots to inherit momentum from")
 
     @property
     def rounds(self) -> int:

@@ -8,7 +8,7 @@ seed, device and round; so a state needs no generators, and a run that goes on f
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -20,9 +20,11 @@ from coordinator.accounting import FLOAT32_BYTES, Ledger
 from coordinator.records import CycleRecord, RoundRecord
 from coordinator.selection import draw
 from emulation.simulator.averaging import Averaged, Averaging
+from emulation.simulator.crossing import Crossing
 from emulation.simulator.ground import Ground
-from emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs
+from emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
 from emulation.simulator.server import ServerMemory, step, without_memory
+from emulation.simulator.setting import Setting
 from emulation.simulator.tasks import Judging, Outcome, Task, Training
 from emulation.simulator.ways import Way
 
@@ -39,7 +41,7 @@ class Standing(msgspec.Struct, frozen=True):
         discrepancy: last d_l of every layer.
         aggregations: times that each layer was aggregated.
         ledger: what was communicated so far.
-        uplink_bytes: what devices sent, in float32.
+        uplink_bytes: what devices sent: as its messages where there is a crossing, else in float32.
         downlink_bytes: what they were sent.
         wall_s: seconds spent in rounds.
     """
@@ -101,15 +103,28 @@ class Simulation:
         way: carries out its tasks; the state moves into its arena, which nobody has used.
         state: to go on from; the beginning by default.
         clock: seconds, for the records.
+        crossing: what values go through on their way; ``None``: they arrive as they are. It is no part of the state,
+            so a run with one is carried out from beginning to end.
+
+    Raises:
+        ValueError: a crossing, and a state to go on from or narrow networks.
     """
 
     def __init__(
-        self, ground: Ground, way: Way, state: State | None = None, clock: Callable[[], float] = time.perf_counter
+        self,
+        ground: Ground,
+        way: Way,
+        state: State | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        crossing: Crossing | None = None,
     ) -> None:
+        if crossing and (state or ground.setting.reduction == "width"):
+            raise ValueError("a crossing serves whole runs of networks that are cut")
         self.ground = ground
+        self._crossing = crossing
         self._way = way
         self._clock = clock
-        self._averaging = Averaging(ground)
+        self._averaging = Averaging(ground, crossing)
         self._offsets = layer_offsets(ground.spec)
         self._arena = way.arena
         if state is None:  # what is in the slots is not looked at: they take everything, and an arena's momentum is 0
@@ -130,6 +145,10 @@ class Simulation:
         """The global state, (row_size,); it changes with every round."""
         return self._arena.base
 
+    def tensors(self) -> dict[str, Row]:
+        """The global state by name of tensor, a copy."""
+        return to_tensors(self.ground.spec, self._arena.base.copy())
+
     def state(self) -> State:
         """A copy of all that is needed to go on."""
         standing, arena = self.standing, self._arena
@@ -145,6 +164,8 @@ class Simulation:
         cycle = before.round // setting.aggregation.phi
         cohort = before.cohort or draw(setting.names, setting.cohorts.active, setting.seed, cycle)
         slots = {device: slot for slot, device in enumerate(cohort)}
+        if self._crossing:
+            self._crossing.begin(before.round, cohort, np.split(self.values, self._offsets[1:-1]))
         tasks = self._training_tasks(slots)
         outcomes = self._way.carry_out(tasks)
         done = before.round + 1
@@ -156,7 +177,15 @@ class Simulation:
         accuracy = self._accuracy() if self._to_be_judged(cycle_ends) else None
         seconds = self._clock() - began
         self.standing = msgspec.structs.replace(self.standing, wall_s=before.wall_s + seconds)
-        return self._record(cohort, due, cycle, outcomes, averaged, accuracy, seconds), adjustment
+        record = round_record(
+            *(setting, self.standing, cohort, outcomes),
+            due=due,
+            expected=sum(layer.expected for layer in averaged.values()),
+            refused=sum(layer.refused for layer in averaged.values()),
+            accuracy=accuracy,
+            seconds=seconds,
+        )
+        return record, adjustment
 
     # -- a round's parts ---------------------------------------------------------------------------------------------
 
@@ -199,14 +228,19 @@ class Simulation:
                 value, self._server = step(
                     self.ground.setting.server, layer, arena.base[place], aggregate.value, self._server
                 )
+                if self._crossing:
+                    value = self._crossing.next_value(layer, arena.base[place], value)
                 arena.base[place] = value
                 counts[layer] += 1
                 if size := spec.layers[layer].size:
                     numerator = aggregate.discrepancy_numerator
                     drift[layer] = fedlama.discrepancy(numerator, before.intervals[layer], size)
         cuts = self.ground.cuts
-        sent = sum(layer.elements for layer in averaged.values())
-        taken = sum(len(cohort) * spec.layers[layer].vector_size for layer in due)
+        sent = FLOAT32_BYTES * sum(layer.elements for layer in averaged.values())
+        taken = FLOAT32_BYTES * sum(len(cohort) * spec.layers[layer].vector_size for layer in due)
+        uplink_bytes, downlink_bytes = before.uplink_bytes + sent, before.downlink_bytes + taken
+        if self._crossing:
+            uplink_bytes, downlink_bytes = self._crossing.up.payload_bytes, self._crossing.down.payload_bytes
         self.standing = msgspec.structs.replace(
             before,
             round=before.round + 1,
@@ -214,8 +248,8 @@ class Simulation:
             discrepancy=tuple(drift),
             aggregations=tuple(counts),
             ledger=before.ledger.after_round(spec, {device: cuts[device] for device in cohort}, due),
-            uplink_bytes=before.uplink_bytes + FLOAT32_BYTES * sent,
-            downlink_bytes=before.downlink_bytes + FLOAT32_BYTES * taken,
+            uplink_bytes=uplink_bytes,
+            downlink_bytes=downlink_bytes,
         )
 
     def _adjust(self, cycle: int) -> CycleRecord | None:
@@ -253,35 +287,49 @@ class Simulation:
         outcomes = self._way.carry_out([Judging(part.start, part.stop) for part in own.values()])
         return {device: outcome.right / outcome.samples for device, outcome in zip(own, outcomes, strict=True)}
 
-    def _record(
-        self,
-        cohort: tuple[str, ...],
-        due: tuple[int, ...],
-        cycle: int,
-        outcomes: list[Outcome],
-        averaged: dict[int, Averaged],
-        accuracy: float | None,
-        seconds: float,
-    ) -> RoundRecord:
-        standing, samples = self.standing, sum(outcome.samples for outcome in outcomes)
-        expected = sum(layer.expected for layer in averaged.values())
-        refused = sum(layer.refused for layer in averaged.values())
-        return RoundRecord(
-            round=standing.round - 1,
-            cycle=cycle,
-            cohort=cohort,
-            due=due,
-            updates=expected - refused,
-            expected=expected,
-            rejected=refused,
-            lr=self.ground.setting.lr(standing.round - 1),
-            loss=sum(outcome.loss for outcome in outcomes) / samples,
-            train_accuracy=sum(outcome.right for outcome in outcomes) / samples,
-            accuracy=accuracy,
-            c_ratio=standing.ledger.c_ratio,
-            uplink_bytes=standing.uplink_bytes,
-            downlink_bytes=standing.downlink_bytes,
-            fedavg_uplink_bytes=standing.ledger.fedavg_uplink_bytes,
-            wall_s=standing.wall_s,
-            round_s=seconds,
-        )
+
+def round_record(
+    setting: Setting,
+    standing: Standing,
+    cohort: tuple[str, ...],
+    outcomes: Sequence[Outcome],
+    *,
+    due: tuple[int, ...] = (),
+    expected: int,
+    refused: int,
+    accuracy: float | None,
+    seconds: float,
+) -> RoundRecord:
+    """The record of the round that ``standing`` has just completed.
+
+    Args:
+        setting: of the run.
+        standing: after the round.
+        cohort: of the round.
+        outcomes: of its devices' training.
+        due: layers that were aggregated.
+        expected: updates that were to come.
+        refused: of these, whose numbers could not be used.
+        accuracy: where it was judged.
+        seconds: that it took.
+    """
+    round_, samples = standing.round - 1, sum(outcome.samples for outcome in outcomes)
+    return RoundRecord(
+        round=round_,
+        cycle=round_ // setting.aggregation.phi,
+        cohort=cohort,
+        due=due,
+        updates=expected - refused,
+        expected=expected,
+        rejected=refused,
+        lr=setting.lr(round_),
+        loss=sum(outcome.loss for outcome in outcomes) / samples,
+        train_accuracy=sum(outcome.right for outcome in outcomes) / samples,
+        accuracy=accuracy,
+        c_ratio=standing.ledger.c_ratio,
+        uplink_bytes=standing.uplink_bytes,
+        downlink_bytes=standing.downlink_bytes,
+        fedavg_uplink_bytes=standing.ledger.fedavg_uplink_bytes,
+        wall_s=standing.wall_s,
+        round_s=seconds,
+    )

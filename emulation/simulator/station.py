@@ -83,7 +83,7 @@ class Station:
         """Samples and labels, where the network computes."""
         x = self.arena.x_train[indices]
         x = x if augment is None else augment(x)
-        return self._moved(x), self._moved(self.arena.y_train[indices])
+        return self.moved(x), self.moved(self.arena.y_train[indices])
 
     def seat(self, variant: int) -> Seat:
         """The network of a variant, loaded once."""
@@ -97,7 +97,7 @@ class Station:
         state = arena.entering(task.slot, task.takes)
         network.row.copy_(torch.from_numpy(state[seat.place]))
         momentum = self._momentum(task, seat)
-        base = self._moved(arena.base[seat.place])[start:] if recipe.proximal else network.row[start:]
+        base = self.moved(arena.base[seat.place])[start:] if recipe.proximal else network.row[start:]
         order = batches(recipe.seed, task.device, task.round, recipe.held[task.device], task.steps, recipe.batch_size)
         augment = Augmentation(recipe.seed, task.device, task.round, order.size).apply if recipe.augment else None
         losses, rights = [], []
@@ -105,7 +105,7 @@ class Station:
             loss, right = network.accumulate(*self.batch(indices, augment))
             losses.append(loss)
             rights.append(right)
-            self._step(seat, momentum, base, task.lr)
+            self.step(seat, momentum, base, task.lr)
         if seat.narrow:
             arena.rows[task.slot] = state  # where it covers nothing, a narrow device has the global values
         arena.rows[task.slot][seat.place] = network.row.cpu().numpy()
@@ -118,9 +118,17 @@ class Station:
         start = seat.network.start
         if task.forgets:
             return torch.zeros(len(seat.network.row) - start, device=self.recipe.device)
-        return self._moved(self.arena.momentum[task.slot][seat.place_from(start)])
+        return self.moved(self.arena.momentum[task.slot][seat.place_from(start)])
 
-    def _step(self, seat: Seat, momentum: Tensor, base: Tensor, lr: float) -> None:
+    def step(self, seat: Seat, momentum: Tensor, base: Tensor, lr: float) -> None:
+        """One step of SGD by the network's gradient, in place.
+
+        Args:
+            seat: the network.
+            momentum: of the elements from the first trained one on.
+            base: their last global values, for FedProx.
+            lr: learning rate.
+        """
         start = seat.network.start
         values, gradient = seat.network.row[start:], seat.network.gradient[start:]
         if self.recipe.weight_decay:
@@ -133,10 +141,10 @@ class Station:
         arena, network = self.arena, self.seat(0).network
         network.row.copy_(torch.from_numpy(arena.base))
         samples = slice(task.start, task.stop)
-        right, loss = network.judge(self._moved(arena.x_test[samples]), self._moved(arena.y_test[samples]))
+        right, loss = network.judge(self.moved(arena.x_test[samples]), self.moved(arena.y_test[samples]))
         return Outcome(loss, right, task.stop - task.start)
 
-    def _moved(self, array: Array) -> Tensor:
+    def moved(self, array: Array) -> Tensor:
         """A tensor of an array, where the network computes. On the CPU it may share the array's memory."""
         shared = array if array.flags.writeable else array.copy()  # torch warns of memory that it may not write to
         return torch.from_numpy(shared).to(self.recipe.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 
 from coordinator.store import replace_file
 from emulation.simulator.many import Means, carry_out
-from emulation.simulator.run import Result
+from emulation.simulator.run import Result, known_result
 from emulation.simulator.setting import Setting
 from emulation.simulator.study import Planned, Scale, Study, plan
 from emulation.simulator.tables import (
@@ -33,6 +34,23 @@ VALIDATION_SHARE = 0.2  # of the training set, that a sweep judges by
 
 
 @dataclass(frozen=True)
+class Effort:
+    """What a study took.
+
+    Attributes:
+        runs: different ones in it.
+        known: of these, that were in the cache.
+        wall_s: seconds from beginning to end; on a machine that is shared, or paused, they say little.
+        processor_s: seconds of processor time of the runs that were not known, and of this process.
+    """
+
+    runs: int
+    known: int
+    wall_s: float
+    processor_s: float
+
+
+@dataclass(frozen=True)
 class Findings:
     """A study that has ended.
 
@@ -42,6 +60,7 @@ class Findings:
         table: a row a method.
         verdicts: on its claims.
         folder: of table, CSV and figures.
+        effort: that it took.
     """
 
     study: Study
@@ -49,6 +68,7 @@ class Findings:
     table: tuple[Entry, ...]
     verdicts: tuple[Verdict, ...]
     folder: Path
+    effort: Effort
 
 
 def conduct(
@@ -74,41 +94,55 @@ def conduct(
         ConfigError: a setting can't be run.
         LaminaError: a run failed.
     """
+    began, own_began = time.perf_counter(), time.process_time()
     planned = plan(study, scale, changes)
+    known = {run.setting.digest for run in planned if known_result(run.setting, means.cache)}
     by_digest = carry_out([run.setting for run in planned], means, progress)
     results = grouped(planned, by_digest)
     folder = folder_of_study(study, scale, out)
-    findings = Findings(study, scale, tuple(entries(study, results)), tuple(verdicts(study, results)), folder)
-    _write(findings, results, means.cache)
-    if study.kind == "similarity":
-        from emulation.simulator.likeness import compare_layers
-
-        compare_layers(results, means.cache, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = tuple(entries(study, results))
+    _draw(study, results, means.cache, folder)
+    theirs = sum(run.course.processor_s for digest, run in by_digest.items() if digest not in known)
+    effort = Effort(
+        *(len(by_digest), len(known)), time.perf_counter() - began, theirs + time.process_time() - own_began
+    )
+    findings = Findings(study, scale, table, tuple(verdicts(study, results)), folder, effort)
+    _write(findings, results)
     return findings
 
 
 def report(findings: Findings) -> str:
     """The study in Markdown: question, table, verdicts."""
     study = findings.study
+    own_networks = any(planned.setting.exchange == "logits" for planned in plan(study, findings.scale))
     lines = [f"## {study.question}\n", f"{study.name}, {findings.scale} scale. {study.source}\n"]
     lines.append(as_markdown(heads(findings.table), [cells(entry) for entry in findings.table]))
     lines += [f"- {verdict.text}" for verdict in findings.verdicts]
     lines.append(
         "\nAccuracy is that of the averaged model, with averaged running statistics, on held-out samples; mean and "
-        "standard deviation over the seeds. Published runs judge by the best of several local models.\n"
+        "standard deviation over the seeds. Published runs judge by the best of several local models."
+        + (" Where logits are exchanged, it is the mean over the devices' own networks." if own_networks else "")
+        + "\n"
     )
     return "\n".join(lines)
 
 
-def _write(findings: Findings, results: Results, cache: Path) -> None:
-    from emulation.simulator.figures import draw_study  # matplotlib takes a second to import
-
-    findings.folder.mkdir(parents=True, exist_ok=True)
+def _write(findings: Findings, results: Results) -> None:
     replace_file(findings.folder / "table.md", report(findings).encode())
     replace_file(findings.folder / "table.csv", as_csv(findings.table).encode())
     runs = {label: [run.setting.digest for run in runs] for label, runs in results.items()}
     replace_file(findings.folder / "runs.json", msgspec.json.format(msgspec.json.encode(runs), indent=2))
-    draw_study(findings.folder / "plots", results, cache)
+
+
+def _draw(study: Study, results: Results, cache: Path, folder: Path) -> None:
+    from emulation.simulator.figures import draw_study  # matplotlib takes a second to import
+
+    draw_study(folder / "plots", results, cache)
+    if study.kind == "similarity":
+        from emulation.simulator.likeness import compare_layers
+
+        compare_layers(results, cache, folder)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,12 +25,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coordinator.aggregate import Aggregate
-from coordinator.mean import LayerFold
-from emulation.simulator.rows import Row, Rows, places
+from emulation.simulator.rows import places
 from models.definition import Definition
 from models.errors import ModelError
-from models.spec import LayerSpec, ModelSpec, TensorSpec
+from models.spec import ModelSpec, TensorSpec
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm)
 _FEATURES_LAST = (nn.Linear, nn.LayerNorm)
@@ -118,45 +116,6 @@ def positions(spec: ModelSpec, narrow: ModelSpec) -> NDArray[np.int64]:
         whole = np.arange(place.start, place.stop).reshape(tensor.shape)
         found.append(whole[tuple(slice(extent) for extent in small.shape)].ravel())
     return np.concatenate(found)
-
-
-class CoverageFold:
-    """One layer's aggregation over devices that each cover a part of it.
-
-    Args:
-        layer: of the whole network.
-    """
-
-    def __init__(self, layer: LayerSpec) -> None:
-        self._fold = LayerFold(layer.vector_size, layer.size)
-        self._weights = np.zeros(layer.vector_size)
-
-    def add_all(
-        self, devices: Sequence[str], local: Rows, base: Row, weights: Sequence[float], covered: NDArray[np.bool_]
-    ) -> tuple[str, ...]:
-        """Fold devices that cover the same elements; elsewhere their values are still those of ``base``.
-
-        Args:
-            devices: whose they are.
-            local: their values of the layer, (devices, vector_size).
-            base: its global value, (vector_size,).
-            weights: one a device.
-            covered: which elements they cover, (vector_size,).
-
-        Returns:
-            the devices that are left out, as `LayerFold.add_all` says.
-        """
-        refused = self._fold.add_all(devices, local, base, weights)
-        taken = (weight for device, weight in zip(devices, weights, strict=True) if device not in refused)
-        self._weights[covered] += math.fsum(taken)
-        return refused
-
-    def finish(self, base: Row) -> Aggregate:
-        """The layer's next value; its discrepancy isn't asked for, and is 0."""
-        total, covered = self._fold.weighted_sum(), self._weights > 0
-        value = base.copy()
-        value[covered] = base[covered] + total[covered] / self._weights[covered]  # in float64, rounded once
-        return Aggregate(value, 0.0, float(self._weights.max(initial=0.0)), self._fold.devices)
 
 
 def _size(narrow: Narrow, batch_size: int) -> int:

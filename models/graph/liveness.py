@@ -186,7 +186,9 @@ def _scanned(
     states = len(operator.input) - sequences
     outer = [known.get(name) for name in operator.input]
     length = next((form.shape[0] for form in outer[states:] if form is not None), 0)
-    inner = [form and (form if index < states else _Form(form.shape[1:], form.kind)) for index, form in enumerate(outer)]
+    inner = [
+        form and (form if index < states else _Form(form.shape[1:], form.kind)) for index, form in enumerate(outer)
+    ]
     given = dict(zip((place.name for place in body.input), inner, strict=True))
     outside = {name for nested in body.node for name in read(nested)} - given.keys()
     given |= {name: known[name] for name in outside - constants.keys() if name in known}

@@ -22,6 +22,7 @@ from models.graph.rules.random import SEED
 from models.graph.sections import is_random
 from models.graph.tracing import Forward, trace
 from models.graph.writer import GraphWriter
+from models.manifest import ONNXRUNTIME
 from models.spec import ModelSpec
 
 GRADIENTS = "gradients"
@@ -48,7 +49,13 @@ class TrainingGraph:
 
 
 def training_graph(
-    definition: Definition, spec: ModelSpec, cut: int, recipe: Recipe | str = "sgd", *, serial: bool = True
+    definition: Definition,
+    spec: ModelSpec,
+    cut: int,
+    recipe: Recipe | str = "sgd",
+    *,
+    serial: bool = True,
+    engine: str = ONNXRUNTIME,
 ) -> TrainingGraph:
     """The step that trains the layers from ``cut`` onwards; its x is the activation at the cut.
 
@@ -59,6 +66,7 @@ def training_graph(
         recipe: what is done with the gradients, or just the optimiser's name.
         serial: whether the graph is to be fast on one thread, rather than on several: of some operators' two forms,
             one is the faster on one thread, and the other on two.
+        engine: that is to run it: any with ``onnxruntime``, else one that has gradient operators of its own.
 
     Raises:
         ModelError: no block starts at the cut, an operator has no rule, or there is no such loss or optimiser.
@@ -67,13 +75,15 @@ def training_graph(
     optimiser = optimiser_named(recipe.optimiser)
     forward = _traced(definition, spec, cut)
     hyperparameters = optimiser.hyperparameters | recipe.hyperparameters | _seed(forward)
-    g = _writer(f"{spec.name} from layer {cut}", hyperparameters, serial=serial)
+    g = _writer(f"{spec.name} from layer {cut}", hyperparameters, serial=serial, engine=engine)
     batch = write_gradients(g, forward, spec, cut)
     _write_update(g, Part.of(spec, cut), recipe, optimiser, batch.values, batch.gradients)
     return TrainingGraph(g.model(), optimiser.vectors, optimiser.scalars, hyperparameters, recipe.proximal)
 
 
-def accumulating_graph(definition: Definition, spec: ModelSpec, cut: int, *, serial: bool = True) -> onnx.ModelProto:
+def accumulating_graph(
+    definition: Definition, spec: ModelSpec, cut: int, *, serial: bool = True, engine: str = ONNXRUNTIME
+) -> onnx.ModelProto:
     """Forward and backward on a micro-batch, for a batch that memory can't hold at once.
 
     Its inputs are those of the step less what the optimiser needs, and ``gradients``, the sum so far; that times
@@ -84,7 +94,7 @@ def accumulating_graph(definition: Definition, spec: ModelSpec, cut: int, *, ser
         ModelError: as `training_graph`.
     """
     forward = _traced(definition, spec, cut)
-    g = _writer(f"{spec.name} from layer {cut}: gradients", {SHARE: 1.0} | _seed(forward), serial=serial)
+    g = _writer(f"{spec.name} from layer {cut}: gradients", {SHARE: 1.0} | _seed(forward), serial=serial, engine=engine)
     batch = write_gradients(g, forward, spec, cut)
     elements = size(Part.of(spec, cut).trained)
     before = g.input(GRADIENTS, "float32", (elements,))
@@ -137,8 +147,8 @@ def _seed(forward: Forward) -> dict[str, float]:
     return {SEED: 0.0} if any(map(is_random, forward.operators)) else {}
 
 
-def _writer(name: str, scalars: dict[str, float], *, serial: bool = True) -> GraphWriter:
-    g = GraphWriter(name, serial=serial)
+def _writer(name: str, scalars: dict[str, float], *, serial: bool = True, engine: str = ONNXRUNTIME) -> GraphWriter:
+    g = GraphWriter(name, serial=serial, engine=engine)
     for scalar in scalars:
         g.input(scalar, "float32", ())
     return g

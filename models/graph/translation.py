@@ -75,7 +75,7 @@ class _Translation:
 
     def _applied(self, node: fx.Node) -> Any:
         name = operator_name(node)
-        rule = find_rule(name)
+        rule = find_rule(name, self._g.engine)
         if rule is None:
             raise ModelError(
                 f"model {self._model}: no rule for the operator {name}{place(node)}; "

@@ -21,8 +21,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
+from models.manifest import ONNXRUNTIME
+
 OPSET = 18
 IR_VERSION = 10
+TRAINING_DOMAIN = "com.microsoft"
 
 Shape: TypeAlias = Sequence[int | str]
 Input: TypeAlias = str | float | int | Sequence[int] | None
@@ -40,6 +43,9 @@ ELEMENT_TYPES = {
 # Where an external value would lie if it were in a file. None is: the values are given when a session is made.
 EXTERNAL_LOCATION = "values"
 
+# Of the training build's operators, those that compute no gradient whose name is left out.
+_MAY_LEAVE_OUT = ("ConvGrad",)
+
 # Two draws are not the same thing written twice.
 _RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
@@ -52,10 +58,14 @@ class GraphWriter:
         around: the writer of the graph that this one is to be nested in; the two share constants, and this one may read
             what that one has written.
         serial: whether to choose, of two ways to compute the same, the one that is faster on a single thread.
+        engine: that is to run the graph; any but ``onnxruntime`` has operators besides the standard's.
     """
 
-    def __init__(self, name: str, around: GraphWriter | None = None, *, serial: bool = False) -> None:
+    def __init__(
+        self, name: str, around: GraphWriter | None = None, *, serial: bool = False, engine: str = ONNXRUNTIME
+    ) -> None:
         self.serial = serial
+        self.engine = engine
         self._name = name
         self._prefix = f"{name}." if around else ""
         self._operators: list[onnx.NodeProto] = []
@@ -74,12 +84,14 @@ class GraphWriter:
             raise AttributeError(f"opset {OPSET} has no operator {operator}")
 
         def write(*inputs: Input, **attributes: object) -> str:
-            return self.many(operator, 1, *inputs, **attributes)[0]
+            return self.many(operator, 1, *inputs, domain="", **attributes)[0]
 
         return write
 
-    def many(self, operator: str, count: int, *inputs: Input, **attributes: object) -> tuple[str, ...]:
-        """Write an operator with ``count`` outputs; their names."""
+    def many(
+        self, operator: str, count: int, *inputs: Input, domain: str = "", **attributes: object
+    ) -> tuple[str, ...]:
+        """Write an operator with ``count`` outputs; their names. Its domain is the standard's, unless it is given."""
         names = tuple(self._named(value) for value in inputs)
         while names and not names[-1]:
             names = names[:-1]
@@ -88,7 +100,7 @@ class GraphWriter:
             return self._written[key]
         name = f"{self._prefix}{operator}_{len(self._operators)}"
         outputs = tuple(f"{name}.{index}" for index in range(count)) if count > 1 else (name,)
-        self._operators.append(helper.make_node(operator, names, outputs, name=name, **attributes))  # type: ignore[arg-type]  # attributes are any
+        self._operators.append(helper.make_node(operator, names, outputs, name=name, domain=domain, **attributes))  # type: ignore[arg-type]  # attributes are any
         self._written[key] = outputs
         return outputs
 
@@ -161,6 +173,7 @@ class GraphWriter:
             "Scan",
             len(graph.output),
             *(*states, *sequences),
+            domain="",
             body=graph,
             num_scan_inputs=len(sequences),
             **attributes,
@@ -172,11 +185,14 @@ class GraphWriter:
         graph = self._graph()
         read = {name for operator in graph.node for name in _read(operator)}
         graph.initializer.extend(tensor for name, tensor in self._initialisers.items() if name in read)
-        opset = helper.make_opsetid("", OPSET)
-        return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="lamina")
+        opsets = [helper.make_opsetid("", OPSET)]
+        if any(operator.domain == TRAINING_DOMAIN for operator in graph.node):
+            opsets.append(helper.make_opsetid(TRAINING_DOMAIN, 1))
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="lamina")
 
     def _graph(self) -> onnx.GraphProto:
-        operators = _needed(map(self._with_final_names, self._operators), {output.name for output in self._outputs})
+        outputs = {output.name for output in self._outputs}
+        operators = _without_unread_outputs(_needed(map(self._with_final_names, self._operators), outputs), outputs)
         return helper.make_graph(operators, self._name, self._inputs, self._outputs)
 
     def _with_final_names(self, operator: onnx.NodeProto) -> onnx.NodeProto:
@@ -208,6 +224,15 @@ def _needed(operators: Iterable[onnx.NodeProto], outputs: set[str]) -> list[onnx
             kept.append(operator)
             needed.update(_read(operator))
     return kept[::-1]
+
+
+def _without_unread_outputs(operators: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """The operators, where those that may leave a result out do so if nobody reads it."""
+    read = outputs.union(*(_read(operator) for operator in operators))
+    for operator in operators:
+        if operator.op_type in _MAY_LEAVE_OUT:
+            operator.output[:] = [name if name in read else "" for name in operator.output]
+    return operators
 
 
 def _read(operator: onnx.NodeProto) -> Iterator[str]:

@@ -51,13 +51,14 @@ class ResNet20(nn.Module):
     """A convolution, three stages of three residual blocks, a dense layer.
 
     Args:
+        channels: of the images.
         classes: number of classes.
         norm: makes a norm for a number of channels.
     """
 
-    def __init__(self, classes: int, norm: MakeNorm) -> None:
+    def __init__(self, channels: int, classes: int, norm: MakeNorm) -> None:
         super().__init__()
-        self.conv0 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
+        self.conv0 = nn.Conv2d(channels, WIDTHS[0], 3, padding=1, bias=False)
         self.norm0 = norm(WIDTHS[0])
         self.stage1 = _stage(WIDTHS[0], WIDTHS[0], 1, norm)
         self.stage2 = _stage(WIDTHS[0], WIDTHS[1], 2, norm)
@@ -73,22 +74,24 @@ class ResNet20(nn.Module):
         return self.classifier(x.mean((2, 3)))  # type: ignore[no-any-return]  # torch's modules return Any
 
 
-def build(*, classes: int = 10, norm: str = "batch") -> Definition:
-    """The network for x (N, 3, 32, 32), with three sub-models: everything, the last six blocks, the last three.
+def build(*, channels: int = 3, size: int = 32, classes: int = 10, norm: str = "batch") -> Definition:
+    """The network for square images, with three sub-models: everything, the last six blocks, the last three.
 
     Args:
+        channels: of the images.
+        size: of the images, in pixels; the last stage sees a quarter of it.
         classes: number of classes.
         norm: ``batch``, or ``group``.
 
     Raises:
         ModelError: there is no such norm.
     """
-    module = ResNet20(classes, norm_named(norm, "resnet20"))
+    module = ResNet20(channels, classes, norm_named(norm, "resnet20"))
     start_glorot(module)
     for part in module.modules():
         if isinstance(part, Residual):
             nn.init.zeros_(part.norm2.weight)  # type: ignore[arg-type]  # a norm's weight is a tensor
-    return Definition("resnet20", module, (3, 32, 32), classes, cuts=("stage2.0", "stage3.0"))
+    return Definition("resnet20", module, (channels, size, size), classes, cuts=("stage2.0", "stage3.0"))
 
 
 def _stage(inputs: int, outputs: int, stride: int, norm: MakeNorm) -> nn.Sequential:

@@ -7,24 +7,22 @@ decided by a counter that all share, so nobody waits while there is work; it doe
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 from emulation.readers.raw import Array
 from emulation.simulator.arena import Arena, SharedArena, shared_arena
+from emulation.simulator.processes import context, usable_cores
 from emulation.simulator.rows import layer_offsets
 from emulation.simulator.tasks import Outcome, Recipe, Task
 from models.errors import LaminaError
 
-_PRELOADED = ["emulation.simulator.station", "models.zoo.digits_cnn", "models.zoo.resnet20"]
 _END_S = 5.0  # for a process to end when it is told to
 
 
@@ -77,24 +75,19 @@ class Pool:
 def pooling(recipe: Recipe, slots: int, data: Sequence[Array], processes: int = 0) -> Iterator[Pool]:
     """A pool over an arena of its own; 0 processes are as many as this program may use cores."""
     with shared_arena(slots, layer_offsets(recipe.spec)[-1], data) as shared:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
-        counter = context.Value("q", 0)
-        lanes = [_start(context, recipe, shared, counter) for _ in range(processes or usable_cores())]
+        del data  # the arena has a copy: whoever called may let go of the original
+        starting = context()
+        counter = starting.Value("q", 0)
+        lanes = [_start(starting, recipe, shared, counter) for _ in range(processes or usable_cores())]
         try:
             yield Pool(lanes, shared.open(), counter)
         finally:
             _end(lanes)
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
-
-
-def _start(context: Any, recipe: Recipe, shared: SharedArena, counter: Any) -> Lane:
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(recipe, shared, counter, theirs), daemon=True, name="lamina-lane")
+def _start(starting: ForkServerContext, recipe: Recipe, shared: SharedArena, counter: Any) -> Lane:
+    ours, theirs = starting.Pipe()
+    process = starting.Process(target=_serve, args=(recipe, shared, counter, theirs), daemon=True, name="lamina-lane")
     process.start()
     theirs.close()
     return Lane(process, ours)

@@ -31,12 +31,6 @@ Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor
 """From frozen (m, n0), trained (m, n1), x (m, B, ...) and y (m, B) to gradient (m, n1), and losses and rights (m,)."""
 
 
-def stackable(recipe: Recipe) -> bool:
-    """Whether this way can take the run."""
-    statistics = any(layer.statistics_size for layer in recipe.spec.layers)
-    return not statistics and all(variant.ratio == 1 for variant in recipe.variants)
-
-
 class Stack:
     """See the module.
 

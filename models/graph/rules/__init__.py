@@ -12,6 +12,7 @@ from models.graph.rules import (
     reduction,
     resampling,
     shape,
+    training_build,
 )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "reduction",
     "resampling",
     "shape",
+    "training_build",
 ]
 
 # What an operator's name tells of its subject; the first that fits counts.

@@ -231,5 +231,7 @@ def scalar(g: GraphWriter, call: Call, value: Operand, **options: object) -> str
 def _common_dtype(x: Value, y: Operand) -> str:
     """The element type in which x and y are compared."""
     if not isinstance(y, Value):
-        return "float32" if isinstance(y, float) else x.dtype
-    return max(x.dtype, y.dtype, key=["bool", "uint8", "int32", "int64", "float32", "float64"].index)
+        common = "float32" if isinstance(y, float) else x.dtype
+    else:
+        common = max(x.dtype, y.dtype, key=["bool", "uint8", "int32", "int64", "float32", "float64"].index)
+    return "int32" if common == "uint8" else common  # ONNX Runtime before 1.20 can't compare bytes

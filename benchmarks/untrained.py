@@ -1,0 +1,84 @@
+"""What does a device cost besides its training? Agents whose local steps take no time, several in a process.
+
+    python -m benchmarks.untrained agents.json
+
+Everything else about them is real: session, link, bundle, codec, chunks. Their updates are noise of a size that
+training makes, the same in every round.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from broker.messages import RoundPlan
+from edge_agent.data import TrainingData
+from edge_agent.engine import Engine
+from edge_agent.events import Outcome
+from edge_agent.input_side import Stop
+from edge_agent.learner import Learner
+from emulation.host import main
+from models.manifest import FileEntry, Manifest
+from models.values import Vector
+
+PROGRAM = (sys.executable, "-m", "benchmarks.untrained")
+_SIZE = 1e-3  # standard deviation of an update's elements
+
+
+class Untrained(Learner):
+    """Takes values, gives updates, and does nothing in between."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        cut: int,
+        path: Callable[[FileEntry], Path],
+        data: TrainingData,
+        spill_folder: Path,
+        engine: Engine,
+        *,
+        threads: int = 1,
+        micro_batch: int = 0,
+    ) -> None:
+        self._spec, self._cut, self._input_side = manifest.spec, cut, None
+        self._global: list[Vector | None] = [None] * len(manifest.spec.layers)
+        random = np.random.default_rng(zlib.crc32(spill_folder.parent.name.encode()))
+        self._updates = [noise(random, layer.vector_size) for layer in manifest.spec.layers]
+
+    def train(
+        self, plan: RoundPlan, device: str, *, reset: tuple[int, ...], afresh: bool, stop: Stop = lambda: False
+    ) -> Outcome:
+        """At once."""
+        return Outcome(steps=plan.local_steps, loss=1.0, accuracy=0.5, step_s=0.0, forward_s=0.0)
+
+    def update(self, layer: int) -> Vector:
+        """The layer's, for ever."""
+        return self._updates[layer].copy()
+
+    def vectors(self) -> dict[str, Vector]:
+        """Nothing to restore."""
+        return {}
+
+
+def noise(random: np.random.Generator, size: int) -> NDArray[np.float32]:
+    """An update of so many elements."""
+    return random.normal(scale=_SIZE, size=size).astype(np.float32)
+
+
+def digit() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """One sample of 1x8x8."""
+    return np.zeros((1, 1, 8, 8), np.float32), np.zeros(1, np.int64)
+
+
+def image() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """One sample of 3x32x32."""
+    return np.zeros((1, 3, 32, 32), np.float32), np.zeros(1, np.int64)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Untrained))
