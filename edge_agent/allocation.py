@@ -1,8 +1,8 @@
 """Does memory that was freed go back to the system? With the C library's defaults, hardly; a board needs it to.
 
 glibc's malloc keeps what it is given back, in an arena for each thread, and takes ever larger blocks from there once
-such have been freed. A device that receives a model of 25 MiB then stays 120 MiB larger for good. With a fixed threshold
-every block from that size on is a mapping of its own, which its end returns at once, and all threads share one arena.
+such have been freed. A device that receives a model of 25 MiB then stays 120 MiB larger for good. With a threshold that
+is fixed, every block from that size on is a mapping of its own, which its end returns, and all threads share one arena.
 """
 
 from __future__ import annotations
@@ -22,4 +22,4 @@ def return_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # musl, another platform
         return False
     settings = ((_MMAP_THRESHOLD, _OWN_MAPPING_BYTES), (_TRIM_THRESHOLD, _KEPT_BYTES), (_ARENA_MAX, 1))
-    return all([mallopt(parameter, value) for parameter, value in settings])
+    return [mallopt(parameter, value) for parameter, value in settings] == [1] * len(settings)

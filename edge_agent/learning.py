@@ -30,6 +30,7 @@ from edge_agent.profile import threads
 from edge_agent.settings import AgentSettings
 from edge_agent.state import DamagedState, read_progress, restore_state, save_state
 from edge_agent.trainer import OnnxRuntime
+from models.fitting import Choice, Way, choose_way
 from models.manifest import FileEntry, Manifest
 from models.spec import LayerSpec, ModelSpec
 from models.values import Vector
@@ -49,6 +50,8 @@ class Learning:
 
     Attributes:
         engine: that trains.
+        budget_mib: memory by which the way to train is chosen; ``None``: a batch at once.
+        fixed_way: the way to train, whatever the budget.
 
     Raises:
         ConfigError: the engine of the settings is not installed.
@@ -59,6 +62,9 @@ class Learning:
         self._data = data
         self._new_learner = learner
         self.engine: Engine = OnnxRuntime(settings.engine)
+        self.budget_mib = settings.budget_mib
+        self.fixed_way: Way | None = None
+        self._way: Way | None = None
         self._folder = Path(settings.folder)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
         self._leave_off = threading.Event()
@@ -86,10 +92,18 @@ class Learning:
         Raises:
             ModelError: none of the bundle's graphs is for this device's engine.
         """
-        return [
-            self.engine.suited(manifest.sub_model(cut)).graph,
-            *(piece.graph for piece in manifest.pieces_before(cut)),
-        ]
+        sub_model, way = self.engine.suited(manifest.sub_model(cut)), self._choice(manifest, cut).way
+        if way is None or not way.micro_batch:
+            step = [sub_model.graph]
+        else:
+            gather = sub_model.recomputing if way.recomputes else sub_model.accumulating
+            step = [entry for entry in (gather, sub_model.updating) if entry is not None]
+        return [*step, *(piece.graph for piece in manifest.pieces_before(cut))]
+
+    @property
+    def way(self) -> str:
+        """How the device trains within its memory, for a person; empty before it is known."""
+        return self._way.text if self._way else ""
 
     @property
     def spec(self) -> ModelSpec:
@@ -167,13 +181,12 @@ class Learning:
     def _build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
         self._drop()  # first: there may not be room for two
         if not self._settings.shared_process:
-<<<<<<< HEAD
             return_freed_memory()
-            self._engine.warm_up()
-=======
             self.engine.warm_up()
->>>>>>> main
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
+        choice = self._choice(manifest, task.cut)
+        self._way = way = choice.way or Way(task.cut)
+        log.info("%s: %s", self._settings.device, choice.reason)
         self._learner = self._new_learner(
             manifest,
             task.cut,
@@ -182,9 +195,16 @@ class Learning:
             self._folder / "spill",
             self.engine,
             threads=threads(self._settings),
+            micro_batch=way.micro_batch,
+            recomputes=way.recomputes,
         )
         self._manifest = manifest
         return self._restored(task, self._learner)
+
+    def _choice(self, manifest: Manifest, cut: int) -> Choice:
+        if self.fixed_way is not None or self.budget_mib is None:
+            return Choice(self.fixed_way or Way(cut), "no budget to fit")
+        return choose_way(manifest, cut, self.budget_mib, self._settings.savings)
 
     def _restored(self, task: Task, learner: Learner) -> Progress | None:
         if not self._settings.keep_state:

@@ -294,12 +294,15 @@ class OnnxRuntime:
         """A `Trainer` of the layers from ``cut`` onwards."""
         return Trainer(manifest, cut, path(self.suited(manifest.sub_model(cut)).graph), threads=threads)
 
-    def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> PartsTrainer:
+    def parts_trainer(
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, recomputes: bool = False
+    ) -> PartsTrainer:
         """A `PartsTrainer` of the layers from ``cut`` onwards."""
         sub_model = self.suited(manifest.sub_model(cut))
-        if sub_model.accumulating is None or sub_model.updating is None:
+        gather = sub_model.recomputing if recomputes else sub_model.accumulating
+        if gather is None or sub_model.updating is None:
             raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
-        return PartsTrainer(manifest, cut, path(sub_model.accumulating), path(sub_model.updating), threads=threads)
+        return PartsTrainer(manifest, cut, path(gather), path(sub_model.updating), threads=threads)
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> Forward:
         """A `Forward` of a piece's graph."""

@@ -85,6 +85,7 @@ def agent_settings(
             data=str((folder / f"{device.name}.npz").resolve()),
             broker=address,
             budget_mib=device.budget_mib,
+            savings=device.savings,
             threads=experiment.threads,
             folder=str((folder / device.name).resolve()),
             keep_state=False,  # nothing restarts here, and a write a round would cost what it saves

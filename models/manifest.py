@@ -111,6 +111,10 @@ class SubModel(msgspec.Struct, frozen=True):
         updating: the optimiser's graph, which goes with it.
         of_engines: what is different for other engines than ``onnxruntime``, by the engine's name, if the bundle was
             built for them.
+        cost: memory that the whole step takes, predicted; ``None`` in a bundle that does not say.
+        cost_in_parts: the same of a step in micro-batches.
+        recomputing: as ``accumulating``, with activations that are computed twice; ``None`` where that saves nothing.
+        cost_recomputing: the same of a step with it.
     """
 
     cut: int
@@ -122,6 +126,10 @@ class SubModel(msgspec.Struct, frozen=True):
     accumulating: FileEntry | None = None
     updating: FileEntry | None = None
     of_engines: dict[str, GraphsOfEngine] = {}
+    cost: Cost | None = None
+    cost_in_parts: Cost | None = None
+    recomputing: FileEntry | None = None
+    cost_recomputing: Cost | None = None
 
     def on(self, engine: str) -> SubModel:
         """The same with the graphs for ``engine``, where it has some."""

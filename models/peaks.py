@@ -4,9 +4,10 @@
 
 *Resident* is what a device holds all the time that it trains: the engine's session, the vectors of the sub-model in two
 sets, the global values of the whole network and what was received of them, buffers of the link. *Transient* is the
-largest of what comes one after the other: the exchange of values, in which the largest layer is there several times, and
-the frozen pieces, each with its own session. The *arena* is the engine's, for what a step computes; it is played through (`models.graph.arena`) for
-batches up to the bundle's, and lies between and beyond them on straight lines, as all activations grow with the batch.
+largest of what comes one after the other: the exchange of values, in which the largest layer is there several times,
+and the frozen pieces, each with its own session. The *arena* is the engine's, for what a step computes; it is played
+through (`models.graph.arena`) for batches up to the bundle's, and lies between and beyond them on straight lines, as
+all activations grow with the batch.
 
 The constants below are of ONNX Runtime 1.31 on Linux, taken from measurements of the zoo (`edge_agent.measure`).
 """

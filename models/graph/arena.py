@@ -1,4 +1,4 @@
-"""How much does the engine take for what it allocates? Its arena, played through: where blocks lie, and what is touched.
+"""How much does the engine take for what it allocates? Its arena, played through: where blocks lie, what is touched.
 
 ONNX Runtime's arena is TensorFlow's, after Lea's best fit with coalescing. It takes regions from the system, each twice
 as large as the one before, cuts blocks from them in multiples of 256 bytes, leaves a free block whole where the request

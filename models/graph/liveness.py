@@ -89,6 +89,9 @@ def tensor_bytes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
             if extent.dim_param:
                 extent.dim_value = batch
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in fixed.graph.initializer if _is_shape(tensor)}
+    for operator in fixed.graph.node:
+        if operator.op_type == "Constant" and _is_shape(operator.attribute[0].t):
+            values[operator.output[0]] = numpy_helper.to_array(operator.attribute[0].t)
     for _ in range(_PASSES):
         found = dict(_shapes(shape_inference.infer_shapes(fixed).graph))
         settled = _settle(fixed.graph, {name: form.shape for name, form in found.items()}, values)
@@ -120,7 +123,7 @@ def _allocations(
         return name
 
     for operator in order:
-        is_view = operator.op_type in _VIEWS or operator.op_type == "Transpose" and operator.output[0] in products
+        is_view = operator.op_type in _VIEWS or (operator.op_type == "Transpose" and operator.output[0] in products)
         for name in operator.output:
             if not name or name in elsewhere:
                 continue
