@@ -147,6 +147,7 @@ class Federation:
         self._online: set[str] = set()
         self._deltas: dict[int, LayerValue] = {}  # to the present versions
         self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
+        self._done_before = {record.id: record.rounds_done for record in self.snapshot.devices}  # in an earlier run
 
     # -- devices -----------------------------------------------------------------------------------------------------
 
@@ -165,7 +166,7 @@ class Federation:
             profile=profile,
             task=task,
             online=profile.device in self._online,
-            rounds_done=known.rounds_done if known else self._rounds_done_before(profile.device),
+            rounds_done=known.rounds_done if known else self._done_before.get(profile.device, 0),
             last_report=known.last_report if known else None,
         )
         return task
@@ -235,10 +236,11 @@ class Federation:
         if self.round or self.finished:
             return False
         cohort = self.snapshot.cohort
+        wanted = self.settings.cohorts.min_devices
         complete = (
             all(name in self.devices for name in cohort)
             if cohort
-            else self.accepted >= self.settings.cohorts.min_devices
+            else len(self._online) >= wanted and self.accepted >= wanted  # the devices are counted when it may matter
         )
         patience_ends = self.snapshot.round > 0 and waited_s >= self.settings.deadlines.round_s
         return complete or (patience_ends and self.accepted > 0)
@@ -456,9 +458,6 @@ class Federation:
             codec=codec,
         )
         self.owed[layer] = target - self.values[layer]
-
-    def _rounds_done_before(self, name: str) -> int:
-        return next((record.rounds_done for record in self.snapshot.devices if record.id == name), 0)
 
     def _new_fold(self, layer: int) -> Fold:
         spec = self._spec.layers[layer]

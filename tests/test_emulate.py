@@ -312,7 +312,7 @@ def test_a_signal_ends_the_command_and_all_that_it_started(
     started = psutil.Process(running.pid).children()
     assert len(started) == 1 + 8
     running.send_signal(number)
-    assert running.wait() == status
+    assert running.wait(timeout=60) == status
     assert_ended(started)
 
 
