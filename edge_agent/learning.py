@@ -21,7 +21,7 @@ from broker.deltas import apply_delta
 from broker.messages import RoundPlan, Task
 from edge_agent.allocation import return_freed_memory
 from edge_agent.data import TrainingData
-from edge_agent.engine import Engine
+from edge_agent.engine import STANDARD, Engine
 from edge_agent.error_feedback import ErrorFeedback
 from edge_agent.events import Outcome, Progress, Train
 from edge_agent.learner import Learner
@@ -30,7 +30,8 @@ from edge_agent.profile import threads
 from edge_agent.settings import AgentSettings
 from edge_agent.state import DamagedState, read_progress, restore_state, save_state
 from edge_agent.trainer import OnnxRuntime
-from models.fitting import Choice, Way, choose_way
+from edge_agent.tuning import Tuned
+from models import fitting
 from models.manifest import FileEntry, Manifest
 from models.spec import LayerSpec, ModelSpec
 from models.values import Vector
@@ -61,11 +62,13 @@ class Learning:
         self._settings = settings
         self._data = data
         self._new_learner = learner
-        self.engine: Engine = OnnxRuntime(settings.engine)
         self.budget_mib = settings.budget_mib
-        self.fixed_way: Way | None = None
-        self._way: Way | None = None
+        self.fixed_way: fitting.Way | None = None
+        self._way: fitting.Way | None = None
         self._folder = Path(settings.folder)
+        self.engine: Engine = OnnxRuntime(settings.engine)
+        if settings.tuning and not settings.shared_process:
+            self.engine = Tuned(OnnxRuntime(settings.engine), self._folder)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
         self._leave_off = threading.Event()
         self._manifest: Manifest | None = None
@@ -93,12 +96,16 @@ class Learning:
             ModelError: none of the bundle's graphs is for this device's engine.
         """
         sub_model, way = self.engine.suited(manifest.sub_model(cut)), self._choice(manifest, cut).way
+        forms = self.engine.forms(sub_model, threads(self._settings)) if isinstance(self.engine, Tuned) else [STANDARD]
+        written = [sub_model.written(form) for form in forms]
+        step: list[FileEntry | None]
         if way is None or not way.micro_batch:
-            step = [sub_model.graph]
+            step = [form.graph for form in written]
+        elif way.recomputes:
+            step = [sub_model.recomputing, sub_model.updating]
         else:
-            gather = sub_model.recomputing if way.recomputes else sub_model.accumulating
-            step = [entry for entry in (gather, sub_model.updating) if entry is not None]
-        return [*step, *(piece.graph for piece in manifest.pieces_before(cut))]
+            step = [*(form.accumulating for form in written), sub_model.updating]
+        return [*filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
 
     @property
     def way(self) -> str:
@@ -185,7 +192,7 @@ class Learning:
             self.engine.warm_up()
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
         choice = self._choice(manifest, task.cut)
-        self._way = way = choice.way or Way(task.cut)
+        self._way = way = choice.way or fitting.Way(task.cut)
         log.info("%s: %s", self._settings.device, choice.reason)
         self._learner = self._new_learner(
             manifest,
@@ -201,10 +208,10 @@ class Learning:
         self._manifest = manifest
         return self._restored(task, self._learner)
 
-    def _choice(self, manifest: Manifest, cut: int) -> Choice:
+    def _choice(self, manifest: Manifest, cut: int) -> fitting.Choice:
         if self.fixed_way is not None or self.budget_mib is None:
-            return Choice(self.fixed_way or Way(cut), "no budget to fit")
-        return choose_way(manifest, cut, self.budget_mib, self._settings.savings)
+            return fitting.Choice(self.fixed_way or fitting.Way(cut), "no budget to fit")
+        return fitting.choose_way(manifest, cut, self.budget_mib, self._settings.savings)
 
     def _restored(self, task: Task, learner: Learner) -> Progress | None:
         if not self._settings.keep_state:

@@ -66,7 +66,9 @@ def measure(bundle: Bundle, way: Way, batch_size: int, threads: int = 1) -> floa
         ConfigError: this platform can't tell.
     """
     with tempfile.TemporaryDirectory() as folder:
-        settings = AgentSettings(federation="measure", device="measured", data="random", folder=folder, threads=threads)
+        settings = AgentSettings(
+            federation="measure", device="measured", data="random", folder=folder, threads=threads, tuning=False
+        )
         data = _random_samples(bundle.manifest.spec, STEPS * batch_size)
         learning = Learning(settings, data)
         learning.fixed_way = way

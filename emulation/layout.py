@@ -87,6 +87,7 @@ def agent_settings(
             budget_mib=device.budget_mib,
             savings=device.savings,
             threads=experiment.threads,
+            tuning=False,  # the choice would vary with what else runs, and with it the last bits
             folder=str((folder / device.name).resolve()),
             keep_state=False,  # nothing restarts here, and a write a round would cost what it saves
             broker_s=experiment.deadlines.broker_s,

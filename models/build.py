@@ -25,8 +25,9 @@ from models.graph import (
     training_graph,
     updating_graph,
 )
+from models.graph.recomputation import recomputing
 from models.layout import derive_spec
-from models.manifest import Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
+from models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
 from models.peaks import cost
 from models.spec import ModelSpec
 from models.values import Vector, encode_values, flatten, unflatten
@@ -113,6 +114,8 @@ class _Writing:
         kept = capacity(self.spec, cut, self.batch_size)
         accumulating = accumulating_graph(self.definition, self.spec, cut)
         updating = updating_graph(self.spec, cut, self.recipe)
+        again = recomputing(accumulating, self.batch_size)
+        saves = again is not accumulating
         return SubModel(
             cut=cut,
             graph=self.add(step.model),
@@ -123,8 +126,23 @@ class _Writing:
             accumulating=self.add(accumulating),
             updating=self.add(updating),
             of_engines={engine: self._of(engine, cut) for engine in self.engines},
+            forms=self._forms(cut, self.add(step.model)),
+            recomputing=self.add(again) if saves else None,
+            cost_recomputing=self._cost(cut, [again, updating], step, gradients=1) if saves else None,
             cost=self._cost(cut, [step.model], step),
             cost_in_parts=self._cost(cut, [accumulating, updating], step, gradients=1),
+        )
+
+    def _forms(self, cut: int, standard: FileEntry) -> dict[str, GraphsOfEngine]:
+        """The graphs written otherwise, where that makes a difference."""
+        forms = {form: self._in_form(BLOCKS.get(form, 0), cut) for form in (PARALLEL, *BLOCKS)}
+        return {form: graphs for form, graphs in forms.items() if graphs.graph != standard}
+
+    def _in_form(self, block: int, cut: int) -> GraphsOfEngine:
+        step = training_graph(self.definition, self.spec, cut, self.recipe, serial=False, block=block).model
+        return GraphsOfEngine(
+            graph=self.add(step),
+            accumulating=self.add(accumulating_graph(self.definition, self.spec, cut, serial=False, block=block)),
         )
 
     def _of(self, engine: str, cut: int) -> GraphsOfEngine:

@@ -22,6 +22,13 @@ ONNXRUNTIME_TRAINING = "onnxruntime-training"
 ENGINES = (ONNXRUNTIME, ONNXRUNTIME_TRAINING)
 
 
+PARALLEL = "parallel"
+"""The form of a training graph for several threads; its operators are standard ones."""
+
+BLOCKS = {"blocked8": 8, "blocked16": 16}
+"""Forms for processors whose registers hold so many channels: see `models.graph.rules.blocked`."""
+
+
 class FileEntry(msgspec.Struct, frozen=True):
     """One file of a bundle. A manifest may come from the network, so decoding one takes no other names than these.
 
@@ -80,7 +87,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class GraphsOfEngine(msgspec.Struct, frozen=True):
-    """Those graphs of a sub-model that are different for an engine with operators of its own."""
+    """Those graphs of a sub-model that are different for an engine with operators of its own, or in another form."""
 
     graph: FileEntry
     accumulating: FileEntry
@@ -115,6 +122,8 @@ class SubModel(msgspec.Struct, frozen=True):
         cost_in_parts: the same of a step in micro-batches.
         recomputing: as ``accumulating``, with activations that are computed twice; ``None`` where that saves nothing.
         cost_recomputing: the same of a step with it.
+        forms: the same two graphs written otherwise, faster on some boards, by the form's name (`PARALLEL`, `BLOCKS`).
+            They compute the same up to rounding. A form that would make no difference is left out.
     """
 
     cut: int
@@ -130,10 +139,17 @@ class SubModel(msgspec.Struct, frozen=True):
     cost_in_parts: Cost | None = None
     recomputing: FileEntry | None = None
     cost_recomputing: Cost | None = None
+    forms: dict[str, GraphsOfEngine] = {}
 
     def on(self, engine: str) -> SubModel:
         """The same with the graphs for ``engine``, where it has some."""
-        own = self.of_engines.get(engine)
+        return self._with(self.of_engines.get(engine))
+
+    def written(self, form: str) -> SubModel:
+        """The same with the graphs of ``form``, where it has some."""
+        return self._with(self.forms.get(form))
+
+    def _with(self, own: GraphsOfEngine | None) -> SubModel:
         return self if own is None else msgspec.structs.replace(self, graph=own.graph, accumulating=own.accumulating)
 
 
