@@ -68,12 +68,12 @@ def measure(quick: bool) -> tuple[Figures, Sequence[Row]]:
     """The figures, and a table with samples/s of every way."""
     memory = fresh("memory()")
     overheads = {
-        (devices, numba): fresh(f"overhead({devices}, {4 if quick else 20}, {numba})")
-        for devices in (100, 1000)
+        (devices, numba): fresh(f"overhead({devices}, {4 if quick else rounds}, {numba})")
+        for devices, rounds in ((100, 21), (1000, 7))
         for numba in ((True, False) if find_spec("numba") else (False,))
     }
     rates, ratios = {}, {}
-    for model, steps, turns in (("resnet20", 2, 2 if quick else 9), (_DENSE, 20, 3 if quick else 15)):
+    for model, steps, turns in (("resnet20", 2, 2 if quick else 7), (_DENSE, 20, 3 if quick else 15)):
         seconds = in_turns(model, steps, turns)
         rates[model] = {name: _DEVICES * steps * _BATCH / median(taken) for name, taken in seconds.items()}
         ratios[model] = {
