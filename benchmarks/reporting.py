@@ -23,17 +23,26 @@ def main(
         measure: given whether to be quick, returns the figures, and a table whose first row holds the heads.
         arguments: of the command line; ``sys.argv`` by default.
     """
+    options = command_line(question).parse_args(arguments)
+    show(question, *measure(options.quick), options.json)
+
+
+def command_line(question: str) -> argparse.ArgumentParser:
+    """What every benchmark understands; one that needs more adds to it, and ends in `show`."""
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions: to see that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, as one flat object")
-    options = parser.parse_args(arguments)
-    figures, table = measure(options.quick)
+    return parser
+
+
+def show(question: str, figures: Figures, table: Sequence[Row], path: Path | None) -> None:
+    """Print the table and the figures; write the figures where a path is given."""
     print(question)
     print(text(table))
     for name, value in figures.items():
         print(f"{name} = {value:.4g}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if path:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def text(table: Sequence[Row]) -> str:

@@ -70,6 +70,9 @@ Shapes = tuple[tuple[int, ...], ...]
 CHECK_BYTES = 4
 """What a delta has before the codec's bytes; see `broker.deltas`."""
 
+_WORTH_OPENING = 1 << 17
+"""Elements of a layer from which on a fold is quicker by blocks; below, by one vector."""
+
 _MAGIC = b"LAML"
 _WHAT = struct.Struct("<BBBxHHIIQdI")  # what is transferred: protocol to the data's bytes
 _WHICH = struct.Struct("<II16s")  # which chunk of it
@@ -144,12 +147,14 @@ def unpack(value: LayerValue, layer_spec: LayerSpec) -> npt.NDArray[np.float32]:
 
 
 def unpack_to_fold(value: LayerValue, layer_spec: LayerSpec) -> Delta:
-    """What `unpack` gives, and with the same errors; where its codec can do so, without decoding it before it is read.
+    """What `unpack` gives, and with the same errors; a large one, where its codec can do so, without decoding it first.
 
-    Whether it is finite is left to the fold.
+    Whether that is finite is left to the fold.
     """
+    if layer_spec.vector_size < _WORTH_OPENING or value.shapes != _shapes(layer_spec):
+        return unpack(value, layer_spec)
     codec = codec_named(value.codec).for_tensors(value.shapes)
-    if value.shapes != _shapes(layer_spec) or not isinstance(codec, OpensToFold):
+    if not isinstance(codec, OpensToFold):
         return unpack(value, layer_spec)
     return codec.open(value.data, layer_spec.vector_size)
 

@@ -84,14 +84,16 @@ class ExactSum:
         Returns:
             The squared norm of the first ``parameters`` elements of ``weight * delta``.
         """
-        squares, others = np.zeros(LANES), np.zeros(LANES)
+        lanes = np.zeros((2, LANES))
+        squares, others = lanes
         self._add(delta, weight, parameters, squares, others)
-        norm = math.sqrt(total(squares) + total(others))
+        counted, rest = totals(lanes).tolist()
+        norm = math.sqrt(counted + rest)
         if not norm <= _NEAR:  # or NaN
             self._add(delta, weight, parameters, squares, others, take_back=True)
             return None
         self._grow(norm)
-        return total(squares)
+        return float(counted)
 
     def add_rows(self, local: Floats, base: Floats, weights: Doubles, parameters: int) -> Doubles:
         """Add ``weights[i] * (local[i] - base)`` for every i, as `add_near` does; those it would not take stay out.
@@ -188,7 +190,8 @@ class ExactSum:
         take_back: bool = False,
     ) -> None:
         self._pass(self._near[:parameters], delta, 0, weight, take_back, squares)
-        self._pass(self._near[parameters:], delta, parameters, weight, take_back, others)
+        if parameters < self._near.size:
+            self._pass(self._near[parameters:], delta, parameters, weight, take_back, others)
         self._biases += -1 if take_back else 1
 
     def _add_rows(self, local: Floats, base: Floats, weights: Doubles, parameters: int) -> Doubles:

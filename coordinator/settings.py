@@ -161,6 +161,10 @@ class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"wire.delta_codec needs a wire.global_codec that loses nothing: {' or '.join(sorted(LOSSLESS))}",
             )
 
+    def update_codec_of(self, elements: int) -> str:
+        """Name of the codec for the update of a layer of so many elements, from a device that can encode both."""
+        return self.small_codec if elements < self.small_elements else self.update_codec
+
     def delta_codec_of(self, elements: int) -> str:
         """Name of the codec for the delta of a layer of so many elements; empty where deltas are not sent."""
         return self.small_codec if self.delta_codec and elements < self.small_elements else self.delta_codec

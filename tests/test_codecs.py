@@ -69,6 +69,7 @@ def test_wire_ids_are_fixed() -> None:
         "top1": 14,
         "rank2": 15,
         "rank4": 16,
+        "top3": 17,
     }
     for name in CODECS:
         assert codec_by_id(codec(name).wire_id).name == name

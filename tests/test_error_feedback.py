@@ -240,7 +240,7 @@ def accuracy_after(name: str, *, feedback: bool, rounds: int = 60, lr: float = 0
 
 @pytest.mark.parametrize(
     ("name", "falls_by", "within"),
-    [("int2", 0.02, 0.01), ("sign", 0.10, 0.02), ("top1", 0.08, 0.04), ("rank2", 0.004, 0.008)],
+    [("int2", 0.02, 0.01), ("sign", 0.10, 0.02), ("top3", 0.03, 0.02), ("top1", 0.08, 0.04), ("rank2", 0.004, 0.008)],
 )
 def test_biased_codec_spoils_training_and_feedback_recovers_it(name: str, falls_by: float, within: float) -> None:
     exact = accuracy_after("float32", feedback=False)

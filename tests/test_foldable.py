@@ -106,7 +106,9 @@ def test_the_compiled_pass_takes_back_what_is_not_finite() -> None:
 
 @pytest.mark.parametrize("name", CODECS)
 @pytest.mark.parametrize(
-    "shapes", [((300,),), ((20, 30),), ((10, 40), (10,), (10,), (3, 100)), ((7,), (33, 9))], ids=["1", "2", "4", "12"]
+    "shapes",
+    [((300,),), ((20, 30),), ((10, 40), (10,), (10,), (3, 100)), ((7,), (33, 9)), ((400, 350), (350,), (2, 3))],
+    ids=["1", "2", "4", "12", "large"],
 )
 def test_every_codecs_update_is_folded_as_what_it_decodes_to(name: str, shapes: tuple[tuple[int, ...], ...]) -> None:
     tensors = tuple(TensorSpec(f"t{i}", shape, "kernel") for i, shape in enumerate(shapes))
@@ -118,9 +120,9 @@ def test_every_codecs_update_is_folded_as_what_it_decodes_to(name: str, shapes: 
     assert opened[:].tobytes() == unpack(value, layer).tobytes()
 
 
-def test_an_int8_kernel_is_not_decoded_before_it_is_folded() -> None:
-    layer = LayerSpec("layer", (TensorSpec("w", (20, 30), "kernel"), TensorSpec("b", (20,), "bias")))
-    vector = np.ones(620, np.float32)
+def test_a_large_int8_kernel_is_not_decoded_before_it_is_folded() -> None:
+    layer = LayerSpec("layer", (TensorSpec("w", (400, 350), "kernel"), TensorSpec("b", (350,), "bias")))
+    vector = np.ones(140_350, np.float32)
     value = pack("update", epoch=1, round=2, layer=0, version=3, layer_spec=layer, vector=vector, codec="int8")
     opened = unpack_to_fold(value, layer)
     assert isinstance(opened, Joined)
@@ -128,4 +130,4 @@ def test_an_int8_kernel_is_not_decoded_before_it_is_folded() -> None:
     with pytest.raises(DecodeError):
         unpack_to_fold(replace(value, data=value.data[:-1]), layer)
     with pytest.raises(DecodeError, match="the model has"):
-        unpack_to_fold(replace(value, shapes=((600,), (20,))), layer)
+        unpack_to_fold(replace(value, shapes=((140_000,), (350,))), layer)

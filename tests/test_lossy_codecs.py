@@ -41,7 +41,7 @@ def there_and_back(name: str, vector: Vector) -> Vector:
 
 
 def test_the_biased_codecs_are_those_that_need_error_feedback() -> None:
-    assert BIASED == ["int2", "sign", "top10", "top1", "rank2", "rank4"]
+    assert BIASED == ["int2", "sign", "top10", "top3", "top1", "rank2", "rank4"]
 
 
 @given(vector=vectors)
@@ -87,13 +87,14 @@ def test_sign_by_hand() -> None:
     assert there_and_back("sign", vector).tolist() == [2.0, -2.0, 2.0, 2.0]
 
 
-@given(vector=vectors, name=st.sampled_from(["top10", "top1"]))
+@given(vector=vectors, name=st.sampled_from(["top10", "top3", "top1"]))
 def test_top_k_keeps_the_largest_and_of_equals_the_first(name: str, vector: Vector) -> None:
-    kept = math.ceil(vector.size * {"top10": 0.10, "top1": 0.01}[name])
+    share, values = {"top10": (0.10, "int8"), "top3": (0.03, "int4"), "top1": (0.01, "int8")}[name]
+    kept = math.ceil(vector.size * share)
     order = sorted(range(vector.size), key=lambda place: (-abs(float(vector[place])), place))  # the slow twin
     places = sorted(order[:kept])
     expected = np.zeros(vector.size, np.float32)
-    expected[places] = there_and_back("int8", vector[places])
+    expected[places] = there_and_back(values, vector[places])
     assert there_and_back(name, vector).tolist() == expected.tolist()
 
 
@@ -200,7 +201,8 @@ def test_no_layer_takes_more_than_the_bound(name: str, data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), [("int8", 7.3), ("int4", 3.0), ("int2", 2.2), ("sign", 1.1), ("top10", 1.25), ("top1", 0.2)]
+    ("name", "bits"),
+    [("int8", 7.3), ("int4", 3.0), ("int2", 2.2), ("sign", 1.1), ("top10", 1.25), ("top3", 0.35), ("top1", 0.2)],
 )
 def test_bits_an_element(name: str, bits: float) -> None:
     assert 8 * len(codec(name).encode(noise(1 << 18))) / (1 << 18) < bits
@@ -219,6 +221,7 @@ FOUR = np.array([2.0, -1.0, 0.0, 0.5], np.float32)
         ("int4", "04000000" "2549923e" "00" "d7" "20"),  # scale 2/7: 7 and -3.5 (a bit less: -3), 0 and 1.75
         ("sign", "04000000" "0000603f" "00" "02"),  # scale 0.875; only the second is negative
         ("top10", "04000000" "02000000" "00" "00" "01000000" "0402813c" "00" "7f"),  # the first, 127/127 of 2
+        ("top3", "04000000" "02000000" "00" "00" "01000000" "2549923e" "00" "07"),  # the first, 7/7 of 2
     ],
 )  # fmt: skip
 def test_golden_bytes_of_protocol_1(name: str, golden: str) -> None:
@@ -283,7 +286,7 @@ def test_truncated_or_lengthened_bytes_are_refused(name: str) -> None:
         subject.decode(whole + b"\0", SIZE)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "int2", "sign", "top10"])
+@pytest.mark.parametrize("name", ["int8", "int4", "int2", "sign", "top10", "top3"])
 def test_huge_counts_are_refused(name: str) -> None:
     whole = codec(name).encode(noise(40))
     with pytest.raises(DecodeError, match="written for 4294967295 values"):

@@ -85,7 +85,9 @@ def ground_of(case: Setting) -> Ground:
     )
 
 
-async def federate(ground: Ground, bundle: Bundle, dial: Dial, folder: Path) -> tuple[RunResult, dict[str, np.ndarray]]:
+async def federate(
+    ground: Ground, bundle: Bundle, dial: Dial, folder: Path, wire: Wire = FLOATS
+) -> tuple[RunResult, dict[str, np.ndarray]]:
     """The same experiment over a link: what it came to, and its tensors."""
     setting, (x, y, *_) = ground.setting, ground.data
     settings = FederationSettings(
@@ -95,7 +97,7 @@ async def federate(ground: Ground, bundle: Bundle, dial: Dial, folder: Path) -> 
         training=msgspec.structs.replace(setting.training, seed=SEED),
         cohorts=msgspec.structs.replace(setting.cohorts, min_devices=len(setting.names), wait_s=60.0),
         aggregation=setting.aggregation,
-        wire=FLOATS,
+        wire=wire,
         deadlines=Deadlines(broker_s=20.0),
     )
 

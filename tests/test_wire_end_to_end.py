@@ -46,7 +46,7 @@ async def test_lossy_codecs_both_ways_end_in_the_same_bits_over_memory_and_a_bro
     assert models[0] == models[1]
 
 
-@pytest.mark.parametrize("update_codec", ["sign", "top10", "rank2"])
+@pytest.mark.parametrize("update_codec", ["sign", "top10", "top3", "rank2"])
 async def test_biased_codecs_learn_with_feedback(tmp_path: Path, bundle: Bundle, update_codec: str) -> None:
     wire = Wire(update_codec=update_codec, delta_codec="int8", small_elements=0)
     setup = Setup(tmp_path, bundle, MemoryBroker().dial, rounds=24)

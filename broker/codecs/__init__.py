@@ -15,6 +15,7 @@
 | `int2`            | 11      | 1.9      | biased; 0.4 to 0.5 of the whole                                      |
 | `sign`            | 12      | 1.1      | biased; 0.7 to 0.8 of the whole                                      |
 | `top10`           | 13      | 1.2, 1.3 | biased; all but the largest tenth. For the slowest links             |
+| `top3`            | 17      | 0.4      | biased; all but the largest 3%, as int4. The fewest bytes to an accuracy |
 | `top1`            | 14      | 0.2, 0.4 | biased; all but the largest hundredth: it takes many more rounds     |
 | `rank2`, `rank4`  | 15, 16  | by shape | biased; all but 2 or 4 directions of each kernel                     |
 
@@ -39,6 +40,7 @@ from broker.codecs.topk import TopK
 from models.errors import ConfigError, DecodeError, did_you_mean
 
 _INT8 = Blocks("int8", 7, Uniform(8), block=256)
+_INT4 = Blocks("int4", 9, Uniform(4), block=256)
 
 _CODECS: tuple[Codec, ...] = (
     Float32(),
@@ -49,11 +51,12 @@ _CODECS: tuple[Codec, ...] = (
     Compressed(BFloat16(), element_bytes=2, wire_id=6),
     _INT8,
     Blocks("int8+stochastic", 8, Uniform(8), block=256, stochastic=True),
-    Blocks("int4", 9, Uniform(4), block=256),
+    _INT4,
     Blocks("int4+stochastic", 10, Uniform(4), block=256, stochastic=True),
     Blocks("int2", 11, FourLevels(), block=256, biased=True),
     Blocks("sign", 12, Sign(), block=1024, biased=True),
     TopK("top10", 13, 0.10, _INT8),
+    TopK("top3", 17, 0.03, _INT4),
     TopK("top1", 14, 0.01, _INT8),
     LowRank("rank2", 15, 2),
     LowRank("rank4", 16, 4),

@@ -20,7 +20,7 @@ import numpy as np
 
 from broker.codecs.base import Codec, Shapes, Vector, check_vector, not_finite
 from broker.codecs.grids import LARGEST_SCALE, Codes, Grid
-from broker.codecs.kernels import Kernels
+from broker.codecs.kernels import kernels
 from broker.codecs.squeezing import most_squeezed, squeeze, unsqueeze
 from broker.foldable import INT8_BLOCK, Delta, Int8Blocks
 from models.errors import DecodeError
@@ -57,7 +57,7 @@ class Blocks:
 
     def for_tensors(self, shapes: Shapes) -> Codec:
         """See `Codec.for_tensors`: kernels only, since a block shares its scale."""
-        return Kernels(self, shapes)
+        return kernels(self, shapes)
 
     def encode(self, vector: Vector) -> bytes:
         """See `Codec.encode`."""
@@ -65,7 +65,8 @@ class Blocks:
         vector = np.ascontiguousarray(vector)
         scales = np.empty(self._blocks_of(vector.size), np.float32)
         packed = np.empty(self._packed_bytes(vector.size), np.uint8)
-        scratch, unpacked = np.empty(_PIECE, np.float32), np.empty(_PIECE, np.uint8)
+        longest = min(_PIECE, vector.size)
+        scratch, unpacked = np.empty(longest, np.float32), np.empty(longest, np.uint8)
         random = np.random.default_rng(google_crc32c.value(vector.tobytes())) if self._stochastic else None
         for start, stop, rows in self._pieces(vector.size):
             piece = vector[start:stop].reshape(rows, -1)  # (B, block)
@@ -110,7 +111,7 @@ class Blocks:
         if (held := _COUNT.unpack_from(data)[0]) != size:
             raise DecodeError(f"{self.name}: written for {held} values, and {size} values take other bytes")
         scales = np.frombuffer(data, "<f4", self._blocks_of(size), _COUNT.size).astype(np.float32)
-        if not ((scales >= 0) & (scales <= LARGEST_SCALE)).all():  # NaN is neither
+        if not (scales.min(initial=0) >= 0 and scales.max(initial=0) <= LARGEST_SCALE):  # NaN is neither
             raise DecodeError(f"{self.name}: a scale is negative, too large, or not a number")
         expected = self._packed_bytes(size)
         packed = np.frombuffer(unsqueeze(memoryview(data)[start:], expected, self.name), np.uint8)
@@ -148,7 +149,7 @@ def _peaks(blocks: Vector, scratch: Vector) -> Vector | None:
     magnitudes = scratch.view(np.int32)  # without their sign bit, floats are ordered as their bits are
     np.bitwise_and(blocks.view(np.int32), np.int32(0x7FFFFFFF), out=magnitudes)
     largest = np.maximum.reduce(magnitudes, axis=1)
-    if (largest >= _NOT_FINITE).any():
+    if largest.max(initial=0) >= _NOT_FINITE:
         return None
     peaks: Vector = largest.view(np.float32)
     return peaks

@@ -70,14 +70,18 @@ class Uniform:
 
     def quantise(self, blocks: Vector, peaks: Vector, scratch: Vector, codes: Codes, noise: Vector | None) -> Vector:
         """See `Grid.quantise`."""
-        present = peaks >= _SMALLEST_PEAK
-        scales = np.where(present, np.minimum(peaks / self._most, LARGEST_SCALE), np.float32(0))
-        factors = np.where(present, np.float32(1) / np.where(present, scales, np.float32(1)), np.float32(0))
+        scales = peaks / self._most
+        if ordinary := bool(peaks.min() >= _SMALLEST_PEAK and scales.max() < LARGEST_SCALE):
+            factors = np.float32(1) / scales
+        else:
+            present = peaks >= _SMALLEST_PEAK
+            scales = np.where(present, np.minimum(scales, LARGEST_SCALE), np.float32(0))
+            factors = np.where(present, np.float32(1) / np.where(present, scales, np.float32(1)), np.float32(0))
         np.multiply(blocks, factors[:, None], out=scratch)
         if noise is not None:
             np.add(scratch, noise, out=scratch)
         np.rint(scratch, out=scratch)
-        if noise is not None or (scales == LARGEST_SCALE).any():
+        if noise is not None or not ordinary:
             np.clip(scratch, -self._most, self._most, out=scratch)
         np.copyto(codes.view(np.int8), scratch, casting="unsafe")
         if self.bits < 8:

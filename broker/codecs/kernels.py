@@ -7,6 +7,7 @@ of a weight, so with a common scale, or in a common choice of the largest elemen
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -17,6 +18,12 @@ from broker.foldable import Delta, Int8Blocks, Joined
 from models.errors import DecodeError
 
 _FINE = Float16()
+
+
+@lru_cache(maxsize=4096)
+def kernels(coarse: Codec, shapes: Shapes) -> Kernels:
+    """`Kernels`; the same one for the same codec and shapes, since where tensors stand takes a while to find out."""
+    return Kernels(coarse, shapes)
 
 
 class Kernels:

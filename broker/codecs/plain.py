@@ -7,7 +7,7 @@ import numpy as np
 from broker.codecs.base import Codec, Shapes, Vector, check_finite
 from models.errors import DecodeError
 
-LARGEST_FLOAT16 = 65504.0
+LARGEST_FLOAT16 = np.float32(65504.0)
 _LARGEST_BFLOAT16_BITS = 0x7F7F  # 3.39e38; the next one up is infinity
 
 
@@ -55,7 +55,9 @@ class Float16:
     def encode(self, vector: Vector) -> bytes:
         """See `Codec.encode`."""
         check_finite(vector)
-        return np.clip(vector, -LARGEST_FLOAT16, LARGEST_FLOAT16).astype("<f2").tobytes()
+        within = np.minimum(np.maximum(vector, -LARGEST_FLOAT16), LARGEST_FLOAT16)  # half the time of np.clip
+        data: bytes = within.astype("<f2").tobytes()
+        return data
 
     def decode(self, data: bytes, size: int) -> Vector:
         """See `Codec.decode`."""

@@ -8,6 +8,8 @@ bits), a sample tells so, and the time is saved.
 
 from __future__ import annotations
 
+import threading
+
 import zstandard
 
 from models.errors import DecodeError
@@ -18,6 +20,17 @@ LEVEL = 1
 _SEARCH = zstandard.ZstdCompressionParameters(
     strategy=zstandard.STRATEGY_FAST, window_log=17, hash_log=6, chain_log=6, search_log=1, min_match=7
 )
+
+
+class _Contexts(threading.local):
+    """Zstandard's working memory, a set for each thread: to get it anew takes longer than to compress a small layer."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(compression_params=_SEARCH)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_OF_THREAD = _Contexts()
 _STORED, _SQUEEZED = b"\0", b"\1"
 _SAMPLE_BYTES = 16 * 1024
 _WORTH = 0.97  # of the length: less gain than that isn't worth the receiver's time
@@ -63,7 +76,7 @@ def inflate(frame: bytes | memoryview, most_bytes: int, name: str) -> bytes:
         claimed = zstandard.get_frame_parameters(frame).content_size
         if claimed > most_bytes:  # an unknown size is the largest number there is
             raise DecodeError(f"{name}: claims {claimed} bytes decompressed, where at most {most_bytes} are possible")
-        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=most_bytes, allow_extra_data=False)
+        return _OF_THREAD.decompressor.decompress(frame, max_output_size=most_bytes, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise DecodeError(f"{name}: {error}") from error
 
@@ -78,4 +91,4 @@ def _pays(sample: bytes | memoryview) -> bool:
 
 
 def _compressed(content: bytes | memoryview) -> bytes:
-    return zstandard.ZstdCompressor(compression_params=_SEARCH).compress(content)
+    return _OF_THREAD.compressor.compress(content)

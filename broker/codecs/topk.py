@@ -1,4 +1,4 @@
-"""How are only the largest elements sent? Their places as gaps, their values as int8; the others count as zero.
+"""How are only the largest elements sent? Their places as gaps, their values coarsely; the others count as zero.
 
 | bytes   | field                                                                                                     |
 | ------- | --------------------------------------------------------------------------------------------------------- |
@@ -6,7 +6,7 @@
 | 4       | u32: bytes of the gaps                                                                                    |
 | varying | the gaps, as `broker.codecs.squeezing` leaves them: for each element sent, ascending, how many lie between |
 |         | it and the one before, in bytes: 255 says "255, and more follows"                                         |
-| rest    | the values, as the codec int8 writes them                                                                 |
+| rest    | the values, as the codec int8 or int4 writes them                                                         |
 
 How many are sent follows from the number of elements, so nothing needs to be said, or believed, about it. Gaps are
 nearly geometric, and Zstandard's Huffman stage comes near their entropy: 4.7 bits each at one in ten.
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from broker.codecs.base import Codec, Shapes, Vector, check_finite
 from broker.codecs.blocks import Blocks
-from broker.codecs.kernels import Kernels
+from broker.codecs.kernels import kernels
 from broker.codecs.squeezing import most_squeezed, squeeze, unsqueeze
 from models.errors import DecodeError
 
@@ -51,7 +51,7 @@ class TopK:
 
     def for_tensors(self, shapes: Shapes) -> Codec:
         """See `Codec.for_tensors`."""
-        return Kernels(self, shapes)
+        return kernels(self, shapes)
 
     def encode(self, vector: Vector) -> bytes:
         """See `Codec.encode`."""

@@ -13,6 +13,7 @@ from coordinator.aggregate import Aggregate, Fold, rule
 from coordinator.embracing import trainers
 from coordinator.mean import LayerFold
 from emulation.simulator.coverage import CoverageFold
+from emulation.simulator.crossing import Crossing
 from emulation.simulator.ground import Ground
 from emulation.simulator.rows import Row, Rows, layer_offsets
 from models.errors import RejectedUpdate
@@ -40,10 +41,12 @@ class Averaging:
 
     Args:
         ground: of the run.
+        crossing: what updates go through; ``None``: they arrive as they are.
     """
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, crossing: Crossing | None = None) -> None:
         self._ground = ground
+        self._crossing = crossing
         self._offsets = layer_offsets(ground.spec)
         self._cuts = ground.cuts
         self._weights = ground.weights
@@ -70,13 +73,16 @@ class Averaging:
     def _by_rule(self, layer: int, devices: Sequence[str], local: Rows, base: Row) -> Averaged:
         spec, weights = self._ground.spec.layers[layer], [self._weights[device] for device in devices]
         fold = rule(self._ground.setting.aggregation.fold)(spec.vector_size, spec.size)
-        if isinstance(fold, LayerFold):
+        if isinstance(fold, LayerFold) and self._crossing is None:
             fold.add_all(devices, local, base, weights)
         else:
             for device, value, weight in zip(devices, local, weights, strict=True):
-                _offer(fold, device, value - base, weight)
+                _offer(fold, device, self._arrived(layer, device, value - base, weight), weight)
         aggregate = fold.finish(base) if fold.count else None
         return Averaged(aggregate, len(devices), len(devices) - fold.count, fold.count * spec.vector_size)
+
+    def _arrived(self, layer: int, device: str, delta: Row, weight: float) -> Row:
+        return delta if self._crossing is None else self._crossing.update(layer, device, delta, weight)
 
     def _element_wise(self, layer: int, devices: Sequence[str], local: Rows, base: Row, place: slice) -> Averaged:
         fold = CoverageFold(self._ground.spec.layers[layer])

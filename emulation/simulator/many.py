@@ -7,11 +7,13 @@ and nobody waits at the end of a round.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,14 @@ def _equip(counter: Any) -> None:
     global _rounds_done
     os.environ["OMP_NUM_THREADS"] = "1"
     _rounds_done = counter
+    threading.Thread(target=_end_with_the_caller, name="watch the caller", daemon=True).start()
+
+
+def _end_with_the_caller() -> None:
+    """A caller that was killed can't end its lanes. One that went on would write where the next try writes."""
+    if caller := parent_process():
+        caller.join()
+        os._exit(1)
 
 
 def _run_alone(setting: Setting, cache: Path) -> Result:

@@ -20,6 +20,7 @@ from coordinator.accounting import FLOAT32_BYTES, Ledger
 from coordinator.records import CycleRecord, RoundRecord
 from coordinator.selection import draw
 from emulation.simulator.averaging import Averaged, Averaging
+from emulation.simulator.crossing import Crossing
 from emulation.simulator.ground import Ground
 from emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
 from emulation.simulator.server import ServerMemory, step, without_memory
@@ -40,7 +41,7 @@ class Standing(msgspec.Struct, frozen=True):
         discrepancy: last d_l of every layer.
         aggregations: times that each layer was aggregated.
         ledger: what was communicated so far.
-        uplink_bytes: what devices sent, in float32.
+        uplink_bytes: what devices sent: as its messages where there is a crossing, else in float32.
         downlink_bytes: what they were sent.
         wall_s: seconds spent in rounds.
     """
@@ -102,15 +103,28 @@ class Simulation:
         way: carries out its tasks; the state moves into its arena, which nobody has used.
         state: to go on from; the beginning by default.
         clock: seconds, for the records.
+        crossing: what values go through on their way; ``None``: they arrive as they are. It is no part of the state,
+            so a run with one is carried out from beginning to end.
+
+    Raises:
+        ValueError: a crossing, and a state to go on from or narrow networks.
     """
 
     def __init__(
-        self, ground: Ground, way: Way, state: State | None = None, clock: Callable[[], float] = time.perf_counter
+        self,
+        ground: Ground,
+        way: Way,
+        state: State | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        crossing: Crossing | None = None,
     ) -> None:
+        if crossing and (state or ground.setting.reduction == "width"):
+            raise ValueError("a crossing serves whole runs of networks that are cut")
         self.ground = ground
+        self._crossing = crossing
         self._way = way
         self._clock = clock
-        self._averaging = Averaging(ground)
+        self._averaging = Averaging(ground, crossing)
         self._offsets = layer_offsets(ground.spec)
         self._arena = way.arena
         if state is None:  # what is in the slots is not looked at: they take everything, and an arena's momentum is 0
@@ -150,6 +164,8 @@ class Simulation:
         cycle = before.round // setting.aggregation.phi
         cohort = before.cohort or draw(setting.names, setting.cohorts.active, setting.seed, cycle)
         slots = {device: slot for slot, device in enumerate(cohort)}
+        if self._crossing:
+            self._crossing.begin(before.round, cohort, np.split(self.values, self._offsets[1:-1]))
         tasks = self._training_tasks(slots)
         outcomes = self._way.carry_out(tasks)
         done = before.round + 1
@@ -212,14 +228,19 @@ class Simulation:
                 value, self._server = step(
                     self.ground.setting.server, layer, arena.base[place], aggregate.value, self._server
                 )
+                if self._crossing:
+                    value = self._crossing.next_value(layer, arena.base[place], value)
                 arena.base[place] = value
                 counts[layer] += 1
                 if size := spec.layers[layer].size:
                     numerator = aggregate.discrepancy_numerator
                     drift[layer] = fedlama.discrepancy(numerator, before.intervals[layer], size)
         cuts = self.ground.cuts
-        sent = sum(layer.elements for layer in averaged.values())
-        taken = sum(len(cohort) * spec.layers[layer].vector_size for layer in due)
+        sent = FLOAT32_BYTES * sum(layer.elements for layer in averaged.values())
+        taken = FLOAT32_BYTES * sum(len(cohort) * spec.layers[layer].vector_size for layer in due)
+        uplink_bytes, downlink_bytes = before.uplink_bytes + sent, before.downlink_bytes + taken
+        if self._crossing:
+            uplink_bytes, downlink_bytes = self._crossing.up.payload_bytes, self._crossing.down.payload_bytes
         self.standing = msgspec.structs.replace(
             before,
             round=before.round + 1,
@@ -227,8 +248,8 @@ class Simulation:
             discrepancy=tuple(drift),
             aggregations=tuple(counts),
             ledger=before.ledger.after_round(spec, {device: cuts[device] for device in cohort}, due),
-            uplink_bytes=before.uplink_bytes + FLOAT32_BYTES * sent,
-            downlink_bytes=before.downlink_bytes + FLOAT32_BYTES * taken,
+            uplink_bytes=uplink_bytes,
+            downlink_bytes=downlink_bytes,
         )
 
     def _adjust(self, cycle: int) -> CycleRecord | None:

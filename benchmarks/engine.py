@@ -1,0 +1,219 @@
+"""How fast and how light is a training step on a board's engine, beside torch and onnxruntime-training?
+
+For each network, at each tier (its first, middle and last cut: full, moderate, weak) and on one and two threads, every
+engine takes steps of SGD with momentum on one batch of 32, each in a process of its own, one after the other in turns.
+Behind a cut all train on activations that were computed before; ``weak_vs_torch_uncached`` is against a torch that runs
+the frozen layers at every step, as it would without a cache.
+
+A step's time is the processor's on one thread, so that a busy machine disturbs little, and the clock's on two. A ratio
+is the median of the ratios within a turn; the table has the ratio of the minima, too. Peaks are of resident memory
+above the process before it had a model, and ours include the frozen layers' forward pass in micro-batches.
+
+onnxruntime-training can't be installed beside onnxruntime: the variable LAMINA_ONNXRUNTIME_TRAINING names the Python of
+an environment that has it. torch.compile needs a C++ compiler, takes its time, and runs at the full tier only.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks.contender import Contender, Part, Seconds
+from benchmarks.exactness import NETWORKS as EXACT_NETWORKS
+from benchmarks.exactness import gradient_error, without_kinks
+from benchmarks.reporting import Figures, Row, main
+from benchmarks.torch_step import random_batch
+from models.build import build_bundle
+from models.bundle import read_bundle
+from models.definition import load_definition
+
+NETWORKS = {
+    "resnet20": "resnet20",
+    "resnet20_group_norm": "resnet20,norm=group",
+    "leaf_cnn": "leaf_cnn",
+    "ds_cnn": "ds_cnn",
+    "text_lstm": "text_lstm",
+}
+BATCH_SIZE = 32
+OTHER_PYTHON = "LAMINA_ONNXRUNTIME_TRAINING"
+SAME_LOSS = 1e-3  # relative; so far the engines may be apart before the first step
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the engines are compared on.
+
+    Attributes:
+        network: its name here.
+        tier: ``full``, ``moderate`` or ``weak``.
+        cut: first layer that is trained.
+        threads: that a step may use.
+    """
+
+    network: str
+    tier: str
+    cut: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.tier} {self.threads}t"
+
+
+@dataclass
+class Timing:
+    """The steps of all engines on one case, turn by turn: seconds, by engine."""
+
+    case: Case
+    taken: dict[str, list[float]]
+
+    def ratio(self, engine: str, other: str) -> float:
+        """The median of the ratios within a turn."""
+        return median(a / b for a, b in zip(self.taken[engine], self.taken[other], strict=True))
+
+    def ratio_of_minima(self, engine: str, other: str) -> float:
+        """The one engine's fastest step over the other's."""
+        return min(self.taken[engine]) / min(self.taken[other])
+
+
+@dataclass
+class Found:
+    """All that was measured.
+
+    Attributes:
+        timings: by case, as a string.
+        peaks: MiB above idle, by network, tier and engine.
+        idle: MiB before there was a model, by engine.
+    """
+
+    timings: dict[str, Timing]
+    peaks: dict[tuple[str, str, str], float]
+    idle: dict[str, float]
+
+
+def measure(quick: bool) -> tuple[Figures, list[Row]]:
+    """The figures and their table."""
+    found = Found({}, {}, {})
+    with tempfile.TemporaryDirectory() as folder:
+        for network, source in NETWORKS.items():
+            _measure_network(network, source, Path(folder), found, quick)
+    return _figures(found, quick), _table(found)
+
+
+def _measure_network(network: str, source: str, folder: Path, found: Found, quick: bool) -> None:
+    bundle_folder, batch = folder / network, folder / f"{network}.npz"
+    definition = load_definition(source)
+    build_bundle(definition, bundle_folder, batch_size=BATCH_SIZE, measure=None)
+    x, y = random_batch(definition, BATCH_SIZE)
+    np.savez(batch, x=x, y=y)
+    cuts = read_bundle(bundle_folder).manifest.spec.cuts
+    tiers = {"full": cuts[0], "moderate": cuts[len(cuts) // 2], "weak": cuts[-1]}
+    for tier, cut in tiers.items():
+        if quick and tier != "full" and (network, tier) != ("resnet20", "weak"):
+            continue
+        with ExitStack() as running:
+            contenders = {
+                engine: running.enter_context(
+                    Contender(Part(engine, source, str(bundle_folder), str(batch), cut), python)
+                )
+                for engine, python in _engines(tier, quick)
+            }
+            for threads in (1,) if quick and network != "resnet20" else (1, 2):
+                _take_turns(Case(network, tier, cut, threads), contenders, found, turns=5 if quick else 24)
+
+
+def _engines(tier: str, quick: bool) -> Iterator[tuple[str, str]]:
+    """The engines that take part, and the interpreter of each."""
+    yield from (("ours", sys.executable), ("torch", sys.executable))
+    if tier == "weak":
+        yield "torch-uncached", sys.executable
+    if tier == "full" and not quick and shutil.which("g++"):
+        yield "torch.compile", sys.executable
+    if os.environ.get(OTHER_PYTHON):
+        yield "onnxruntime-training", os.environ[OTHER_PYTHON]
+
+
+def _take_turns(case: Case, contenders: dict[str, Contender], found: Found, turns: int) -> None:
+    losses = {engine: contender.threads(case.threads) for engine, contender in contenders.items()}
+    apart = {
+        engine: loss for engine, loss in losses.items() if abs(loss - losses["torch"]) > SAME_LOSS * losses["torch"]
+    }
+    if apart:
+        raise RuntimeError(f"{case}: the engines do not compute the same: first losses are {losses}")
+    timing = Timing(case, {engine: [] for engine in contenders})
+    for _ in range(turns):
+        for engine, contender in contenders.items():
+            timing.taken[engine].append(_seconds(contender.step(), case.threads))
+    found.timings[str(case)] = timing
+    if case.threads == 1:  # two sessions in one process would be counted together
+        for engine, contender in contenders.items():
+            idle, peak = contender.peak_mib()
+            found.idle[engine], found.peaks[case.network, case.tier, engine] = idle, peak
+
+
+def _seconds(taken: Seconds, threads: int) -> float:
+    return taken.cpu if threads == 1 else taken.clock
+
+
+def _figures(found: Found, quick: bool) -> Figures:
+    full, weak = found.timings["resnet20 full 1t"], found.timings["resnet20 weak 1t"]
+    full_2t = found.timings["resnet20 full 2t"]
+    figures: Figures = {
+        "full_vs_torch_1t": full.ratio("ours", "torch"),
+        "full_vs_torch_1t_by_minima": full.ratio_of_minima("ours", "torch"),
+        "full_vs_torch_2t": full_2t.ratio("ours", "torch"),
+        "full_vs_torch_2t_by_minima": full_2t.ratio_of_minima("ours", "torch"),
+        "weak_vs_full": median(weak.taken["ours"]) / median(full.taken["ours"]),
+        "weak_vs_torch": weak.ratio("ours", "torch"),
+        "weak_vs_torch_uncached": weak.ratio("ours", "torch-uncached"),
+        "weak_peak_vs_full_peak": found.peaks["resnet20", "weak", "ours"] / found.peaks["resnet20", "full", "ours"],
+    }
+    for case, timing in found.timings.items():
+        figures[f"{case.replace(' ', '_')}_vs_torch"] = timing.ratio("ours", "torch")
+    figures["grad_max_rel_error"] = max(
+        gradient_error(without_kinks(load_definition(source)))
+        for source in (["ds_cnn"] if quick else EXACT_NETWORKS.values())
+    )
+    return figures
+
+
+def _table(found: Found) -> list[Row]:
+    others = sorted({engine for timing in found.timings.values() for engine in timing.taken} - {"ours"})
+    heads = ["ms a step (least), of ours; peak MiB above idle", "ours"]
+    table: list[Row] = [(*heads, *others, "peak, ours", *(f"peak, {engine}" for engine in others))]
+    for timing in found.timings.values():
+        case = timing.case
+        row = [str(case), _shown(timing, "ours")]
+        row += [
+            f"{_shown(timing, other)} {_against(timing, other)}" if other in timing.taken else "-" for other in others
+        ]
+        for engine in ("ours", *others):
+            peak = found.peaks.get((case.network, case.tier, engine))
+            row.append("-" if peak is None or case.threads > 1 else f"{peak:.1f}")
+        table.append(tuple(row))
+    idle = ["idle, MiB", *[""] * (1 + len(others)), *(f"{found.idle[engine]:.0f}" for engine in ("ours", *others))]
+    table.append(tuple(idle))
+    if "onnxruntime-training" not in others:
+        table.append(("onnxruntime-training: not installed", *[""] * (len(heads) + 2 * len(others))))
+    return table
+
+
+def _shown(timing: Timing, engine: str) -> str:
+    taken = timing.taken[engine]
+    return f"{1e3 * median(taken):.1f} ({1e3 * min(taken):.1f})"
+
+
+def _against(timing: Timing, other: str) -> str:
+    return f"x{timing.ratio('ours', other):.2f} ({timing.ratio_of_minima('ours', other):.2f})"
+
+
+if __name__ == "__main__":
+    main("How fast and how light is a training step on a board's engine?", measure)
