@@ -18,6 +18,9 @@ import numpy as np
 from broker.foldable import Floats
 from coordinator.passes import LANES, SNAP, Doubles, Steps, worth_compiling
 
+WORTH_LOADING = 1 << 21
+"""Elements of a matrix from which on the compiled pass is worth loading; numpy takes 4 ms for so many."""
+
 _ROOM = 256 * LANES  # elements of the scratch blocks, which stay in a core's cache
 
 
@@ -33,7 +36,7 @@ class CohortPass(Protocol):
 
 def cohort_pass(elements: int, compiled: bool | None = None) -> CohortPass:
     """The pass for matrices of so many elements; ``compiled`` as in `coordinator.passes.add_pass`."""
-    if not (worth_compiling(elements) if compiled is None else compiled):
+    if not (worth_compiling(elements, WORTH_LOADING) if compiled is None else compiled):
         return add_rows_in_blocks
     from coordinator.compiled import add_rows_compiled  # numba takes a second to load
 
