@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from broker.chunks import LayerValue, pack, unpack
 from broker.deltas import pack_delta
 from broker.messages import DeviceProfile, Report, RoundPlan, Task
-from coordinator import fedavg, fedlama
+from coordinator import fedavg, fedlama, server
 from coordinator.accounting import Ledger
 from coordinator.aggregate import Fold, rule
 from coordinator.embracing import choose_cut
@@ -116,6 +116,7 @@ class RoundOutcome:
     snapshot: Snapshot
     values: tuple[NDArray[np.float32], ...]
     owed: dict[int, NDArray[np.float32]]
+    memory: dict[int, NDArray[np.float32]]
     adjustment: CycleRecord | None
 
 
@@ -130,6 +131,7 @@ class Federation:
         values: every layer's global value (vector_size,), as the devices decode it.
         snapshot: where to go on; `fresh` gives the beginning.
         owed: what the codec of deltas has lost so far, by layer (vector_size,), to be sent with the next ones.
+        memory: what the server's optimiser remembers, by layer, as `coordinator.server.to_vector` writes it.
     """
 
     settings: FederationSettings
@@ -138,6 +140,7 @@ class Federation:
     values: list[NDArray[np.float32]]
     snapshot: Snapshot
     owed: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    memory: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
     round: Round | None = None
 
@@ -321,11 +324,12 @@ class Federation:
             versions=_with(snapshot.versions, layer, snapshot.versions[layer] + 1),
             discrepancy=_with(snapshot.discrepancy, layer, drift),
         )
+        exact = self._stepped(layer, aggregate.value)
         if codec := self.settings.wire.delta_codec_of(spec.vector_size):
-            self._close_by_delta(layer, aggregate.value, codec)
+            self._close_by_delta(layer, exact, codec)
             return self.encode(layer), self._deltas[layer]
         self.owed.pop(layer, None)
-        value = self.encode(layer, aggregate.value)
+        value = self.encode(layer, exact)
         self.values[layer] = unpack(value, spec)  # what the devices decode is the truth: no drift builds up
         return (value,)
 
@@ -384,6 +388,7 @@ class Federation:
             snapshot=self.snapshot,
             values=tuple(self.values),
             owed=dict(self.owed),
+            memory=dict(self.memory),
             adjustment=adjustment,
         )
 
@@ -443,6 +448,17 @@ class Federation:
         """Devices that can't encode what is configured, and what they use instead."""
         chosen = {name: self.settings.wire.codec_for(self.devices[name].profile.codecs) for name in cohort}
         return {name: codec for name, codec in chosen.items() if codec}
+
+    def _stepped(self, layer: int, average: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Where the server's optimiser leads from a layer's value, given the cohort's average."""
+        settings = self.settings.server
+        memory = server.from_vector(settings, self.memory.get(layer), self._spec.layers[layer].size)
+        if memory is None:
+            self.memory.pop(layer, None)
+            return average
+        value, after = server.step(settings, self.values[layer], average, memory)
+        self.memory[layer] = server.to_vector(after)
+        return value
 
     def _close_by_delta(self, layer: int, exact: NDArray[np.float32], codec: str) -> None:
         """Move a layer's value to what devices come to by a delta, as near to ``exact`` as its codec gets."""

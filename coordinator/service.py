@@ -245,7 +245,7 @@ class Coordinator:
                 await self._news(round_.patience_ends(time.monotonic()) - time.monotonic())
             outcome = federation.finish(time.monotonic(), self._uplink_bytes)
             await self._outcomes.put(outcome)  # first: a line too many is dropped at a restart, none is added
-            await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed)
+            await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
         self._committed.set()
 
     async def _news(self, timeout_s: float) -> None:
@@ -401,16 +401,16 @@ class Coordinator:
         bundle, settings = self._bundle, self._settings
         manifest = bundle.manifest
         if saved := self._store.load(manifest.spec, bundle.digest):
-            snapshot, values, owed = saved
+            snapshot, values, owed, memory = saved
             snapshot.check(settings)
             log.info("going on after round %d of %s", snapshot.round, settings.federation)
         else:
-            epoch, owed = secrets.randbits(53), {}
-            snapshot = fresh(manifest, bundle.digest, epoch, settings)
+            owed, memory = {}, {}
+            snapshot = fresh(manifest, bundle.digest, secrets.randbits(53), settings)
             parameters, statistics = flatten(manifest.spec, bundle.initial_values())
             indices = range(len(manifest.spec.layers))
             values = [layer_vector(manifest.spec, index, parameters, statistics) for index in indices]
-        return Federation(settings, manifest, bundle.digest, values, snapshot, owed)
+        return Federation(settings, manifest, bundle.digest, values, snapshot, owed, memory)
 
     def _make_evaluator(self) -> Evaluator | None:
         evaluation = self._settings.evaluation

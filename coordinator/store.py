@@ -35,19 +35,21 @@ _Vector = NDArray[np.float32]
 
 
 class Saved(NamedTuple):
-    """What was committed: the snapshot, every layer's value, and what is owed, by layer."""
+    """What was committed: the snapshot, every layer's value, and, by layer, what is owed and the server's memory."""
 
     snapshot: Snapshot
     values: list[_Vector]
     owed: dict[int, _Vector]
+    memory: dict[int, _Vector]
 
 
 class _Layer(msgspec.Struct, frozen=True, array_like=True):
-    """A layer's value, and what the codec of deltas owes it; little-endian float32."""
+    """A layer's value, what the codec of deltas owes it, and the server's memory of it; little-endian float32."""
 
     version: int
     value: bytes
     owed: bytes | None
+    memory: bytes | None = None
 
 
 class _Commit(msgspec.Struct, frozen=True):
@@ -96,15 +98,29 @@ class Store:
                 return saved
         raise ConfigError(f"the saved state is damaged; {where}")
 
-    def commit(self, snapshot: Snapshot, values: Sequence[_Vector], owed: Mapping[int, _Vector] | None = None) -> None:
-        """Make ``snapshot``, its values and what is owed the state to return to, as long as the machine lives."""
+    def commit(
+        self,
+        snapshot: Snapshot,
+        values: Sequence[_Vector],
+        owed: Mapping[int, _Vector] | None = None,
+        memory: Mapping[int, _Vector] | None = None,
+    ) -> None:
+        """Make this the state to return to, as long as the machine lives.
+
+        Args:
+            snapshot: of the federation.
+            values: of every layer.
+            owed: by layer, what the codec of deltas owes it.
+            memory: by layer, what the server's optimiser remembers.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         moved = [layer for layer, version in enumerate(snapshot.versions) if self._written.get(layer) != version]
         layers = {
             layer: _Layer(
                 snapshot.versions[layer],
                 _bytes(values[layer]),
-                _bytes(owed[layer]) if owed and layer in owed else None,
+                _bytes_of(owed, layer),
+                _bytes_of(memory, layer),
             )
             for layer in moved
         }
@@ -162,7 +178,9 @@ def _read(path: Path) -> _Commit | None:
 def _assembled(commits: Sequence[_Commit], spec: ModelSpec) -> Saved | None:
     """The state of the first commit, its layers looked for in all of them; ``None`` if one is nowhere."""
     snapshot = commits[0].snapshot
-    values, owed = [], {}
+    values: list[_Vector] = []
+    owed: dict[int, _Vector] = {}
+    memory: dict[int, _Vector] = {}
     for layer, version in enumerate(snapshot.versions):
         candidates = (commit.layers.get(layer) for commit in commits)
         kept = next((kept for kept in candidates if kept and kept.version == version), None)
@@ -171,7 +189,13 @@ def _assembled(commits: Sequence[_Commit], spec: ModelSpec) -> Saved | None:
         values.append(_vector(kept.value))
         if kept.owed is not None:
             owed[layer] = _vector(kept.owed)
-    return Saved(snapshot, values, owed)
+        if kept.memory is not None:
+            memory[layer] = _vector(kept.memory)
+    return Saved(snapshot, values, owed, memory)
+
+
+def _bytes_of(vectors: Mapping[int, _Vector] | None, layer: int) -> bytes | None:
+    return _bytes(vectors[layer]) if vectors and layer in vectors else None
 
 
 def _bytes(vector: _Vector) -> bytes:
