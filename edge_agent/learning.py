@@ -20,7 +20,7 @@ from broker.codecs import codec
 from broker.deltas import apply_delta
 from broker.messages import RoundPlan, Task
 from edge_agent.data import TrainingData
-from edge_agent.engine import Engine
+from edge_agent.engine import STANDARD, Engine
 from edge_agent.error_feedback import ErrorFeedback
 from edge_agent.events import Outcome, Progress, Train
 from edge_agent.learner import Learner
@@ -29,6 +29,7 @@ from edge_agent.profile import threads
 from edge_agent.settings import AgentSettings
 from edge_agent.state import DamagedState, read_progress, restore_state, save_state
 from edge_agent.trainer import OnnxRuntime
+from edge_agent.tuning import Tuned
 from models.manifest import FileEntry, Manifest
 from models.spec import LayerSpec, ModelSpec
 from models.values import Vector
@@ -60,8 +61,10 @@ class Learning:
         self._settings = settings
         self._data = data
         self._new_learner = learner
-        self.engine: Engine = OnnxRuntime(settings.engine)
         self._folder = Path(settings.folder)
+        self.engine: Engine = OnnxRuntime(settings.engine)
+        if settings.tuning and not settings.shared_process:
+            self.engine = Tuned(OnnxRuntime(settings.engine), self._folder)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
         self._leave_off = threading.Event()
         self._manifest: Manifest | None = None
@@ -88,8 +91,10 @@ class Learning:
         Raises:
             ModelError: none of the bundle's graphs is for this device's engine.
         """
+        sub_model = self.engine.suited(manifest.sub_model(cut))
+        forms = self.engine.forms(sub_model, threads(self._settings)) if isinstance(self.engine, Tuned) else [STANDARD]
         return [
-            self.engine.suited(manifest.sub_model(cut)).graph,
+            *(sub_model.written(form).graph for form in forms),
             *(piece.graph for piece in manifest.pieces_before(cut)),
         ]
 
