@@ -38,6 +38,9 @@ from models.values import Vector
 
 log = logging.getLogger("lamina.agent")
 
+_INLINE_ELEMENTS = 1 << 15
+"""Layers up to this size are decoded on the event loop, in under 0.2 ms."""
+
 _T = TypeVar("_T")
 
 
@@ -154,7 +157,8 @@ class Learning:
         Raises:
             DecodeError: it is not the layer's.
         """
-        return await self._run(partial(unpack, value, self.layers[value.layer]))
+        layer = self.layers[value.layer]
+        return await self._unless_small(layer, partial(unpack, value, layer))
 
     async def moved(self, delta: LayerValue) -> Vector | None:
         """The layer vector that a delta leads to from the one that is held; ``None`` if it was made for another.
@@ -162,8 +166,8 @@ class Learning:
         Raises:
             DecodeError: it is not the layer's.
         """
-        layer = delta.layer
-        return await self._run(partial(apply_delta, delta, self.layers[layer], self._ready().held(layer)))
+        layer, held = self.layers[delta.layer], self._ready().held(delta.layer)
+        return await self._unless_small(layer, partial(apply_delta, delta, layer, held))
 
     def take(self, layer: int, vector: Vector) -> None:
         """Hold a layer's new global value; no training runs."""
@@ -182,6 +186,10 @@ class Learning:
 
     async def _run(self, job: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+
+    async def _unless_small(self, layer: LayerSpec, decode: Callable[[], _T]) -> _T:
+        """In the thread, unless going there and back takes longer than decoding. It changes nothing of the learner."""
+        return decode() if layer.vector_size <= _INLINE_ELEMENTS else await self._run(decode)
 
     # In the thread.
 
