@@ -27,13 +27,14 @@ _WORTH_IT = 0.1
 _BATCHES = (2, 3)  # a tensor whose size differs between them depends on the batch
 
 
-def recomputing(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+def recomputing(model: onnx.ModelProto, batch: int, *, worth_bytes: int = 1 << 19) -> onnx.ModelProto:
     """The training graph ``model`` so cut that it takes the least memory for a batch of that many samples.
 
-    It is ``model`` itself where no cut saves a tenth.
+    It is ``model`` itself where no cut saves a tenth, and ``worth_bytes``.
     """
     anatomy = _Anatomy.of(model)
-    best, least = model, (1 - _WORTH_IT) * highest_bytes(allocations(model, batch))
+    whole = highest_bytes(allocations(model, batch))
+    best, least = model, min((1 - _WORTH_IT) * whole, whole - worth_bytes)
     for segments in range(2, min(_MOST_SEGMENTS, len(anatomy.points) + 1) + 1):
         candidate = _divided(model, anatomy, _spread(anatomy.points, segments))
         taken = highest_bytes(allocations(candidate, batch))
