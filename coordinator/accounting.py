@@ -15,11 +15,11 @@ as in the paper, and are in the bytes.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Mapping
 
 import msgspec
 
-from coordinator.embracing import trainers
 from models.spec import ModelSpec
 
 FLOAT32_BYTES = 4
@@ -48,7 +48,8 @@ class Ledger(msgspec.Struct, frozen=True):
             due: layers that were to be aggregated.
         """
         # dim_l |T_l| of every layer
-        sent = [layer.size * len(trainers(cuts, index)) for index, layer in enumerate(spec.layers)]
+        ascending = sorted(cuts.values())
+        sent = [layer.size * bisect_right(ascending, index) for index, layer in enumerate(spec.layers)]
         network_bytes = FLOAT32_BYTES * sum(layer.vector_size for layer in spec.layers)
         return Ledger(
             communicated=self.communicated + sum(sent[layer] for layer in set(due)),

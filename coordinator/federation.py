@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from broker.chunks import LayerValue, pack, unpack
 from broker.deltas import pack_delta
 from broker.messages import DeviceProfile, Report, RoundPlan, Task
-from coordinator import fedavg, fedlama
+from coordinator import fedavg, fedlama, server
 from coordinator.accounting import Ledger
 from coordinator.aggregate import Fold, rule
 from coordinator.embracing import choose_cut
@@ -116,6 +116,7 @@ class RoundOutcome:
     snapshot: Snapshot
     values: tuple[NDArray[np.float32], ...]
     owed: dict[int, NDArray[np.float32]]
+    memory: dict[int, NDArray[np.float32]]
     adjustment: CycleRecord | None
 
 
@@ -130,6 +131,7 @@ class Federation:
         values: every layer's global value (vector_size,), as the devices decode it.
         snapshot: where to go on; `fresh` gives the beginning.
         owed: what the codec of deltas has lost so far, by layer (vector_size,), to be sent with the next ones.
+        memory: what the server's optimiser remembers, by layer, as `coordinator.server.to_vector` writes it.
     """
 
     settings: FederationSettings
@@ -138,6 +140,7 @@ class Federation:
     values: list[NDArray[np.float32]]
     snapshot: Snapshot
     owed: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    memory: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
     round: Round | None = None
 
@@ -147,6 +150,7 @@ class Federation:
         self._online: set[str] = set()
         self._deltas: dict[int, LayerValue] = {}  # to the present versions
         self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
+        self._done_before = {record.id: record.rounds_done for record in self.snapshot.devices}  # in an earlier run
 
     # -- devices -----------------------------------------------------------------------------------------------------
 
@@ -165,7 +169,7 @@ class Federation:
             profile=profile,
             task=task,
             online=profile.device in self._online,
-            rounds_done=known.rounds_done if known else self._rounds_done_before(profile.device),
+            rounds_done=known.rounds_done if known else self._done_before.get(profile.device, 0),
             last_report=known.last_report if known else None,
         )
         return task
@@ -235,10 +239,11 @@ class Federation:
         if self.round or self.finished:
             return False
         cohort = self.snapshot.cohort
+        wanted = self.settings.cohorts.min_devices
         complete = (
             all(name in self.devices for name in cohort)
             if cohort
-            else self.accepted >= self.settings.cohorts.min_devices
+            else len(self._online) >= wanted and self.accepted >= wanted  # the devices are counted when it may matter
         )
         patience_ends = self.snapshot.round > 0 and waited_s >= self.settings.deadlines.round_s
         return complete or (patience_ends and self.accepted > 0)
@@ -319,11 +324,12 @@ class Federation:
             versions=_with(snapshot.versions, layer, snapshot.versions[layer] + 1),
             discrepancy=_with(snapshot.discrepancy, layer, drift),
         )
+        exact = self._stepped(layer, aggregate.value)
         if codec := self.settings.wire.delta_codec_of(spec.vector_size):
-            self._close_by_delta(layer, aggregate.value, codec)
+            self._close_by_delta(layer, exact, codec)
             return self.encode(layer), self._deltas[layer]
         self.owed.pop(layer, None)
-        value = self.encode(layer, aggregate.value)
+        value = self.encode(layer, exact)
         self.values[layer] = unpack(value, spec)  # what the devices decode is the truth: no drift builds up
         return (value,)
 
@@ -382,6 +388,7 @@ class Federation:
             snapshot=self.snapshot,
             values=tuple(self.values),
             owed=dict(self.owed),
+            memory=dict(self.memory),
             adjustment=adjustment,
         )
 
@@ -442,6 +449,17 @@ class Federation:
         chosen = {name: self.settings.wire.codec_for(self.devices[name].profile.codecs) for name in cohort}
         return {name: codec for name, codec in chosen.items() if codec}
 
+    def _stepped(self, layer: int, average: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Where the server's optimiser leads from a layer's value, given the cohort's average."""
+        settings = self.settings.server
+        memory = server.from_vector(settings, self.memory.get(layer), self._spec.layers[layer].size)
+        if memory is None:
+            self.memory.pop(layer, None)
+            return average
+        value, after = server.step(settings, self.values[layer], average, memory)
+        self.memory[layer] = server.to_vector(after)
+        return value
+
     def _close_by_delta(self, layer: int, exact: NDArray[np.float32], codec: str) -> None:
         """Move a layer's value to what devices come to by a delta, as near to ``exact`` as its codec gets."""
         target = exact + self.owed[layer] if layer in self.owed else exact
@@ -456,9 +474,6 @@ class Federation:
             codec=codec,
         )
         self.owed[layer] = target - self.values[layer]
-
-    def _rounds_done_before(self, name: str) -> int:
-        return next((record.rounds_done for record in self.snapshot.devices if record.id == name), 0)
 
     def _new_fold(self, layer: int) -> Fold:
         spec = self._spec.layers[layer]

@@ -34,7 +34,8 @@ through empty rounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Set
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,6 @@ from broker.foldable import Delta
 from broker.messages import Report, RoundPlan
 from broker.partials import Partial
 from coordinator.aggregate import Aggregate, Fold
-from coordinator.embracing import trainers
 from models.errors import RejectedUpdate
 
 
@@ -105,7 +105,7 @@ class Round:
         self.reports: dict[str, Report] = {}
         self.rejected = 0
         self.cuts = dict(cuts)
-        self.expected = {layer: frozenset(trainers(cuts, layer)) for layer in plan.due}
+        self.expected = _expected(cuts, plan.due)
         self._delivered: dict[int, set[str]] = {layer: set() for layer in plan.due}
         self._new_fold = new_fold
         self._open = {layer: new_fold(layer) for layer in plan.due}
@@ -113,7 +113,7 @@ class Round:
 
     def done(self, now: float) -> bool:
         """Every due layer is closed, and every device has made its local steps."""
-        return not self._open and (now >= self.deadline or self._all_of(frozenset(self.cuts), self.reports.keys(), now))
+        return not self._open and (now >= self.deadline or self._all_of(self.cuts.keys(), self.reports.keys(), now))
 
     @property
     def updates(self) -> int:
@@ -181,7 +181,8 @@ class Round:
 
     def lose(self, device: str, at: float) -> None:
         """A device is gone: from ``at`` on, in seconds, it is no longer waited for."""
-        self._lost[device] = at
+        if device in self.cuts:
+            self._lost[device] = at
 
     def regain(self, device: str) -> None:
         """Wait for it again."""
@@ -211,7 +212,8 @@ class Round:
 
     def delivered_everything(self) -> tuple[str, ...]:
         """Devices that delivered all that was expected of them, ascending."""
-        return tuple(device for device in sorted(self.cuts) if device not in self._owing())
+        owing = self._owing()
+        return tuple(device for device in sorted(self.cuts) if device not in owing)
 
     def unfolded(self) -> dict[str, tuple[int, ...]]:
         """Devices, and the layers that were due from them and were not folded, ascending; the others are left out."""
@@ -249,7 +251,24 @@ class Round:
                 f"{device} sent layer {layer} against version {update.version}, not {plan.versions[layer]}",
             )
 
-    def _all_of(self, expected: frozenset[str], came: Set[str], now: float) -> bool:
-        """Nobody else is to be waited for, and somebody came."""
-        lost = {device for device, at in self._lost.items() if at <= now}
-        return not expected or (bool(came) and expected <= came | lost)
+    def _all_of(self, expected: Set[str], came: Set[str], now: float) -> bool:
+        """Nobody else is to be waited for, and somebody came. Those that came are among the expected.
+
+        It is asked after every update, so it must not look at every device: where more are missing than are lost, the
+        numbers say enough.
+        """
+        if not expected:
+            return True
+        missing = len(expected) - len(came)
+        if not came or missing > len(self._lost):
+            return False
+        return missing == sum(
+            at <= now and device in expected and device not in came for device, at in self._lost.items()
+        )
+
+
+def _expected(cuts: Mapping[str, int], due: Sequence[int]) -> dict[int, frozenset[str]]:
+    """T_l of every due layer. Layers between the same two cuts share one set: there are many, of many devices."""
+    ends = sorted(set(cuts.values()))
+    sets = [frozenset(device for device, cut in cuts.items() if cut <= end) for end in ends]
+    return {layer: sets[reached - 1] if (reached := bisect_right(ends, layer)) else frozenset() for layer in due}

@@ -1,7 +1,8 @@
 """How do bytes reach the federation, and its decisions the network? The coordinator's thin asyncio shell.
 
 Two tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* publishes what it decides.
-A third, *record*, outlives the link: it evaluates finished rounds and writes them down while the next one trains.
+Two more outlive the link, and work while the next round trains: *record* evaluates finished rounds and writes them
+down, *settle* sees that commits are on the disk.
 
 Everything that the coordinator says is retained, and is said anew on every connection: a broker that lost its memory,
 or a device that comes late, needs nothing else.
@@ -75,7 +76,7 @@ class Coordinator:
         self._federation = self._restore()
         self._recorder = Recorder(self._folder, self._federation.snapshot.round)
         self._evaluator = self._make_evaluator()
-        self._changed = asyncio.Event()
+        self._changed, self._committed = asyncio.Event(), asyncio.Event()
         self._outcomes: asyncio.Queue[RoundOutcome | None] = asyncio.Queue(_UNRECORDED)
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self._accuracy: float | None = None
@@ -91,8 +92,11 @@ class Coordinator:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._record_rounds(), name="record")
+                settling = group.create_task(self._settle_commits(), name="settle")
                 await self._keep_serving()
                 await self._outcomes.put(None)
+                settling.cancel()
+            await asyncio.to_thread(self._store.settle)
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
         return self._result()
@@ -240,8 +244,9 @@ class Coordinator:
                     break
                 await self._news(round_.patience_ends(time.monotonic()) - time.monotonic())
             outcome = federation.finish(time.monotonic(), self._uplink_bytes)
-            await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed)
-        await self._outcomes.put(outcome)
+            await self._outcomes.put(outcome)  # first: a line too many is dropped at a restart, none is added
+            await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
+        self._committed.set()
 
     async def _news(self, timeout_s: float) -> None:
         """Until something has arrived, or the time is up."""
@@ -301,20 +306,41 @@ class Coordinator:
     # -- recording ---------------------------------------------------------------------------------------------------
 
     async def _record_rounds(self) -> None:
-        """Evaluate, write down and report each outcome; ``None`` ends it."""
-        while (outcome := await self._outcomes.get()) is not None:
-            if self._evaluator and self._is_evaluated(outcome.round.plan.round):
-                self._accuracy = await asyncio.to_thread(self._evaluator.accuracy, outcome.values)
-                accuracy = self._accuracy
-            else:
-                accuracy = None
-            record = self._round_record(outcome, accuracy)
-            self._recorder.add_round(record)
-            if outcome.adjustment:
-                self._recorder.add_cycle(outcome.adjustment)
-                self._observe_cycle(outcome.adjustment)
-            self._observe(record)
+        """Evaluate, write down and report each outcome; ``None`` ends it. Cancelled, it evaluates no more."""
+        outcome: RoundOutcome | None = None
+        try:
+            while (outcome := await self._outcomes.get()) is not None:
+                self._record(outcome, await self._accuracy_of(outcome))
+                outcome = None
+        except asyncio.CancelledError:
+            left = [outcome]
+            while not self._outcomes.empty():
+                left.append(self._outcomes.get_nowait())
+            for outcome in filter(None, left):
+                self._record(outcome, None)
+            raise
         await asyncio.to_thread(self._export)
+
+    async def _accuracy_of(self, outcome: RoundOutcome) -> float | None:
+        if self._evaluator is None or not self._is_evaluated(outcome.round.plan.round):
+            return None
+        self._accuracy = await asyncio.to_thread(self._evaluator.accuracy, outcome.values)
+        return self._accuracy
+
+    def _record(self, outcome: RoundOutcome, accuracy: float | None) -> None:
+        record = self._round_record(outcome, accuracy)
+        self._recorder.add_round(record)
+        if outcome.adjustment:
+            self._recorder.add_cycle(outcome.adjustment)
+            self._observe_cycle(outcome.adjustment)
+        self._observe(record)
+
+    async def _settle_commits(self) -> None:
+        """Whenever there is one; where the disk is slower than the rounds, several at once."""
+        while True:
+            await self._committed.wait()
+            self._committed.clear()
+            await asyncio.to_thread(self._store.settle)
 
     def _is_evaluated(self, round_: int) -> bool:
         done = round_ + 1
@@ -375,17 +401,16 @@ class Coordinator:
         bundle, settings = self._bundle, self._settings
         manifest = bundle.manifest
         if saved := self._store.load(manifest.spec, bundle.digest):
-            snapshot, values = saved
+            snapshot, values, owed, memory = saved
             snapshot.check(settings)
-            owed = self._store.load_owed(snapshot, manifest.spec)
             log.info("going on after round %d of %s", snapshot.round, settings.federation)
         else:
-            epoch, owed = secrets.randbits(53), {}
-            snapshot = fresh(manifest, bundle.digest, epoch, settings)
+            owed, memory = {}, {}
+            snapshot = fresh(manifest, bundle.digest, secrets.randbits(53), settings)
             parameters, statistics = flatten(manifest.spec, bundle.initial_values())
             indices = range(len(manifest.spec.layers))
             values = [layer_vector(manifest.spec, index, parameters, statistics) for index in indices]
-        return Federation(settings, manifest, bundle.digest, values, snapshot, owed)
+        return Federation(settings, manifest, bundle.digest, values, snapshot, owed, memory)
 
     def _make_evaluator(self) -> Evaluator | None:
         evaluation = self._settings.evaluation

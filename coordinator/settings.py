@@ -127,6 +127,29 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.warmup_rounds >= 0, "aggregation.warmup_rounds can't be negative")
 
 
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the coordinator does with an average (see `coordinator.server_optimiser`).
+
+    Attributes:
+        optimiser: ``none``: the average is the next value; ``fedavgm`` or ``fedadam``: a step towards it.
+        lr: the server's learning rate.
+        beta: share of the momentum that stays.
+        beta2: share of FedAdam's second moment that stays.
+        tau: FedAdam's floor of the second moment's root.
+    """
+
+    optimiser: Literal["none", "fedavgm", "fedadam"] = "none"
+    lr: float = 1.0
+    beta: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, "server.lr must be positive")
+        require(0 <= self.beta < 1 and 0 <= self.beta2 < 1, "server.beta and server.beta2 must lie in [0, 1)")
+        require(self.tau > 0, "server.tau must be positive")
+
+
 class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How values cross the network.
 
@@ -230,6 +253,7 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     local: Local = msgspec.field(default_factory=Local)
     cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
     aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
+    server: Server = msgspec.field(default_factory=Server)
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)

@@ -1,27 +1,61 @@
-"""How does a federation survive a restart of its coordinator? Layer values and a snapshot on disk, committed as one.
+"""Where does a federation survive its coordinator? In the folder of its run, a file a round:
 
-    state/snapshot.json              names the version of every layer
-    state/layers/{index}-{version}.npy
-    state/layers/{index}-{version}.owed.npy     what the codec of deltas has lost of the layer; may be missing
+    state/{round}.commit     the snapshot after so many rounds, and the values of the layers that moved in the last one
 
-A commit writes the layers whose version moved, then replaces the snapshot, then deletes what no snapshot names any
-more. A crash between any two of these steps leaves the former snapshot, and every value that it names, in place.
+A file is MessagePack, sealed with its CRC-32C. A layer's value is in the latest file that names the layer, so a file is
+kept as long as a layer rests on it: through a cycle, at most.
+
+A commit is written at once and *settled* later, while the next round runs: only then is it sure to be on the disk, and
+only then are files deleted that it makes needless. So a coordinator that is killed loses nothing that it committed, and
+a machine that loses its power goes back to the last settled commit, past files that are missing or torn. Devices bear
+that: they see versions go back, and begin afresh.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.framing import seal, unseal
 from coordinator.federation import Snapshot
-from models.errors import ConfigError
+from models.errors import ConfigError, DecodeError
 from models.spec import ModelSpec
+
+_MAGIC = b"LAMS"
+_SUFFIX = ".commit"
+
+_Vector = NDArray[np.float32]
+
+
+class Saved(NamedTuple):
+    """What was committed: the snapshot, every layer's value, and, by layer, what is owed and the server's memory."""
+
+    snapshot: Snapshot
+    values: list[_Vector]
+    owed: dict[int, _Vector]
+    memory: dict[int, _Vector]
+
+
+class _Layer(msgspec.Struct, frozen=True, array_like=True):
+    """A layer's value, what the codec of deltas owes it, and the server's memory of it; little-endian float32."""
+
+    version: int
+    value: bytes
+    owed: bytes | None
+    memory: bytes | None = None
+
+
+class _Commit(msgspec.Struct, frozen=True):
+    """A file."""
+
+    snapshot: Snapshot
+    layers: dict[int, _Layer]
 
 
 class Store:
@@ -32,78 +66,135 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._snapshot = folder / "state" / "snapshot.json"
-        self._layers = folder / "state" / "layers"
+        self._folder = folder / "state"
+        self._held: dict[int, dict[int, int]] = {}  # round of a file to the layers in it, and their versions
+        self._last: Snapshot | None = None
 
-    def load(self, spec: ModelSpec, digest: str) -> tuple[Snapshot, list[NDArray[np.float32]]] | None:
-        """The last commit: its snapshot, and every layer's vector. ``None`` where nothing was committed.
+    def load(self, spec: ModelSpec, digest: str) -> Saved | None:
+        """The last commit that is whole. ``None`` where nothing was committed.
 
         Raises:
-            ConfigError: it belongs to another bundle, or is damaged.
+            ConfigError: it belongs to another bundle, or nothing whole is there.
         """
-        try:
-            content = self._snapshot.read_bytes()
-        except FileNotFoundError:
+        paths = sorted(self._folder.glob(f"*{_SUFFIX}"), reverse=True)
+        if not paths:
             return None
-        where = f"{self._snapshot}: start over with --fresh, or choose another folder"
-        try:
-            snapshot = msgspec.json.decode(content, type=Snapshot)
-        except msgspec.DecodeError as error:
-            raise ConfigError(f"the saved state is damaged ({error}); {where}") from error
-        if snapshot.manifest != digest:
-            raise ConfigError(f"the saved state is of bundle {snapshot.manifest[:12]}, not {digest[:12]}; {where}")
-        return snapshot, [
-            self._read(f"{index}-{version}.npy", spec.layers[index].vector_size, where)
-            for index, version in enumerate(snapshot.versions)
-        ]
-
-    def load_owed(self, snapshot: Snapshot, spec: ModelSpec) -> dict[int, NDArray[np.float32]]:
-        """What was committed as owed with the snapshot, by layer.
-
-        Raises:
-            ConfigError: it is damaged.
-        """
-        names = {index: f"{index}-{version}.owed.npy" for index, version in enumerate(snapshot.versions)}
-        return {
-            index: self._read(name, spec.layers[index].vector_size, f"{self._layers}: delete it, or start over")
-            for index, name in names.items()
-            if (self._layers / name).exists()
-        }
+        where = f"{self._folder}: start over with --fresh, or choose another folder"
+        commits = [commit for path in paths if (commit := _read(path)) is not None]
+        for index, last in enumerate(commits):
+            if last.snapshot.manifest != digest:
+                raise ConfigError(
+                    f"the saved state is of bundle {last.snapshot.manifest[:12]}, not {digest[:12]}; {where}"
+                )
+            if (saved := _assembled(commits[index:], spec)) is not None:
+                self._held = {
+                    commit.snapshot.round: {layer: kept.version for layer, kept in commit.layers.items()}
+                    for commit in commits[index:]
+                }
+                return saved
+        raise ConfigError(f"the saved state is damaged; {where}")
 
     def commit(
         self,
         snapshot: Snapshot,
-        values: Sequence[NDArray[np.float32]],
-        owed: Mapping[int, NDArray[np.float32]] | None = None,
+        values: Sequence[_Vector],
+        owed: Mapping[int, _Vector] | None = None,
+        memory: Mapping[int, _Vector] | None = None,
     ) -> None:
-        """Make ``snapshot``, its values and what is owed the state to return to."""
-        self._layers.mkdir(parents=True, exist_ok=True)
-        wanted = {f"{index}-{version}.npy": values[index] for index, version in enumerate(snapshot.versions)}
-        wanted |= {f"{index}-{snapshot.versions[index]}.owed.npy": vector for index, vector in (owed or {}).items()}
-        present = {path.name for path in self._layers.iterdir()}
-        for name in wanted.keys() - present:
-            buffer = BytesIO()
-            np.save(buffer, wanted[name], allow_pickle=False)
-            replace_file(self._layers / name, buffer.getvalue())
-        replace_file(self._snapshot, msgspec.json.encode(snapshot))
-        for name in present - wanted.keys():
-            (self._layers / name).unlink()
+        """Make this the state to return to, as long as the machine lives.
+
+        Args:
+            snapshot: of the federation.
+            values: of every layer.
+            owed: by layer, what the codec of deltas owes it.
+            memory: by layer, what the server's optimiser remembers.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        moved = [
+            layer
+            for layer, version in enumerate(snapshot.versions)
+            if not any(held.get(layer) == version for held in self._held.values())
+        ]
+        layers = {
+            layer: _Layer(
+                snapshot.versions[layer],
+                _bytes(values[layer]),
+                _bytes_of(owed, layer),
+                _bytes_of(memory, layer),
+            )
+            for layer in moved
+        }
+        content = seal(_MAGIC, msgspec.msgpack.encode(_Commit(snapshot, layers)), memoryview(b""))
+        draft = self._path(snapshot.round).with_suffix(".draft")
+        draft.write_bytes(content)
+        draft.replace(self._path(snapshot.round))
+        self._held[snapshot.round] = {layer: snapshot.versions[layer] for layer in moved}
+        self._last = snapshot
+
+    def settle(self) -> None:
+        """Return when the last commit would survive the machine; delete what it makes needless.
+
+        Commits may be made meanwhile, in another thread.
+        """
+        last = self._last
+        if last is None:
+            return
+        with self._path(last.round).open("rb") as file:
+            os.fsync(file.fileno())
+        for round_, layers in list(self._held.items()):
+            rests = any(last.versions[layer] == version for layer, version in layers.items())
+            if round_ < last.round and not rests:
+                self._path(round_).unlink(missing_ok=True)
+                self._held.pop(round_, None)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._snapshot.unlink(missing_ok=True)
-        for path in self._layers.glob("*.npy"):
+        for path in self._folder.glob(f"*{_SUFFIX}"):
             path.unlink()
+        self._held.clear()
+        self._last = None
 
-    def _read(self, name: str, size: int, where: str) -> NDArray[np.float32]:
-        path = self._layers / name
-        try:
-            vector = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"the saved state lacks {path.name} ({error}); {where}") from error
-        if vector.shape != (size,) or vector.dtype != np.float32:
-            raise ConfigError(f"{path.name} holds {vector.dtype} {vector.shape}, not float32 ({size},); {where}")
-        return np.asarray(vector, np.float32)
+    def _path(self, round_: int) -> Path:
+        return self._folder / f"{round_:08}{_SUFFIX}"
+
+
+def _read(path: Path) -> _Commit | None:
+    """A file's content; ``None`` if it is damaged."""
+    try:
+        return msgspec.msgpack.decode(unseal(path.read_bytes(), _MAGIC), type=_Commit)
+    except (OSError, DecodeError, msgspec.DecodeError):
+        return None
+
+
+def _assembled(commits: Sequence[_Commit], spec: ModelSpec) -> Saved | None:
+    """The state of the first commit, its layers looked for in all of them; ``None`` if one is nowhere."""
+    snapshot = commits[0].snapshot
+    values: list[_Vector] = []
+    owed: dict[int, _Vector] = {}
+    memory: dict[int, _Vector] = {}
+    for layer, version in enumerate(snapshot.versions):
+        candidates = (commit.layers.get(layer) for commit in commits)
+        kept = next((kept for kept in candidates if kept and kept.version == version), None)
+        if kept is None or len(kept.value) != 4 * spec.layers[layer].vector_size:
+            return None
+        values.append(_vector(kept.value))
+        if kept.owed is not None:
+            owed[layer] = _vector(kept.owed)
+        if kept.memory is not None:
+            memory[layer] = _vector(kept.memory)
+    return Saved(snapshot, values, owed, memory)
+
+
+def _bytes_of(vectors: Mapping[int, _Vector] | None, layer: int) -> bytes | None:
+    return _bytes(vectors[layer]) if vectors and layer in vectors else None
+
+
+def _bytes(vector: _Vector) -> bytes:
+    return vector.astype("<f4").tobytes()
+
+
+def _vector(content: bytes) -> _Vector:
+    return np.frombuffer(content, "<f4").astype(np.float32)
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -34,7 +34,7 @@ import msgspec
 
 from broker.settings import load_toml
 from broker.topics import check_name
-from coordinator.settings import Aggregation, Cohorts, Deadlines, Evaluation, Local, Training, Wire
+from coordinator.settings import Aggregation, Cohorts, Deadlines, Evaluation, Local, Server, Training, Wire
 from emulation.datasets import BUILT_IN
 from models.errors import require
 
@@ -116,6 +116,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cohorts: who trains; its ``min_devices`` is every device whose budget is large enough, so that the first
             cohort does not depend on which process starts first.
         aggregation: when a layer is averaged, and how.
+        server: what the coordinator does with an average.
         wire: how values cross the network.
         deadlines: how long to wait.
         evaluation: how the averaged model is judged; its ``data`` is the experiment's test set.
@@ -137,6 +138,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     local: Local = msgspec.field(default_factory=Local)
     cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
     aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
+    server: Server = msgspec.field(default_factory=Server)
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)

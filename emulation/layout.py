@@ -116,6 +116,7 @@ def federation_settings(
         local=experiment.local,
         cohorts=replace(cohorts, min_devices=expected, wait_s=cohorts.wait_s or _WAIT_S),
         aggregation=experiment.aggregation,
+        server=experiment.server,
         wire=experiment.wire,
         deadlines=experiment.deadlines,
         evaluation=replace(experiment.evaluation, data=str(test_file(folder))),

@@ -17,7 +17,9 @@ from broker.seam import Dial
 from broker.starter import running_broker
 from coordinator.records import CycleRecord, RoundRecord, RunResult
 from coordinator.service import Coordinator
+from coordinator.settings import FederationSettings
 from coordinator.store import Store
+from emulation.aggregators import aggregating, aggregating_here
 from emulation.bundling import bundle_for
 from emulation.datasets import load_dataset
 from emulation.experiment import BrokerKind, Experiment
@@ -160,9 +162,18 @@ async def train(prepared: Prepared, ground: Ground, progress: Progress) -> Outco
     Store(experiment.folder).clear()  # an emulation starts over, always
     coordinator = Coordinator(settings, bundle, ground.dial, observe=observe, observe_cycle=cycles.append)
     progress.begin(len(bundle.manifest.spec.layers), experiment.rounds)
-    async with _fleet(prepared, ground, progress.warn) as devices:
+    async with _aggregators(settings, ground, progress.warn), _fleet(prepared, ground, progress.warn) as devices:
         result = await _unless_deserted(coordinator, devices)
     return Outcome(result, rounds, cycles, devices.failures)
+
+
+def _aggregators(
+    settings: FederationSettings, ground: Ground, on_failure: Callable[[str], None]
+) -> AbstractAsyncContextManager[None]:
+    name, count = settings.federation, settings.aggregation.aggregators
+    if ground.kind == "memory":
+        return aggregating_here(name, count, ground.dial)
+    return aggregating(name, count, ground.address, Path(settings.folder) / "logs", on_failure)
 
 
 def _fleet(

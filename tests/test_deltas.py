@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import google_crc32c
 import msgspec
@@ -17,7 +18,7 @@ from broker.deltas import apply_delta, pack_delta
 from broker.messages import Report
 from coordinator.federation import Federation, fresh
 from coordinator.round import Update
-from coordinator.settings import Aggregation, FederationSettings, Training, Wire
+from coordinator.settings import Aggregation, FederationSettings, Server, Training, Wire
 from coordinator.store import Store
 from models.errors import ConfigError, DecodeError
 from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
@@ -217,19 +218,23 @@ def test_unknown_codec_is_an_error_of_the_configuration(key: str) -> None:
         Wire(**{key: "int9"})  # type: ignore[arg-type]
 
 
-def test_a_coordinator_that_restarts_owes_what_it_owed(tmp_path: Path) -> None:
-    settings = lossy("sign", training=Training(rounds=12, local_steps=5))
+@pytest.mark.parametrize("optimiser", ["none", "fedavgm", "fedadam"])
+def test_a_coordinator_that_restarts_owes_and_remembers_as_before(
+    tmp_path: Path, optimiser: Literal["none", "fedavgm", "fedadam"]
+) -> None:
+    settings = lossy("sign", training=Training(rounds=12, local_steps=5), server=Server(optimiser, lr=0.1))
     undisturbed, subject = federation(settings), federation(settings)
     run_rounds(undisturbed, 12, {}, seeds=range(12))
     run_rounds(subject, 6, {}, seeds=range(6))
     store = Store(tmp_path)
-    store.commit(subject.snapshot, subject.values, subject.owed)
+    store.commit(subject.snapshot, subject.values, subject.owed, subject.memory)
     saved = store.load(SPEC, "cafe")
     assert saved is not None
     again = with_devices(
-        Federation(settings, subject.manifest, "cafe", saved[1], saved[0], store.load_owed(saved[0], SPEC))
+        Federation(settings, subject.manifest, "cafe", saved.values, saved.snapshot, saved.owed, saved.memory)
     )
     run_rounds(again, 6, {}, seeds=range(6, 12))
     assert [value.tobytes() for value in again.values] == [value.tobytes() for value in undisturbed.values]
-    store.commit(again.snapshot, again.values, again.owed)
-    assert len(list((tmp_path / "state" / "layers").iterdir())) == 6  # what is past is deleted
+    store.commit(again.snapshot, again.values, again.owed, again.memory)
+    store.settle()
+    assert len(list((tmp_path / "state").iterdir())) == 1  # what is past is deleted

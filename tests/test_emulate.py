@@ -225,6 +225,18 @@ def test_processes_over_a_broker_end_in_the_same_bits_as_memory(
 
 
 @pytest.mark.broker
+@pytest.mark.parametrize("kind", ["memory", "mosquitto"])
+def test_aggregators_fold_in_processes_of_their_own_to_the_same_bits(experiment: Experiment, kind: BrokerKind) -> None:
+    trained(prepare(experiment), "memory")
+    model = final_model(experiment)
+    shared = msgspec.structs.replace(experiment.aggregation, aggregators=2)
+    outcome = trained(prepare(changed(experiment, aggregation=shared)), kind)
+    assert final_model(experiment) == model
+    assert outcome.failures == []
+    assert kind == "memory" or len(list((experiment.folder / "logs").glob("aggregator-*.log"))) == 2
+
+
+@pytest.mark.broker
 @pytest.mark.slow
 def test_a_device_that_is_killed_is_reported_and_the_run_goes_on(experiment: Experiment) -> None:
     def kill_one(record: RoundRecord) -> None:
@@ -312,7 +324,7 @@ def test_a_signal_ends_the_command_and_all_that_it_started(
     started = psutil.Process(running.pid).children()
     assert len(started) == 1 + 8
     running.send_signal(number)
-    assert running.wait() == status
+    assert running.wait(timeout=60) == status
     assert_ended(started)
 
 

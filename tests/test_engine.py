@@ -12,7 +12,7 @@ from edge_agent.engine import Engine, FrozenPiece, InParts, PathOf, StepResult, 
 from edge_agent.learner import Learner
 from edge_agent.trainer import OnnxRuntime
 from models.errors import ModelError
-from models.manifest import Manifest
+from models.manifest import Manifest, SubModel
 from models.values import Vector, layer_vector
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS
 from tests.tiny_training import Twin, write_trainable_bundle
@@ -26,6 +26,9 @@ class ByHand:
     """An engine that knows the tiny model only: its arithmetic in numpy."""
 
     name = "numpy"
+
+    def suited(self, sub_model: SubModel) -> SubModel:
+        return sub_model
 
     def warm_up(self) -> None:
         pass

@@ -1,10 +1,11 @@
-"""The gradients of every network of the zoo are torch's."""
+"""The gradients of every network of the zoo are torch's, and so is where some steps lead."""
 
 import numpy as np
 import pytest
 from torch import nn
 
-from benchmarks.exactness import NETWORKS, distance, gradient_error, gradients, without_kinks
+from benchmarks.exactness import NETWORKS, Compared, distance
+from benchmarks.smoothing import without_kinks
 from models.definition import Definition, load_definition
 from models.graph.tracing import trace
 from models.source import split_options, zoo_names
@@ -21,7 +22,21 @@ def test_the_whole_zoo_is_measured() -> None:
 def test_without_kinks_gradients_are_exact_to_1e_5(name: str) -> None:
     smooth = without_kinks(load_definition(NETWORKS[name]))
     assert not kinks(smooth)
-    assert gradient_error(smooth, batch_size=4) < 1e-5
+    assert Compared(smooth, batch_size=4).of_gradients().ours < 1e-5
+
+
+@pytest.mark.parametrize("name", [pytest.param("resnet20", marks=pytest.mark.slow), "digits_cnn", "sensor_cnn"])
+def test_with_rectifiers_gradients_are_within_twice_what_torch_reaches_in_float32(name: str) -> None:
+    found = Compared(load_definition(NETWORKS[name]), batch_size=4).of_gradients(5)
+    assert found.ours <= 2 * found.torchs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits_cnn", "ds_cnn", "text_lstm", "tiny_transformer"])
+def test_after_50_steps_parameters_are_exact_to_1e_5_or_to_what_torch_reaches_in_float32(name: str) -> None:
+    found = Compared(without_kinks(load_definition(NETWORKS[name])), batch_size=4).after_steps(50)
+    assert found.ours <= max(1e-5, 2 * found.torchs)
+    assert found.ours < 1e-4
 
 
 def test_every_kink_is_smoothed() -> None:
@@ -39,7 +54,7 @@ def kinks(definition: Definition) -> list[str]:
 
 
 def test_a_wrong_gradient_is_seen() -> None:
-    exact, ours, rounded = gradients(load_definition("digits_cnn"))
+    exact, ours, rounded = Compared(load_definition("digits_cnn")).gradients()
     assert distance(ours, exact) < 1e-5
     wrong = ours.copy()
     wrong[np.argmax(np.abs(ours))] *= -1

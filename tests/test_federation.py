@@ -7,7 +7,7 @@ import pytest
 from broker.messages import DeviceProfile, Report, RoundPlan
 from coordinator.federation import Federation, Snapshot, fresh
 from coordinator.round import Update
-from coordinator.settings import Aggregation, Cohorts, FederationSettings, Local, Training, Wire
+from coordinator.settings import Aggregation, Cohorts, FederationSettings, Local, Server, Training, Wire
 from models.errors import ConfigError, RejectedUpdate
 from models.manifest import FileEntry, Manifest, SubModel
 from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
@@ -193,6 +193,35 @@ def test_the_codec_of_globals_rounds_the_truth_too() -> None:
     subject = with_devices(federation(settings), one=100.0, two=100.0)
     play(subject, {"one": 1.0001, "two": 1.0001})
     assert subject.values[0][0] == 1.0  # float16 has steps of 2^-10 above 1
+
+
+def test_the_servers_momentum_carries_a_layer_on() -> None:
+    settings = msgspec.structs.replace(SETTINGS, aggregation=Aggregation(phi=1), server=Server("fedavgm", beta=0.5))
+    subject = with_devices(federation(settings), one=100.0, two=100.0)
+    play(subject, {"one": 1.0, "two": 3.0}, rounds=2)
+    # Each round the average lies 2 ahead: m = 2, then 0.5 * 2 + 2 = 3. Statistics take the average as it is: 2, then 4.
+    assert [value.tolist() for value in subject.values] == [[5.0], [5.0, 5.0, 4.0, 4.0], [5.0] * 4]
+    # ... and the drift is about the average, as it is without a server's step
+    assert subject.snapshot.discrepancy == pytest.approx((0.2, 0.2, 0.2))
+
+
+@pytest.mark.parametrize("optimiser", ["fedavgm", "fedadam"])
+def test_a_run_that_goes_on_remembers_the_servers_steps(optimiser: str) -> None:
+    settings = msgspec.structs.replace(SETTINGS, server=Server(optimiser, lr=0.5))  # type: ignore[arg-type]
+    devices, deltas = {"one": 100.0, "two": 100.0}, {"one": 1.0, "two": 3.0}
+    undisturbed = with_devices(federation(settings), **devices)
+    play(undisturbed, deltas, rounds=4)
+    before = with_devices(federation(settings), **devices)
+    play(before, deltas, rounds=2)
+    again = federation(settings, before.snapshot)
+    again.values, again.memory = list(before.values), dict(before.memory)
+    play(with_devices(again, **devices), deltas, rounds=2)
+    assert [value.tolist() for value in again.values] == [value.tolist() for value in undisturbed.values]
+    # Another optimiser makes nothing of what the first one remembered.
+    other = federation(msgspec.structs.replace(settings, server=Server()), before.snapshot)
+    other.memory = dict(before.memory)
+    play(with_devices(other, **devices), deltas, rounds=2)
+    assert other.memory == {}
 
 
 def test_the_rate_falls_where_the_operator_says() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.definition import Definition
 from models.errors import ModelError
 from models.graph import inference_graph
+from models.graph.rules import subject
 from models.layout import derive_spec
 
 
@@ -77,6 +78,7 @@ def functions(*those: Callable[[Tensor], Tensor]) -> nn.Module:
 IMAGE = (3, 8, 8)
 SEQUENCE = (6, 8)
 VECTOR = (8,)
+VOLUME = (2, 4, 6, 6)
 
 
 def conv(inputs: int, outputs: int, kernel: int | tuple[int, int], **options: object) -> nn.Module:
@@ -131,12 +133,19 @@ ON_IMAGES: dict[str, Callable[[], nn.Module]] = {
     "group norm": lambda: SideBySide(nn.GroupNorm(2, 4), nn.GroupNorm(4, 4, affine=False)),
     "instance norm": lambda: SideBySide(nn.InstanceNorm2d(4), nn.InstanceNorm2d(4, affine=True)),
     "instance norm with statistics": lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+    "local response norm": lambda: nn.LocalResponseNorm(3),
     "squeeze and excite": lambda: Function(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid()),
     "patches": lambda: nn.Unfold(2),
 }
 ON_SEQUENCES: dict[str, Callable[[], nn.Module]] = {
     "conv over time": lambda: nn.Sequential(
         nn.Conv1d(6, 16, 3, padding=2, dilation=2), nn.MaxPool1d(2), nn.AvgPool1d(2)
+    ),
+    "transposed over time": lambda: SideBySide(
+        nn.ConvTranspose1d(6, 4, 3, 2, padding=1, output_padding=1), nn.ConvTranspose1d(6, 4, 3, groups=2, dilation=2)
+    ),
+    "pooling over time": lambda: SideBySide(
+        nn.AdaptiveAvgPool1d(1), nn.AdaptiveAvgPool1d(4), nn.MaxPool1d(3, 1, 1), nn.AvgPool1d(3, 2, 1)
     ),
     "layer norm": lambda: SideBySide(nn.LayerNorm(8), nn.LayerNorm((6, 8)), nn.RMSNorm(8)),
     "batch norm over time": lambda: nn.BatchNorm1d(6),
@@ -171,7 +180,9 @@ ON_SEQUENCES: dict[str, Callable[[], nn.Module]] = {
         lambda x: x.var((1, 2), keepdim=True),
         lambda x: x.norm(dim=1),
         lambda x: x.cumsum(1),
+        lambda x: x.prod(1),
     ),
+    "windows": lambda: Function(lambda x: x.unfold(1, 3, 2)),
     "extrema": lambda: functions(
         lambda x: x.max(1)[0],
         lambda x: x.amin(1),
@@ -222,6 +233,10 @@ ON_VECTORS: dict[str, Callable[[], nn.Module]] = {
     "in place": lambda: Function(in_place),
     "in-place rectifier": lambda: nn.ReLU(inplace=True),
 }
+ON_VOLUMES: dict[str, Callable[[], nn.Module]] = {
+    "conv and pooling in space": lambda: SideBySide(nn.AvgPool3d(2), nn.AvgPool3d(3, 2, 1), nn.MaxPool3d(2)),
+    "batch norm in space": lambda: nn.BatchNorm3d(3),
+}
 CASES = {
     **{f"conv, {name}": (IMAGE, make) for name, make in CONVOLUTIONS.items()},
     **{
@@ -231,6 +246,10 @@ CASES = {
     **{
         name: (SEQUENCE, lambda make=make: nn.Sequential(nn.Linear(8, 8), make()))
         for name, make in ON_SEQUENCES.items()
+    },
+    **{
+        name: (VOLUME, lambda make=make: nn.Sequential(nn.Conv3d(2, 3, 3, padding=1), make()))
+        for name, make in ON_VOLUMES.items()
     },
     **{name: (VECTOR, lambda make=make: nn.Sequential(nn.Linear(8, 8), make())) for name, make in ON_VECTORS.items()},
 }
@@ -285,6 +304,49 @@ def test_an_operator_without_a_rule_is_named_with_its_place() -> None:
     assert message.startswith("model odd: no rule for the operator special_bessel_j0.default in module 0 (")
     assert "test_graph_rules.py" in message
     assert message.endswith("add one to models/graph/rules/elementwise.py")
+
+
+def test_the_place_of_an_operator_inside_torchs_own_code_is_the_authors_line_that_led_there() -> None:
+    class Stem(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Linear(8, 8)
+            self.pool = nn.AvgPool2d(2, divisor_override=3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.pool(self.dense(x).unflatten(1, (2, 2, 2))).flatten(1)
+
+    definition = Definition("odd", nn.Sequential(Stem(), nn.Linear(2, 2)), VECTOR, 2)
+    with pytest.raises(ModelError, match=r"test_graph_rules\.py.*divisor_override"):
+        training_graph(definition, derive_spec(definition), 0)
+
+
+@pytest.mark.parametrize(
+    ("operator", "file"),
+    [
+        ("cummax.default", "reduction"),
+        ("addmm.default", "linear"),
+        ("_softmax.default", "linear"),
+        ("conv_tbc.default", "convolution"),
+        ("special_erfcx.default", "elementwise"),
+    ],
+)
+def test_a_missing_rule_belongs_into_the_file_of_its_subject(operator: str, file: str) -> None:
+    assert subject(operator) == file
+
+
+def test_a_recurrent_layer_that_projects_its_output_is_told() -> None:
+    class Projecting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(8, 5, proj_size=3, batch_first=True)
+            self.dense = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.dense(self.lstm(x)[0][:, -1])
+
+    with pytest.raises(ModelError, match="proj_size is not supported: put a dense layer after it"):
+        derive_spec(Definition("odd", Projecting(), SEQUENCE, 2))
 
 
 def test_an_operator_used_in_a_way_that_its_rule_does_not_know_is_named_with_its_place() -> None:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
 PURE = {
     "broker": ["partials", "foldable"],
     "coordinator": ["round", "site", "federation", "aggregate", "fold", "mean", "exact", "passes", "cohort_pass",
-                    "fedavg", "fedlama", "embracing", "selection", "accounting"],
+                    "fedavg", "fedlama", "embracing", "selection", "accounting", "server", "server_optimiser"],
     "edge_agent": ["session", "error_feedback"],
 }  # fmt: skip
 SHELLS = {"asyncio", "time", "socket", "threading", "subprocess", "random", "aiomqtt", "onnxruntime", "os", "pathlib"}

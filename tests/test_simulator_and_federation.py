@@ -27,7 +27,7 @@ from broker.seam import Dial
 from broker.starter import RunningBroker
 from coordinator.records import RunResult
 from coordinator.service import Coordinator
-from coordinator.settings import Aggregation, Cohorts, Deadlines, FederationSettings, Training, Wire
+from coordinator.settings import Aggregation, Cohorts, Deadlines, FederationSettings, Server, Training, Wire
 from edge_agent.data import TrainingData
 from edge_agent.service import Agent
 from edge_agent.settings import AgentSettings
@@ -49,6 +49,9 @@ CASES = {
     "fedavg": Setting(aggregation=Aggregation(phi=1), fleet=Fleet(strong=4)),
     "fedlama": Setting(aggregation=Aggregation(phi=2), fleet=Fleet(strong=4)),
     "embracing": Setting(aggregation=Aggregation(phi=1), fleet=Fleet(strong=2, moderate=1, weak=1)),
+    "a server with momentum": Setting(
+        aggregation=Aggregation(phi=2), fleet=Fleet(strong=4), server=Server("fedavgm", lr=0.8, beta=0.5)
+    ),
     "both, half of the devices active": Setting(
         aggregation=Aggregation(phi=2, weighting="num_examples"),
         fleet=Fleet(strong=2, moderate=2, weak=2),
@@ -97,6 +100,7 @@ async def federate(
         training=msgspec.structs.replace(setting.training, seed=SEED),
         cohorts=msgspec.structs.replace(setting.cohorts, min_devices=len(setting.names), wait_s=60.0),
         aggregation=setting.aggregation,
+        server=setting.server,
         wire=wire,
         deadlines=Deadlines(broker_s=20.0),
     )

@@ -55,6 +55,14 @@ async def test_biased_codecs_learn_with_feedback(tmp_path: Path, bundle: Bundle,
     assert result.accuracy > 0.75  # three classes
 
 
+@pytest.mark.parametrize(("update_codec", "warns"), [("top1", True), ("top3", False)])
+async def test_one_in_a_hundred_comes_with_a_warning(
+    tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture, update_codec: str, warns: bool
+) -> None:
+    await run(Setup(tmp_path, bundle, MemoryBroker().dial, rounds=2), Wire(update_codec=update_codec))
+    assert ("give it many more rounds" in caplog.text) == warns
+
+
 async def test_deltas_are_what_crosses_the_network_on_the_way_down(tmp_path: Path, bundle: Bundle) -> None:
     sent = {}
     for name, wire in {"values": Wire(delta_codec=""), "deltas": Wire(delta_codec="int8", small_elements=0)}.items():

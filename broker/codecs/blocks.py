@@ -21,7 +21,7 @@ import numpy as np
 from broker.codecs.base import Codec, Shapes, Vector, check_vector, not_finite
 from broker.codecs.grids import LARGEST_SCALE, Codes, Grid
 from broker.codecs.kernels import kernels
-from broker.codecs.squeezing import most_squeezed, squeeze, unsqueeze
+from broker.codecs.squeezing import most_squeezed, squeezed_parts, unsqueeze
 from broker.foldable import INT8_BLOCK, Delta, Int8Blocks
 from models.errors import DecodeError
 
@@ -80,7 +80,8 @@ class Blocks:
             scales[first : first + rows] = self._grid.quantise(piece, peaks, within, codes.reshape(piece.shape), noise)
             if self._per_byte > 1:
                 _pack(codes, self._grid.bits, packed[start // self._per_byte :])
-        return _COUNT.pack(vector.size) + scales.astype("<f4", copy=False).tobytes() + squeeze(packed.data)
+        head = (_COUNT.pack(vector.size), scales.astype("<f4", copy=False).data)
+        return b"".join((*head, *squeezed_parts(packed.data)))
 
     def decode(self, data: bytes, size: int) -> Vector:
         """See `Codec.decode`."""

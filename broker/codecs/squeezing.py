@@ -38,11 +38,16 @@ _WORTH = 0.97  # of the length: less gain than that isn't worth the receiver's t
 
 def squeeze(content: bytes | memoryview) -> bytes:
     """The content, shorter if that is possible, and at most one byte longer."""
+    return b"".join(squeezed_parts(content))
+
+
+def squeezed_parts(content: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
+    """What `squeeze` joins; whoever joins it to something else saves a copy of it."""
     middle = len(content) // 2
     if len(content) > 4 * _SAMPLE_BYTES and not _pays(content[middle : middle + _SAMPLE_BYTES]):
-        return b"".join((_STORED, content))
+        return _STORED, content
     squeezed = _compressed(content)
-    return b"".join((_SQUEEZED, squeezed) if len(squeezed) < _WORTH * len(content) else (_STORED, content))
+    return (_SQUEEZED, squeezed) if len(squeezed) < _WORTH * len(content) else (_STORED, content)
 
 
 def unsqueeze(data: bytes | memoryview, most_bytes: int, name: str) -> bytes | memoryview:

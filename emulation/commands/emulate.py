@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, get_args
 
 import msgspec
@@ -102,10 +103,26 @@ def _broker_of(environment: Mapping[str, str]) -> str:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Let a SIGTERM unwind the program, so that processes and broker end with it."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    """Let a SIGTERM unwind the program as a Ctrl-C does, so that processes and broker end with it.
+
+    It is passed on as a SIGINT, which asyncio turns into the main task's cancellation. An exception raised from the
+    handler itself would strike the event loop anywhere: between two callbacks it takes one away, and what waits for
+    that one waits for ever.
+    """
+    told = False
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        told = True
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, pass_on)
     try:
         yield
+    except KeyboardInterrupt:
+        if told:
+            sys.exit(128 + signal.SIGTERM)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 

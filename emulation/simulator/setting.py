@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from coordinator.settings import Aggregation, Cohorts, Evaluation, Training
+from coordinator.settings import Aggregation, Cohorts, Evaluation, Server, Training
 from emulation.experiment import Partition, Tier
 from emulation.simulator.holdout import Holdout
 from models.errors import ConfigError, require
@@ -73,29 +73,6 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         require(self.proximal >= 0, "local.proximal can't be negative")
-
-
-class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the coordinator does with an average (see `coordinator.server_optimiser`).
-
-    Attributes:
-        optimiser: ``none``: the average is the next value; ``fedavgm`` or ``fedadam``: a step towards it.
-        lr: the server's learning rate.
-        beta: share of the momentum that stays.
-        beta2: share of FedAdam's second moment that stays.
-        tau: FedAdam's floor of the second moment's root.
-    """
-
-    optimiser: Literal["none", "fedavgm", "fedadam"] = "none"
-    lr: float = 1.0
-    beta: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
-
-    def __post_init__(self) -> None:
-        require(self.lr > 0, "server.lr must be positive")
-        require(0 <= self.beta < 1 and 0 <= self.beta2 < 1, "server.beta and server.beta2 must lie in [0, 1)")
-        require(self.tau > 0, "server.tau must be positive")
 
 
 class Codistillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

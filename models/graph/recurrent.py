@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.errors import ModelError
+
 _TRACED_ONLY = "this operator is traced, and never run"
 
 Parameters: TypeAlias = Sequence[Tensor]
@@ -73,6 +75,8 @@ def _stack(
     """Layers one on another, each along the sequence, or along it and back."""
     directions = 2 if bidirectional else 1
     each = len(parameters) // (num_layers * directions)
+    if each != (4 if has_biases else 2):
+        raise ModelError("a recurrent layer with proj_size is not supported: put a dense layer after it")
     x = x.transpose(0, 1) if batch_first else x  # (T, N, I)
     ends = []
     for layer in range(num_layers):

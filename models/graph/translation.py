@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from models.graph.registry import find_rule
 from models.graph.tracing import Forward, example
 from models.graph.values import Call, Form, Value, form_of
 from models.graph.writer import GraphWriter
+
+_TORCH = Path(torch.__file__).parent
 
 # Checks of what the trace has already settled.
 _IGNORED = ("_assert_", "sym_constrain_range", "_functional_assert")
@@ -149,5 +152,7 @@ def _with_inputs(node: fx.Node) -> Sequence[fx.Node]:
 
 
 def _last_line(stack_trace: str | None) -> str:
+    """The innermost line of the author's own code; torch's where there is none, as in a ``nn.Sequential``."""
     lines = [line.strip() for line in (stack_trace or "").splitlines() if line.strip().startswith("File ")]
-    return f", {lines[-1].removeprefix('File ')}" if lines else ""
+    own = [line for line in lines if str(_TORCH) not in line]
+    return f", {(own or lines)[-1].removeprefix('File ')}" if lines else ""

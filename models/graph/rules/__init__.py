@@ -34,11 +34,11 @@ __all__ = [
 _SUBJECTS = {
     "convolution": ("conv",),
     "normalisation": ("norm",),
-    "pooling": ("max_pool", "avg_pool"),
+    "pooling": ("max_pool",),
     "resampling": ("pool", "upsample", "_pad"),
     "random": ("rand", "dropout", "bernoulli", "normal_"),
     "embedding": ("embedding", "index", "scatter", "gather"),
-    "linear": ("mm", "softmax", "linear", "attention"),
+    "linear": ("mm.", "softmax", "linear", "attention"),
     "reduction": ("sum", "mean", "max", "min", "var", "std", "prod", "norm"),
     "shape": ("view", "slice", "select", "pad", "permute", "roll", "repeat", "sort", "tri"),
 }

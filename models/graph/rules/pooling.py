@@ -1,4 +1,4 @@
-"""Rules for pooling, and their gradients."""
+"""Rules for max pooling, and its gradients. Average pooling is linear: see `models.graph.rules.resampling`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.graph.values import Call, Value, reshaped, static
 from models.graph.writer import GraphWriter
 
 
-@rule("max_pool2d_with_indices")
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices")
 def max_pool(
     g: GraphWriter,
     call: Call,
@@ -31,16 +31,15 @@ def max_pool(
         x,
         kernel_shape=kernel,
         strides=spread(stride, rank) if stride else kernel,
-        pads=spread(padding, rank) * 2,
+        pads=[*spread(padding, rank), *_margins_at_end(x, call, kernel, stride, padding, dilation)],
         dilations=spread(dilation, rank),
-        ceil_mode=int(ceil_mode),
     )
     indices = g.Mod(flat, math.prod(static(x.shape[2:])))
     g.remember(indices, flat)  # ONNX's index is flat over the whole tensor, which is what the gradient needs
     return y, indices
 
 
-@rule("max_pool2d_with_indices_backward")
+@rule("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward")
 def max_pool_backward(
     g: GraphWriter,
     call: Call,
@@ -54,7 +53,9 @@ def max_pool_backward(
     indices: Value,
 ) -> str:
     """Each element of dy at the index of its window's largest element."""
-    overlap = any(s < k for s, k in zip(spread(stride or kernel_size, 2), spread(kernel_size, 2), strict=True))
+    rank = len(x.shape) - 2
+    windows = zip(spread(stride or kernel_size, rank), spread(kernel_size, rank), strict=True)
+    overlap = any(step < extent for step, extent in windows)
     size = g.Size(x)
     zeros = g.Expand(0.0, g.Reshape(size, [1]))
     if not g.recall(indices):
@@ -72,29 +73,18 @@ def adaptive_max_pool_backward(g: GraphWriter, call: Call, dy: Value, x: Value, 
     return reshaped(g, g.ScatterElements(planes, at, updates, axis=2, reduction="add"), x.shape)
 
 
-@rule("avg_pool2d")
-def avg_pool(
-    g: GraphWriter,
-    call: Call,
-    x: Value,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> str:
-    """The average over each window."""
-    if divisor_override is not None:
-        raise ModelError("divisor_override is not supported")
-    return g.AveragePool(
-        x,
-        kernel_shape=spread(kernel_size, 2),
-        strides=spread(stride or kernel_size, 2),
-        pads=spread(padding, 2) * 2,
-        ceil_mode=int(ceil_mode),
-        count_include_pad=int(count_include_pad),
-    )
+def _margins_at_end(
+    x: Value, call: Call, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    """As wide as the last window needs it: which windows there are at the end, with ceil_mode, is torch's decision."""
+    rank = len(kernel)
+    strides, margins, reaches = spread(stride or kernel, rank), spread(padding, rank), spread(dilation, rank)
+    return [
+        max(0, step * (results - 1) + reach * (size - 1) + 1 - extent - margin)
+        for extent, results, size, step, margin, reach in zip(
+            static(x.shape[2:]), static(call.shape[2:]), kernel, strides, margins, reaches, strict=True
+        )
+    ]
 
 
 def spread(extents: Sequence[int], rank: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Rules for sums, means and extrema over dimensions."""
+"""Rules for sums, products, means and extrema over dimensions."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def sum_or_mean(
         return cast(g, x, call.dtype)
     result: str = getattr(g, operator)(cast(g, x, call.dtype), axes, keepdims=int(keepdim))
     return result
+
+
+@rule("prod")
+def product(
+    g: GraphWriter, call: Call, x: Value, dim: int | None = None, keepdim: bool = False, dtype: object = None
+) -> str:
+    """Product over one dimension, or over all."""
+    if not x.shape:
+        return cast(g, x, call.dtype)
+    return g.ReduceProd(cast(g, x, call.dtype), _axes(dim), keepdims=int(keepdim))
 
 
 @rule("amax", "amin")

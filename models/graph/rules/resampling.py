@@ -22,8 +22,41 @@ from models.graph.writer import GraphWriter
 # A one-dimensional operator, of (1, C, L).
 Resample = Callable[[Tensor], Tensor]
 
+_NO_DIVISOR = "divisor_override is not supported"
 
-@rule("avg_pool2d_backward")
+
+@rule("avg_pool2d", "avg_pool3d")
+def avg_pool(
+    g: GraphWriter,
+    call: Call,
+    x: Value,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> str:
+    """The average over each window.
+
+    Which windows there are at the end, with ceil_mode, and by what they are divided, torch and ONNX see differently.
+    """
+    if ceil_mode:
+        ways = _averages(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+        return _resampled(g, x, static(x.shape[2:]), ways)
+    if divisor_override is not None:
+        raise ModelError(_NO_DIVISOR)
+    rank = len(x.shape) - 2
+    return g.AveragePool(
+        x,
+        kernel_shape=spread(kernel_size, rank),
+        strides=spread(stride or kernel_size, rank),
+        pads=spread(padding, rank) * 2,
+        count_include_pad=int(count_include_pad),
+    )
+
+
+@rule("avg_pool2d_backward", "avg_pool3d_backward")
 def avg_pool_backward(
     g: GraphWriter,
     call: Call,
@@ -37,14 +70,8 @@ def avg_pool_backward(
     divisor_override: int | None,
 ) -> str:
     """Gradient of the average over windows."""
-    if divisor_override is not None:
-        raise ModelError("divisor_override is not supported")
-    windows = zip(spread(kernel_size, 2), spread(stride or kernel_size, 2), spread(padding, 2), strict=True)
-
-    def pool(kernel: int, step: int, margin: int) -> Resample:
-        return lambda x: F.avg_pool1d(x, kernel, step, margin, ceil_mode, count_include_pad)
-
-    return _gradient(g, dy, static(x.shape[2:]), [pool(*window) for window in windows])
+    ways = _averages(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    return _gradient(g, dy, static(x.shape[2:]), ways)
 
 
 @rule("_adaptive_avg_pool2d")
@@ -112,6 +139,27 @@ def pad_by_repetition_backward(g: GraphWriter, call: Call, dy: Value, x: Value, 
     return _gradient(g, dy, static(x.shape[2:]), _paddings(call, padding))
 
 
+def _averages(
+    x: Value,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> list[Resample]:
+    """The average over windows along each spatial dimension of x."""
+    if divisor_override is not None:
+        raise ModelError(_NO_DIVISOR)
+    rank = len(x.shape) - 2
+
+    def pool(kernel: int, step: int, margin: int) -> Resample:
+        return lambda x: F.avg_pool1d(x, kernel, step, margin, ceil_mode, count_include_pad)
+
+    windows = zip(spread(kernel_size, rank), spread(stride or kernel_size, rank), spread(padding, rank), strict=True)
+    return [pool(*window) for window in windows]
+
+
 def _adaptive(extent: int) -> Resample:
     return lambda x: F.adaptive_avg_pool1d(x, extent)
 
@@ -137,13 +185,13 @@ def _paddings(call: Call, padding: Sequence[int]) -> list[Resample]:
 def _resampled(g: GraphWriter, x: str, extents: Sequence[int], ways: Sequence[Resample]) -> str:
     """X (N, C, ...) with ``ways[d]`` applied to its spatial dimension d."""
     matrices = [_matrix(way, extent) for way, extent in zip(ways, extents, strict=True)]
-    return _times(g, x, matrices)
+    return _times(g, x, extents, matrices)
 
 
 def _gradient(g: GraphWriter, dy: str, extents: Sequence[int], ways: Sequence[Resample]) -> str:
     """The gradient of `_resampled` for an input of ``extents``."""
     matrices = [_matrix(way, extent).T for way, extent in zip(ways, extents, strict=True)]
-    return _times(g, dy, matrices)
+    return _times(g, dy, [len(matrix) for matrix in matrices], matrices)
 
 
 def _matrix(way: Resample, extent: int) -> Tensor:
@@ -151,8 +199,14 @@ def _matrix(way: Resample, extent: int) -> Tensor:
     return way(torch.eye(extent)[None])[0]
 
 
-def _times(g: GraphWriter, x: str, matrices: Sequence[Tensor]) -> str:
-    last = g.MatMul(x, g.constant(matrices[-1].numpy(), "float32"))
-    if len(matrices) == 1:
-        return last
-    return g.MatMul(g.constant(matrices[0].T.numpy(), "float32"), last)
+def _times(g: GraphWriter, x: str, extents: Sequence[int], matrices: Sequence[Tensor]) -> str:
+    """X (N, C, ...) times a matrix for each spatial dimension, of these extents."""
+    *earlier, last = (None if torch.equal(matrix, torch.eye(len(matrix))) else matrix for matrix in matrices)
+    if last is not None:
+        x = g.MatMul(x, g.constant(last.numpy(), "float32"))
+    if earlier and earlier[-1] is not None:
+        x = g.MatMul(g.constant(earlier[-1].T.numpy(), "float32"), x)
+    if len(earlier) > 1 and earlier[0] is not None:  # the first of three, before planes that are flat for a while
+        planes = g.MatMul(g.constant(earlier[0].T.numpy(), "float32"), g.Reshape(x, [0, 0, extents[0], -1]))
+        x = g.Reshape(planes, [0, 0, 0, *(matrix.shape[1] for matrix in matrices[1:])])
+    return x

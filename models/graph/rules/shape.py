@@ -141,6 +141,17 @@ def unbind(g: GraphWriter, call: Call, x: Value, dim: int = 0) -> tuple[str, ...
     return tuple(g.Gather(x, index, axis=dim) for index in range(len(call.results)))
 
 
+@rule("unfold")
+def unfold(g: GraphWriter, call: Call, x: Value, dimension: int, size: int, step: int) -> str:
+    """Windows along a dimension, which lie along a new last one."""
+    rank, dim = len(x.shape), dimension % len(x.shape)
+    (extent,) = static([x.shape[dim]])
+    starts = range(0, extent - size + 1, step)
+    windows = g.constant([list(range(start, start + size)) for start in starts], "int64")
+    gathered = g.Gather(x, windows, axis=dim)  # (..., windows, size, ...)
+    return g.Transpose(gathered, perm=[*(axis for axis in range(rank + 1) if axis != dim + 1), dim + 1])
+
+
 @rule("flip")
 def flip(g: GraphWriter, call: Call, x: Value, dims: Sequence[int]) -> str:
     """The other way round."""
