@@ -20,6 +20,9 @@ from models.values import Vector
 AUTO = "auto"
 """The engine's setting that leaves it to what is installed."""
 
+STANDARD = "standard"
+"""The form of a training graph that every engine runs."""
+
 PathOf = Callable[[FileEntry], Path]
 """Where a file of the bundle lies."""
 
@@ -35,6 +38,23 @@ class StepResult:
 
     loss: float
     correct: int
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to run a training graph.
+
+    Attributes:
+        form: of the graph: `STANDARD`, or one of the sub-model's own.
+        spinning: whether threads wait for work actively while a step runs. That is faster on cores that have nothing
+            else to do, and slower on others; between steps they sleep.
+    """
+
+    form: str = STANDARD
+    spinning: bool = False
+
+
+STANDARD_WAY = Way()
 
 
 class Resident(Protocol):

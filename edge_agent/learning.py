@@ -20,7 +20,7 @@ from broker.codecs import codec
 from broker.deltas import apply_delta
 from broker.messages import RoundPlan, Task
 from edge_agent.data import TrainingData
-from edge_agent.engine import Engine
+from edge_agent.engine import STANDARD, Engine
 from edge_agent.error_feedback import ErrorFeedback
 from edge_agent.events import Outcome, Progress, Train
 from edge_agent.learner import Learner
@@ -29,11 +29,15 @@ from edge_agent.profile import threads
 from edge_agent.settings import AgentSettings
 from edge_agent.state import DamagedState, read_progress, restore_state, save_state
 from edge_agent.trainer import OnnxRuntime
+from edge_agent.tuning import Tuned
 from models.manifest import FileEntry, Manifest
 from models.spec import LayerSpec, ModelSpec
 from models.values import Vector
 
 log = logging.getLogger("lamina.agent")
+
+_INLINE_ELEMENTS = 1 << 15
+"""Layers up to this size are decoded on the event loop, in under 0.2 ms."""
 
 _T = TypeVar("_T")
 
@@ -57,8 +61,10 @@ class Learning:
         self._settings = settings
         self._data = data
         self._new_learner = learner
-        self.engine: Engine = OnnxRuntime(settings.engine)
         self._folder = Path(settings.folder)
+        self.engine: Engine = OnnxRuntime(settings.engine)
+        if settings.tuning and not settings.shared_process:
+            self.engine = Tuned(OnnxRuntime(settings.engine), self._folder)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
         self._leave_off = threading.Event()
         self._manifest: Manifest | None = None
@@ -85,8 +91,10 @@ class Learning:
         Raises:
             ModelError: none of the bundle's graphs is for this device's engine.
         """
+        sub_model = self.engine.suited(manifest.sub_model(cut))
+        forms = self.engine.forms(sub_model, threads(self._settings)) if isinstance(self.engine, Tuned) else [STANDARD]
         return [
-            self.engine.suited(manifest.sub_model(cut)).graph,
+            *(sub_model.written(form).graph for form in forms),
             *(piece.graph for piece in manifest.pieces_before(cut)),
         ]
 
@@ -132,7 +140,8 @@ class Learning:
         Raises:
             DecodeError: it is not the layer's.
         """
-        return await self._run(partial(unpack, value, self.layers[value.layer]))
+        layer = self.layers[value.layer]
+        return await self._unless_small(layer, partial(unpack, value, layer))
 
     async def moved(self, delta: LayerValue) -> Vector | None:
         """The layer vector that a delta leads to from the one that is held; ``None`` if it was made for another.
@@ -140,8 +149,8 @@ class Learning:
         Raises:
             DecodeError: it is not the layer's.
         """
-        layer = delta.layer
-        return await self._run(partial(apply_delta, delta, self.layers[layer], self._ready().held(layer)))
+        layer, held = self.layers[delta.layer], self._ready().held(delta.layer)
+        return await self._unless_small(layer, partial(apply_delta, delta, layer, held))
 
     def take(self, layer: int, vector: Vector) -> None:
         """Hold a layer's new global value; no training runs."""
@@ -160,6 +169,10 @@ class Learning:
 
     async def _run(self, job: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+
+    async def _unless_small(self, layer: LayerSpec, decode: Callable[[], _T]) -> _T:
+        """In the thread, unless going there and back takes longer than decoding. It changes nothing of the learner."""
+        return decode() if layer.vector_size <= _INLINE_ELEMENTS else await self._run(decode)
 
     # In the thread.
 

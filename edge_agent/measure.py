@@ -62,7 +62,9 @@ def measure(bundle: Bundle, cut: int, batch_size: int, threads: int = 1) -> floa
         ConfigError: this platform can't tell.
     """
     with tempfile.TemporaryDirectory() as folder:
-        settings = AgentSettings(federation="measure", device="measured", data="random", folder=folder, threads=threads)
+        settings = AgentSettings(
+            federation="measure", device="measured", data="random", folder=folder, threads=threads, tuning=False
+        )
         data = _random_samples(bundle.manifest.spec, STEPS * batch_size)
         peak_mib = asyncio.run(_two_rounds(bundle, Learning(settings, data), cut, batch_size))
     if peak_mib is None:

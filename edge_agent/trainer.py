@@ -15,6 +15,7 @@ The learner does not import this file: it knows the engine by the seam in `edge_
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from edge_agent.engine import AUTO, PathOf, StepResult
+from edge_agent.engine import AUTO, STANDARD, STANDARD_WAY, PathOf, StepResult, Way
 from models.errors import ConfigError, ModelError
-from models.manifest import ONNXRUNTIME, ONNXRUNTIME_TRAINING, Manifest, SubModel
+from models.manifest import BLOCKS, ONNXRUNTIME, ONNXRUNTIME_TRAINING, PARALLEL, Manifest, SubModel
 from models.values import Vector
 
 INSTALLED = ONNXRUNTIME_TRAINING if hasattr(engine, "TrainingAgent") else ONNXRUNTIME
@@ -34,6 +35,7 @@ INSTALLED = ONNXRUNTIME_TRAINING if hasattr(engine, "TrainingAgent") else ONNXRU
 _NAME = f"{INSTALLED} {ort.__version__}"
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3  # of the log: what the graph optimiser warns of says nothing to an operator
+_SILENT = 4  # where an error is an answer
 _LOAD_ERRORS = (
     engine.Fail,
     engine.InvalidArgument,
@@ -113,14 +115,15 @@ class Trainer(_Resident):
         cut: first layer to train.
         graph: the cut's training graph.
         threads: processor cores that a step may use.
+        spinning: see `edge_agent.engine.Way`.
 
     Raises:
         ModelError: the graph can't be loaded, or is not what the manifest says.
     """
 
-    def __init__(self, manifest: Manifest, cut: int, graph: Path, *, threads: int = 1) -> None:
+    def __init__(self, manifest: Manifest, cut: int, graph: Path, *, threads: int = 1, spinning: bool = False) -> None:
         super().__init__(manifest, cut)
-        self._session = _open(graph, threads)
+        self._session = _open(graph, threads, spinning=spinning)
         sizes = self._sizes | {name: len(vector) for name, vector in self._anchor.items()}
         _check(self._session, graph, {"x", "y", *self._defaults}, sizes, {"loss", "correct", *map(_next, self._sizes)})
         self._binding = self._bound(self._vectors, self._spare)
@@ -162,16 +165,26 @@ class PartsTrainer(_Resident):
         accumulating: the cut's graph for a micro-batch.
         updating: the cut's optimiser.
         threads: processor cores that a step may use.
+        spinning: see `edge_agent.engine.Way`.
 
     Raises:
         ModelError: a graph can't be loaded, or is not what the manifest says.
     """
 
-    def __init__(self, manifest: Manifest, cut: int, accumulating: Path, updating: Path, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        cut: int,
+        accumulating: Path,
+        updating: Path,
+        *,
+        threads: int = 1,
+        spinning: bool = False,
+    ) -> None:
         super().__init__(manifest, cut)
         self._gradients = np.zeros(self._sizes["parameters"], np.float32)
         self._share = np.zeros((), np.float32)
-        self._accumulating, self._updating = _open(accumulating, threads), _open(updating, threads)
+        self._accumulating, self._updating = _open(accumulating, threads, spinning=spinning), _open(updating, threads)
         self._drawn = {name: place for name, place in self._hyperparameters.items() if name == "seed"}
         moving = {name: size for name, size in self._sizes.items() if name not in self._optimiser_sizes}
         moved = {_next(name) for name in moving if name != "parameters"} | {"gradients_next"}
@@ -290,16 +303,30 @@ class OnnxRuntime:
         """Allocate what the engine's first session costs: some 9 MB."""
         _warm_up()
 
-    def trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> Trainer:
-        """A `Trainer` of the layers from ``cut`` onwards."""
-        return Trainer(manifest, cut, path(self.suited(manifest.sub_model(cut)).graph), threads=threads)
+    def forms(self, sub_model: SubModel, threads: int) -> list[str]:
+        """The forms of a sub-model's graphs that this build and this processor run, the standard one first."""
+        if self.suited(sub_model) != sub_model:
+            return [STANDARD]  # the training build's own operators
+        others = [PARALLEL] if threads > 1 else []
+        others += [form for form, block in BLOCKS.items() if block == block_size()]
+        return [STANDARD, *(form for form in others if form in sub_model.forms)]
 
-    def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> PartsTrainer:
+    def trainer(
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, way: Way = STANDARD_WAY
+    ) -> Trainer:
+        """A `Trainer` of the layers from ``cut`` onwards."""
+        graph = self.suited(manifest.sub_model(cut)).written(way.form).graph
+        return Trainer(manifest, cut, path(graph), threads=threads, spinning=way.spinning)
+
+    def parts_trainer(
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, way: Way = STANDARD_WAY
+    ) -> PartsTrainer:
         """A `PartsTrainer` of the layers from ``cut`` onwards."""
-        sub_model = self.suited(manifest.sub_model(cut))
+        sub_model = self.suited(manifest.sub_model(cut)).written(way.form)
         if sub_model.accumulating is None or sub_model.updating is None:
             raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
-        return PartsTrainer(manifest, cut, path(sub_model.accumulating), path(sub_model.updating), threads=threads)
+        graphs = path(sub_model.accumulating), path(sub_model.updating)
+        return PartsTrainer(manifest, cut, *graphs, threads=threads, spinning=way.spinning)
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> Forward:
         """A `Forward` of a piece's graph."""
@@ -319,13 +346,40 @@ _IDENTITY = (
 )
 
 
-def _open(graph: Path, threads: int, values: Mapping[str, Vector] | None = None) -> ort.InferenceSession:
+@cache
+def block_size() -> int:
+    """Channels in a block of the layout that this build has for this processor; 0 where it has none.
+
+    Of two pixels, each of 16 channels, the second one's first value comes after the first pixel's block.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    pixels = np.arange(32, dtype=np.float32).reshape(1, 16, 1, 2)
+    try:
+        [blocked] = ort.InferenceSession(_REORDER, options, providers=_PROVIDERS).run(["y"], {"x": pixels})
+    except _LOAD_ERRORS:
+        return 0
+    return int(np.flatnonzero(blocked == pixels[0, 0, 0, 1])[0])
+
+
+# y = ReorderInput(x), float32 (1, 16, 1, 2), of the domain com.microsoft.nchwc.
+_REORDER = (
+    b'\x08\x08:V\n)\n\x01x\x12\x01y"\x0cReorderInput:\x13com.microsoft.nchwc\x12\x01bZ\x1b\n\x01x\x12\x16\n'
+    b"\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08\x10\n\x02\x08\x01\n\x02\x08\x02b\t\n\x01y\x12\x04\n\x02\x08"
+    b"\x01B\x04\n\x00\x10\x12B\x17\n\x13com.microsoft.nchwc\x10\x01"
+)
+
+
+def _open(
+    graph: Path, threads: int, values: Mapping[str, Vector] | None = None, *, spinning: bool = False
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # planning all activations as one block raises the peak by half
     options.log_severity_level = _ERRORS_ONLY
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a board has better uses for its cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # between two steps
     if values:
         wrapped = [ort.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
         options.add_external_initializers(list(values), wrapped)

@@ -86,6 +86,7 @@ def agent_settings(
             broker=address,
             budget_mib=device.budget_mib,
             threads=experiment.threads,
+            tuning=False,  # the choice would vary with what else runs, and with it the last bits
             folder=str((folder / device.name).resolve()),
             keep_state=False,  # nothing restarts here, and a write a round would cost what it saves
             broker_s=experiment.deadlines.broker_s,

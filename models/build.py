@@ -25,7 +25,7 @@ from models.graph import (
     updating_graph,
 )
 from models.layout import derive_spec
-from models.manifest import FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
+from models.manifest import BLOCKS, PARALLEL, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
 from models.spec import ModelSpec
 from models.values import Tensors, Vector, encode_values, flatten, unflatten
 
@@ -122,9 +122,10 @@ def _sub_model(
     engines: Collection[str],
 ) -> SubModel:
     kept = capacity(spec, cut, batch_size)
+    step = _add_graph(draft, graph.model)
     return SubModel(
         cut=cut,
-        graph=_add_graph(draft, graph.model),
+        graph=step,
         parameters=kept.parameters,
         activations=kept.activations,
         capacity=kept.ratio,
@@ -138,6 +139,22 @@ def _sub_model(
             )
             for engine in engines
         },
+        forms={
+            form: graphs
+            for form in (PARALLEL, *BLOCKS)
+            if (graphs := _in_form(form, definition, spec, cut, recipe, draft)).graph != step
+        },
+    )
+
+
+def _in_form(
+    form: str, definition: Definition, spec: ModelSpec, cut: int, recipe: Recipe, draft: Draft
+) -> GraphsOfEngine:
+    block = BLOCKS.get(form, 0)
+    step = training_graph(definition, spec, cut, recipe, serial=False, block=block).model
+    return GraphsOfEngine(
+        graph=_add_graph(draft, step),
+        accumulating=_add_graph(draft, accumulating_graph(definition, spec, cut, serial=False, block=block)),
     )
 
 

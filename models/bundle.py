@@ -71,6 +71,8 @@ def entries(manifest: Manifest) -> Iterator[FileEntry]:
     for sub_model in manifest.sub_models:
         for engine in (ONNXRUNTIME, *sub_model.of_engines):
             yield from graphs(sub_model.on(engine))
+        for form in sub_model.forms:
+            yield from graphs(sub_model.written(form))
     for piece in manifest.pieces:
         yield piece.graph
     yield manifest.inference

@@ -22,6 +22,13 @@ ONNXRUNTIME_TRAINING = "onnxruntime-training"
 ENGINES = (ONNXRUNTIME, ONNXRUNTIME_TRAINING)
 
 
+PARALLEL = "parallel"
+"""The form of a training graph for several threads; its operators are standard ones."""
+
+BLOCKS = {"blocked8": 8, "blocked16": 16}
+"""Forms for processors whose registers hold so many channels: see `models.graph.rules.blocked`."""
+
+
 class FileEntry(msgspec.Struct, frozen=True):
     """One file of a bundle. A manifest may come from the network, so decoding one takes no other names than these.
 
@@ -54,7 +61,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class GraphsOfEngine(msgspec.Struct, frozen=True):
-    """Those graphs of a sub-model that are different for an engine with operators of its own."""
+    """Those graphs of a sub-model that are different for an engine with operators of its own, or in another form."""
 
     graph: FileEntry
     accumulating: FileEntry
@@ -85,6 +92,8 @@ class SubModel(msgspec.Struct, frozen=True):
         updating: the optimiser's graph, which goes with it.
         of_engines: what is different for other engines than ``onnxruntime``, by the engine's name, if the bundle was
             built for them.
+        forms: the same two graphs written otherwise, faster on some boards, by the form's name (`PARALLEL`, `BLOCKS`).
+            They compute the same up to rounding. A form that would make no difference is left out.
     """
 
     cut: int
@@ -96,10 +105,17 @@ class SubModel(msgspec.Struct, frozen=True):
     accumulating: FileEntry | None = None
     updating: FileEntry | None = None
     of_engines: dict[str, GraphsOfEngine] = {}
+    forms: dict[str, GraphsOfEngine] = {}
 
     def on(self, engine: str) -> SubModel:
         """The same with the graphs for ``engine``, where it has some."""
-        own = self.of_engines.get(engine)
+        return self._with(self.of_engines.get(engine))
+
+    def written(self, form: str) -> SubModel:
+        """The same with the graphs of ``form``, where it has some."""
+        return self._with(self.forms.get(form))
+
+    def _with(self, own: GraphsOfEngine | None) -> SubModel:
         return self if own is None else msgspec.structs.replace(self, graph=own.graph, accumulating=own.accumulating)
 
 

@@ -18,7 +18,7 @@ unavailable() {
 "$python" -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work" . 2>/dev/null ||
     "$python" -m pip wheel --quiet --no-deps --wheel-dir "$work" . || unavailable "the wheel can't be built here"
 "$python" -m venv --without-pip "$work/board"
-"$python" -m pip --python "$work/board/bin/python" install --quiet -c constraints.txt "$work"/lamina_fl-*.whl\[edge\] ||
+"$python" -m pip --python "$work/board/bin/python" install --quiet -c constraints.txt "$(echo "$work"/*.whl)[edge]" ||
     unavailable "the packages of the extra edge can't be had"
 bundles=${1:-$work/bundles}
 [ -d "$bundles" ] || "$python" scripts/zoo_bundles.py "$bundles"

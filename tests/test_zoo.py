@@ -175,12 +175,25 @@ def test_each_network_can_be_bundled_and_exported(source: str, tmp_path: Path) -
     definition = load_definition(source)
     build_bundle(definition, tmp_path / "bundle", batch_size=4)
     bundle = read_bundle(tmp_path / "bundle")
-    export_model(bundle, bundle.initial_values(), tmp_path / "model.onnx")
+    trained = as_if_trained(definition)
+    export_model(bundle, trained, tmp_path / "model.onnx")
     x = np.random.default_rng(0).integers(0, 9, (3, *definition.input_shape)).astype(definition.input_dtype)
     session = onnxruntime.InferenceSession((tmp_path / "model.onnx").read_bytes(), providers=["CPUExecutionProvider"])
     (found,) = session.run(["logits"], {"x": x})
     expected = definition.module.eval()(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def as_if_trained(definition: Definition) -> dict[str, np.ndarray]:
+    """The module's tensors, after they and the running statistics have moved from where they start."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in definition.module.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        for name, buffer in definition.module.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.uniform_(0.5, 1.5)
+    return {name: tensor.detach().numpy() for name, tensor in definition.module.state_dict().items()}
 
 
 def test_digits_cnn_learns_the_digits_in_five_epochs() -> None:

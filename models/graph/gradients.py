@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, fx
@@ -92,6 +93,7 @@ def size(tensors: Sequence[TensorSpec]) -> int:
     return sum(tensor.size for tensor in tensors)
 
 
+@lru_cache(maxsize=2)  # several graphs are written from one step
 def _flat_step(forward: Forward, start: Point, loss: Loss, part: Part) -> fx.GraphModule:
     """One step from ``start`` onwards, without the optimiser, as a flat graph.
 

@@ -55,6 +55,7 @@ def training_graph(
     recipe: Recipe | str = "sgd",
     *,
     serial: bool = True,
+    block: int = 0,
     engine: str = ONNXRUNTIME,
 ) -> TrainingGraph:
     """The step that trains the layers from ``cut`` onwards; its x is the activation at the cut.
@@ -66,6 +67,7 @@ def training_graph(
         recipe: what is done with the gradients, or just the optimiser's name.
         serial: whether the graph is to be fast on one thread, rather than on several: of some operators' two forms,
             one is the faster on one thread, and the other on two.
+        block: channels in a block of the processors that are to run it; 0: it is to run on any.
         engine: that is to run it: any with ``onnxruntime``, else one that has gradient operators of its own.
 
     Raises:
@@ -75,14 +77,20 @@ def training_graph(
     optimiser = optimiser_named(recipe.optimiser)
     forward = _traced(definition, spec, cut)
     hyperparameters = optimiser.hyperparameters | recipe.hyperparameters | _seed(forward)
-    g = _writer(f"{spec.name} from layer {cut}", hyperparameters, serial=serial, engine=engine)
+    g = _writer(f"{spec.name} from layer {cut}", hyperparameters, serial=serial, block=block, engine=engine)
     batch = write_gradients(g, forward, spec, cut)
     _write_update(g, Part.of(spec, cut), recipe, optimiser, batch.values, batch.gradients)
     return TrainingGraph(g.model(), optimiser.vectors, optimiser.scalars, hyperparameters, recipe.proximal)
 
 
 def accumulating_graph(
-    definition: Definition, spec: ModelSpec, cut: int, *, serial: bool = True, engine: str = ONNXRUNTIME
+    definition: Definition,
+    spec: ModelSpec,
+    cut: int,
+    *,
+    serial: bool = True,
+    block: int = 0,
+    engine: str = ONNXRUNTIME,
 ) -> onnx.ModelProto:
     """Forward and backward on a micro-batch, for a batch that memory can't hold at once.
 
@@ -94,7 +102,8 @@ def accumulating_graph(
         ModelError: as `training_graph`.
     """
     forward = _traced(definition, spec, cut)
-    g = _writer(f"{spec.name} from layer {cut}: gradients", {SHARE: 1.0} | _seed(forward), serial=serial, engine=engine)
+    scalars = {SHARE: 1.0} | _seed(forward)
+    g = _writer(f"{spec.name} from layer {cut}: gradients", scalars, serial=serial, block=block, engine=engine)
     batch = write_gradients(g, forward, spec, cut)
     elements = size(Part.of(spec, cut).trained)
     before = g.input(GRADIENTS, "float32", (elements,))
@@ -147,8 +156,10 @@ def _seed(forward: Forward) -> dict[str, float]:
     return {SEED: 0.0} if any(map(is_random, forward.operators)) else {}
 
 
-def _writer(name: str, scalars: dict[str, float], *, serial: bool = True, engine: str = ONNXRUNTIME) -> GraphWriter:
-    g = GraphWriter(name, serial=serial, engine=engine)
+def _writer(
+    name: str, scalars: dict[str, float], *, serial: bool = True, block: int = 0, engine: str = ONNXRUNTIME
+) -> GraphWriter:
+    g = GraphWriter(name, serial=serial, block=block, engine=engine)
     for scalar in scalars:
         g.input(scalar, "float32", ())
     return g

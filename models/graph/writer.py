@@ -26,6 +26,7 @@ from models.manifest import ONNXRUNTIME
 OPSET = 18
 IR_VERSION = 10
 TRAINING_DOMAIN = "com.microsoft"
+BLOCKED_DOMAIN = "com.microsoft.nchwc"
 
 Shape: TypeAlias = Sequence[int | str]
 Input: TypeAlias = str | float | int | Sequence[int] | None
@@ -58,13 +59,21 @@ class GraphWriter:
         around: the writer of the graph that this one is to be nested in; the two share constants, and this one may read
             what that one has written.
         serial: whether to choose, of two ways to compute the same, the one that is faster on a single thread.
+        block: channels in a block, where operators of ONNX Runtime's blocked layout may be written; 0: they may not.
         engine: that is to run the graph; any but ``onnxruntime`` has operators besides the standard's.
     """
 
     def __init__(
-        self, name: str, around: GraphWriter | None = None, *, serial: bool = False, engine: str = ONNXRUNTIME
+        self,
+        name: str,
+        around: GraphWriter | None = None,
+        *,
+        serial: bool = False,
+        block: int = 0,
+        engine: str = ONNXRUNTIME,
     ) -> None:
         self.serial = serial
+        self.block = block
         self.engine = engine
         self._name = name
         self._prefix = f"{name}." if around else ""
@@ -95,7 +104,13 @@ class GraphWriter:
         names = tuple(self._named(value) for value in inputs)
         while names and not names[-1]:
             names = names[:-1]
-        key = (operator, count, names, tuple(sorted((key, _hashable(value)) for key, value in attributes.items())))
+        key = (
+            domain,
+            operator,
+            count,
+            names,
+            tuple(sorted((key, _hashable(value)) for key, value in attributes.items())),
+        )
         if operator not in _RANDOM and key in self._written:
             return self._written[key]
         name = f"{self._prefix}{operator}_{len(self._operators)}"
@@ -186,8 +201,8 @@ class GraphWriter:
         read = {name for operator in graph.node for name in _read(operator)}
         graph.initializer.extend(tensor for name, tensor in self._initialisers.items() if name in read)
         opsets = [helper.make_opsetid("", OPSET)]
-        if any(operator.domain == TRAINING_DOMAIN for operator in graph.node):
-            opsets.append(helper.make_opsetid(TRAINING_DOMAIN, 1))
+        others = sorted({operator.domain for operator in graph.node} - {""})
+        opsets += [helper.make_opsetid(domain, 1) for domain in others]
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="lamina")
 
     def _graph(self) -> onnx.GraphProto:

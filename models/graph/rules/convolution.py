@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from models.graph.registry import rule
-from models.graph.rules.kernel_gradient import Geometry, kernel_gradient
-from models.graph.values import Call, Extent, Value, static
+from models.graph.rules.blocked import blocked_convolution, fits_blocks
+from models.graph.rules.geometry import Geometry, geometry_of
+from models.graph.rules.kernel_gradient import kernel_gradient
+from models.graph.values import Call, Value
 from models.graph.writer import GraphWriter
 
 # A convolution of stride 1 is a Conv, or with its kernel turned round a ConvTranspose. For 16 to 32 channels the latter
@@ -33,11 +35,13 @@ def convolution(
     A transposed one is the gradient of another convolution, from x to the result: its weight is (C, O / groups, ...).
     """
     if transposed:
-        geometry = _geometry(call.shape, weight.shape, x.shape, stride, padding, dilation, groups)
-        return g.ConvTranspose(x, weight, bias, output_padding=_rest(geometry), **geometry.attributes)
-    geometry = _geometry(x.shape, weight.shape, call.shape, stride, padding, dilation, groups)
+        geometry = geometry_of(call.shape, weight.shape, x.shape, stride, padding, dilation, groups)
+        return g.ConvTranspose(x, weight, bias, output_padding=geometry.rest, **geometry.attributes)
+    geometry = geometry_of(x.shape, weight.shape, call.shape, stride, padding, dilation, groups)
+    if fits_blocks(g, geometry):
+        return blocked_convolution(g, x, weight, bias, geometry)
     if g.serial and geometry.is_plain and _FEW_CHANNELS <= geometry.inputs < _MANY_CHANNELS:
-        return g.ConvTranspose(x, _turned(g, weight, geometry), bias, **_backwards(geometry))
+        return g.ConvTranspose(x, _turned(g, weight, geometry), bias, **geometry.backwards.attributes)
     return g.Conv(x, weight, bias, **geometry.attributes)
 
 
@@ -65,10 +69,10 @@ def convolution_backward(
     over = [dim for dim in range(len(dy.shape)) if dim != 1]
     dbias = g.ReduceSum(dy, over, keepdims=0) if mask[2] else None
     if transposed:
-        geometry = _geometry(dy.shape, weight.shape, x.shape, stride, padding, dilation, groups)
+        geometry = geometry_of(dy.shape, weight.shape, x.shape, stride, padding, dilation, groups)
         dx = g.Conv(dy, weight, **geometry.attributes) if mask[0] else None
         return dx, kernel_gradient(g, x, dy, geometry) if mask[1] else None, dbias
-    geometry = _geometry(x.shape, weight.shape, dy.shape, stride, padding, dilation, groups)
+    geometry = geometry_of(x.shape, weight.shape, dy.shape, stride, padding, dilation, groups)
     unscaled, *factors = g.recall(dy) or (dy,)
     by_output = [g.Reshape(factor, [-1, *[1] * (len(weight.shape) - 1)]) for factor in factors]
     dx = _input_gradient(g, unscaled, _product(g, weight, *by_output), geometry) if mask[0] else None
@@ -84,66 +88,18 @@ def _product(g: GraphWriter, x: str, *factors: str) -> str:
 
 def _input_gradient(g: GraphWriter, dy: str, weight: str, geometry: Geometry) -> str:
     """Gradient of x: dy, convolved backwards."""
+    if geometry.is_reversible and fits_blocks(g, geometry.backwards):
+        return blocked_convolution(g, dy, _turned(g, weight, geometry), None, geometry.backwards)
     if geometry.is_plain and not g.serial:
-        return g.Conv(dy, _turned(g, weight, geometry), **_backwards(geometry))
-    return g.ConvTranspose(dy, weight, output_padding=_rest(geometry), **geometry.attributes)
+        return g.Conv(dy, _turned(g, weight, geometry), **geometry.backwards.attributes)
+    return g.ConvTranspose(dy, weight, output_padding=geometry.rest, **geometry.attributes)
 
 
 def _turned(g: GraphWriter, weight: str, geometry: Geometry) -> str:
-    """The kernel (O, C, ...) turned round, (C, O, ...)."""
+    """The kernel (O, C, ...) turned round, (C, O, ...); a depthwise one is turned channel by channel."""
     rank = len(geometry.kernel)
-    ahead = g.Transpose(weight, perm=[1, 0, *range(2, 2 + rank)])
+    ahead = weight if geometry.groups > 1 else g.Transpose(weight, perm=[1, 0, *range(2, 2 + rank)])
     if set(geometry.kernel) == {1}:
         return ahead
     beyond = [-extent - 1 for extent in geometry.kernel]
     return g.Slice(ahead, [-1] * rank, beyond, list(range(2, 2 + rank)), [-1] * rank)
-
-
-def _backwards(geometry: Geometry) -> dict[str, object]:
-    """Attributes of the convolution from the output to the input, for a plain geometry."""
-    margins = [kernel - 1 - padding for kernel, padding in zip(geometry.kernel, geometry.padding, strict=True)]
-    return {"kernel_shape": geometry.kernel, "pads": margins * 2}
-
-
-def _rest(geometry: Geometry) -> list[int]:
-    """Elements at the end of the input that no position of the kernel reaches."""
-    return [
-        image + 2 * padding - dilation * (kernel - 1) - 1 - stride * (result - 1)
-        for image, result, stride, dilation, kernel, padding in zip(
-            geometry.image,
-            geometry.result,
-            geometry.stride,
-            geometry.dilation,
-            geometry.kernel,
-            geometry.padding,
-            strict=True,
-        )
-    ]
-
-
-def _geometry(
-    x: Sequence[Extent],
-    weight: Sequence[Extent],
-    result: Sequence[Extent],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Geometry:
-    inputs, *image = static(x[1:])
-    outputs, _, *kernel = static(weight)
-
-    def every(extents: Sequence[int]) -> tuple[int, ...]:
-        return tuple(extents) if len(extents) == len(kernel) else tuple(extents) * len(kernel)
-
-    return Geometry(
-        inputs=inputs,
-        outputs=outputs,
-        image=tuple(image),
-        result=tuple(static(result[2:])),
-        kernel=tuple(kernel),
-        stride=every(stride),
-        padding=every(padding),
-        dilation=every(dilation),
-        groups=groups,
-    )

@@ -18,69 +18,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 
+from models.graph.rules.geometry import Geometry
 from models.graph.writer import GraphWriter
 
 # With up to so many rows (input channels times taps), one product for all taps is faster.
 _FEW_ROWS = 32
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Extents of a convolution; tuples are over its spatial dimensions.
-
-    Attributes:
-        inputs: channels of the input.
-        outputs: channels of the output.
-        image: extents of the input.
-        result: extents of the output.
-        kernel: extents of the kernel.
-        stride: step between two positions of the kernel.
-        padding: zeros on either side of the input.
-        dilation: step between two taps of the kernel.
-        groups: into which the channels are divided.
-    """
-
-    inputs: int
-    outputs: int
-    image: tuple[int, ...]
-    result: tuple[int, ...]
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-    @property
-    def width(self) -> int:
-        """Input channels that a tap sees."""
-        return self.inputs // self.groups
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it has several taps, no stride, no dilation, one group, and no margin as wide as the kernel."""
-        simple = {*self.stride, *self.dilation, self.groups} == {1} and math.prod(self.kernel) > 1
-        return simple and all(padding < kernel for padding, kernel in zip(self.padding, self.kernel, strict=True))
-
-    @property
-    def kernel_shape(self) -> tuple[int, ...]:
-        """(O, C / groups, ...)."""
-        return (self.outputs, self.width, *self.kernel)
-
-    @property
-    def attributes(self) -> dict[str, object]:
-        """As ONNX's Conv and ConvTranspose name them."""
-        return {
-            "kernel_shape": self.kernel,
-            "strides": self.stride,
-            "pads": self.padding * 2,
-            "dilations": self.dilation,
-            "group": self.groups,
-        }
-
-
 def kernel_gradient(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
     """Gradient of the kernel (O, C / groups, ...) from dy (N, O, ...) and the input x (N, C, ...)."""
-    if geometry.groups == geometry.inputs == geometry.outputs:
+    if geometry.is_depthwise:
         return _depthwise(g, dy, x, geometry)
     if geometry.groups > 1:
         return _grouped(g, dy, x, geometry)
