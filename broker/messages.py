@@ -121,6 +121,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         classes: how many classes its labels span (largest label + 1).
         sample_shape: shape of one of its samples.
         agent_version: version of Lamina on it.
+        savings: by what means it may train more in less memory, which takes longer (see `models.fitting`).
     """
 
     device: str
@@ -133,6 +134,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     classes: int
     sample_shape: tuple[int, ...]
     agent_version: str
+    savings: tuple[str, ...] = ()
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):
@@ -165,6 +167,7 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
         step_s: mean wall time of a training step.
         forward_s: wall time of the frozen input side's forward passes, the whole round.
         peak_mib: peak memory above the idle agent so far; ``None`` where it can't be told (a shared process).
+        way: how the device trains within its memory, for a person.
         uplink_bytes: payload bytes of updates published since the agent started.
         downlink_bytes: payload bytes of layer values received since the agent started.
     """
@@ -177,6 +180,7 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     step_s: float
     forward_s: float = 0.0
     peak_mib: float | None = None
+    way: str = ""
     uplink_bytes: int = 0
     downlink_bytes: int = 0
 

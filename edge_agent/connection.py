@@ -315,6 +315,7 @@ class Connection:
             step_s=outcome.step_s,
             forward_s=outcome.forward_s,
             peak_mib=self._agency.learning.peak_mib(),
+            way=self._agency.learning.way,
             uplink_bytes=self._agency.tally.uplink_bytes,
             downlink_bytes=self._agency.tally.downlink_bytes,
         )
