@@ -44,6 +44,7 @@ class Untrained(Learner):
         *,
         threads: int = 1,
         micro_batch: int = 0,
+        recomputes: bool = False,
     ) -> None:
         self._spec, self._cut, self._input_side = manifest.spec, cut, None
         self._global: list[Vector | None] = [None] * len(manifest.spec.layers)

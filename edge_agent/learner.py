@@ -40,6 +40,7 @@ class Learner:
         engine: that is to train.
         threads: processor cores that training may use.
         micro_batch: samples at once, where memory can't hold a batch; 0: a batch at once.
+        recomputes: whether a micro-batch's forward pass is computed again for its backward pass.
 
     Raises:
         DataError: the samples don't suit the model.
@@ -58,6 +59,7 @@ class Learner:
         *,
         threads: int = 1,
         micro_batch: int = 0,
+        recomputes: bool = False,
     ) -> None:
         data.check(manifest.spec)
         self._spec = manifest.spec
@@ -66,7 +68,7 @@ class Learner:
         self._global: list[Vector | None] = [None] * len(self._spec.layers)  # layer vectors
         self._trainer: Resident
         if micro_batch:
-            parts = engine.parts_trainer(manifest, cut, path, threads=threads)
+            parts = engine.parts_trainer(manifest, cut, path, threads=threads, recomputes=recomputes)
             self._trainer, self._step = parts, in_parts(parts, self._read, micro_batch)
         else:
             whole = engine.trainer(manifest, cut, path, threads=threads)
