@@ -66,6 +66,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
             that were due from them and were not folded.
         deltas: layers whose value can be had as a delta against the version before it, too.
         chunk_bytes: payload of one message of an update, at most.
+        batched: updates of several layers may share a message, of ``chunk_bytes`` at most.
         seed: the federation's; a device derives its sample order from (seed, device, round).
         weighting: ``uniform``, or ``num_examples``.
         deadline_s: seconds after which the coordinator stops waiting.
@@ -88,6 +89,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     unfolded: dict[str, tuple[int, ...]] = {}
     deltas: tuple[int, ...] = ()
     chunk_bytes: int = 256 * 1024
+    batched: bool = False
     seed: int = 0
     weighting: Literal["uniform", "num_examples"] = "uniform"
     deadline_s: float = 0.0

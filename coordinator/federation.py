@@ -275,6 +275,7 @@ class Federation:
             unfolded=snapshot.unfolded,
             deltas=tuple(sorted(self._deltas)),
             chunk_bytes=self.settings.wire.chunk_kib * 1024,
+            batched=self.settings.wire.batched and not self.settings.aggregation.aggregators,  # who share by layer
             seed=training.seed,
             weighting=self.settings.aggregation.weighting,
             deadline_s=self.settings.deadlines.round_s,
