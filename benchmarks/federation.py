@@ -9,7 +9,8 @@ them; all else there is to a round (its commit to disk, the next plan) is in it.
                               time of a bare federation (`benchmarks.bare`) with as many messages and bytes
     round_vs_minimal_5_agents the same over a bare federation with one message an update and one for the model
     throughput_vs_bare        MB/s of updates from link to link, joined, decoded and folded, over bare paho's
-    coordinator_s_per_update  the coordinator's processor time per layer update, with 1,000 agents
+    coordinator_s_per_update  the coordinator's processor time per layer update, with the largest of the trivial fleets
+    *_s_per_resnet20_device   what one more device costs coordinator and broker a round: 45 untrained devices against 5
 
 Ours and the bare ones take turns; a ratio is of the medians over all turns. Everything runs on the cores of this
 machine, agents and clients included.
@@ -31,12 +32,13 @@ from models.bundle import Bundle
 
 _PROCESSES = 8  # that a large fleet shares
 _FIVE = 5
+_MANY = 45
 
 
 def measure(quick: bool) -> tuple[Figures, list[Row]]:
     """All figures."""
     figures: Figures = {}
-    table: list[Row] = [("what", "agents", "median ms", "coordinator ms", "broker ms", "updates", "peak MiB")]
+    table: list[Row] = [("what", "agents", "median ms", "coordinator ms", "broker ms", "updates", "broker MiB")]
     with tempfile.TemporaryDirectory() as name, running_broker("mosquitto") as broker:
         folder = Path(name)
         trivial = trivial_bundle(folder)
@@ -48,6 +50,8 @@ def measure(quick: bool) -> tuple[Figures, list[Row]]:
             figures["coming_s"] = measured.coming_s
         resnet = resnet_bundle(folder)
         figures |= _beside_bare(resnet, broker, folder, table, turns=1 if quick else 3)
+        if not quick:
+            figures |= _one_more_device(resnet, broker, folder, table)
         figures |= _throughput(resnet, broker, table, turns=1 if quick else 3)
     return figures, table
 
@@ -94,6 +98,33 @@ def _beside_bare(bundle: Bundle, broker: RunningBroker, folder: Path, table: lis
     }
 
 
+def _one_more_device(bundle: Bundle, broker: RunningBroker, folder: Path, table: list[Row]) -> Figures:
+    few, many = (
+        federate(
+            Asked(
+                f"untrained-{devices}",
+                bundle,
+                "benchmarks.untrained:image",
+                devices,
+                rounds=15,
+                a_process=max(1, devices // _PROCESSES),
+                program=UNTRAINED,
+            ),
+            broker,
+            folder,
+        )
+        for devices in (_FIVE, _MANY)
+    )
+    table.append(_row("ResNet20, untrained", _MANY, many))
+    more = _MANY - _FIVE
+    return {
+        "coordinator_s_per_resnet20_device": (many.coordinator_s - few.coordinator_s) / more,
+        "broker_s_per_resnet20_device": (many.broker_s - few.broker_s) / more,
+        "uplink_bytes_per_resnet20_device": many.uplink_bytes / _MANY,
+        "coordinator_grew_mib": many.peak_mib - few.peak_mib,
+    }
+
+
 def _throughput(bundle: Bundle, broker: RunningBroker, table: list[Row], turns: int) -> Figures:
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     for _ in range(turns):
@@ -112,7 +143,7 @@ def _row(what: str, devices: int, measured: Measured) -> Row:
         f"{1e3 * measured.coordinator_s:.1f}",
         f"{1e3 * measured.broker_s:.1f}",
         f"{measured.updates:.0f}",
-        f"{measured.peak_mib:.0f}",
+        f"{measured.broker_mib:.0f}",
     )
 
 

@@ -12,8 +12,9 @@ falls on both alike.
 
 ``peak_mib`` is that of a fresh process that simulates ResNet20 in the pool, and of all that it starts: the lanes, the
 server that they are forked from, Python's resource tracker. It is the sum of their proportional set sizes (Linux's PSS:
-pages of one process alone, and of shared pages, the arena's included, each process's part), at its highest while two
-rounds are trained. ``start_s`` is from the process's first own line to the end of one step of every device.
+pages of one process alone, and of shared pages, the arena's included, each process's part), at its highest while three
+rounds of eight devices are trained, folded and judged. ``start_s`` is from the process's first own line to the end of
+the first round, of one step.
 """
 
 from __future__ import annotations
@@ -68,12 +69,12 @@ def measure(quick: bool) -> tuple[Figures, Sequence[Row]]:
     """The figures, and a table with samples/s of every way."""
     memory = fresh("memory()")
     overheads = {
-        (devices, numba): fresh(f"overhead({devices}, {4 if quick else 20}, {numba})")
-        for devices in (100, 1000)
+        (devices, numba): fresh(f"overhead({devices}, {4 if quick else rounds}, {numba})")
+        for devices, rounds in ((100, 21), (1000, 7))
         for numba in ((True, False) if find_spec("numba") else (False,))
     }
     rates, ratios = {}, {}
-    for model, steps, turns in (("resnet20", 2, 2 if quick else 9), (_DENSE, 20, 3 if quick else 15)):
+    for model, steps, turns in (("resnet20", 2, 2 if quick else 7), (_DENSE, 20, 3 if quick else 15)):
         seconds = in_turns(model, steps, turns)
         rates[model] = {name: _DEVICES * steps * _BATCH / median(taken) for name, taken in seconds.items()}
         ratios[model] = {
@@ -161,9 +162,10 @@ def overhead(devices: int, rounds: int, numba: bool) -> dict[str, float]:
 def memory() -> dict[str, float]:
     """What a run in the pool takes; for a process that has done nothing else."""
     began = time.perf_counter()
-    ground = ground_of("resnet20", _DEVICES)
+    ground = ground_of("resnet20", _DEVICES, rounds=4)
     with pooling(ground.recipe, ground.slots, ground.data) as pool:
-        train(pool, ground, 1)
+        simulation = Simulation(ground, pool)
+        simulation.advance()
         start_s = time.perf_counter() - began
         seen = [pss_mib()]
         done = threading.Event()
@@ -174,8 +176,8 @@ def memory() -> dict[str, float]:
 
         looking = threading.Thread(target=look)
         looking.start()
-        for _ in range(2):
-            train(pool, ground, 2)
+        while not simulation.finished:
+            simulation.advance()
         done.set()
         looking.join()
     return {"peak_mib": max(seen), "start_s": start_s, "kib_per_active_device": 2 * ground.initial.nbytes / 1024}

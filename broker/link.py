@@ -223,6 +223,7 @@ class _Client(aiomqtt.Client):
         self._client.manual_ack_set(True)
         self._client.connect_timeout = connect_s
         self._acknowledgements: dict[int, asyncio.Future[ReasonCode]] = {}
+        self._disconnected.add_done_callback(self._fail_publishes)
         self._abandoned = False
 
     # Toward the link.
@@ -234,11 +235,17 @@ class _Client(aiomqtt.Client):
         sent = self._client.publish(topic, payload, qos=1, retain=retain)
         if sent.rc != MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(sent.rc)
-        acknowledgement = self._acknowledgements[sent.mid] = self._loop.create_future()
+        # A future and a timer of its own: `_wait_for` takes a third of a small message's time.
+        acknowledgement: asyncio.Future[ReasonCode] = self._loop.create_future()
+        self._acknowledgements[sent.mid] = acknowledgement
+        timer = self._loop.call_later(timeout_s, _fail, acknowledgement, f"no answer within {timeout_s:g} s")
         try:
-            return await self._wait_for(acknowledgement, timeout_s)
+            return await acknowledgement
         finally:
+            timer.cancel()
             del self._acknowledgements[sent.mid]
+            if acknowledgement.done() and not acknowledgement.cancelled():
+                acknowledgement.exception()  # seen, where whoever waited was cancelled meanwhile
 
     async def next_message(self) -> aiomqtt.Message:
         """The next message; one that is there already needs no task."""
@@ -316,6 +323,10 @@ class _Client(aiomqtt.Client):
         if acknowledgement is not None and not acknowledgement.done():
             acknowledgement.set_result(reason_code)
 
+    def _fail_publishes(self, disconnected: asyncio.Future[None]) -> None:
+        for acknowledgement in self._acknowledgements.values():
+            _fail(acknowledgement, self._dropped)
+
     async def _wait_for(self, fut: Awaitable[_T], timeout: float | None) -> _T:
         limit_s = self.timeout if timeout is None else timeout
         awaited: asyncio.Future[_T] = asyncio.ensure_future(fut)
@@ -329,6 +340,11 @@ class _Client(aiomqtt.Client):
         finally:
             if awaited is not dropped:
                 awaited.cancel()
+
+
+def _fail(waited_for: asyncio.Future[ReasonCode], why: str) -> None:
+    if not waited_for.done():
+        waited_for.set_exception(aiomqtt.MqttError(why))
 
 
 _NO_DELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small messages wait for the last one's acknowledgement

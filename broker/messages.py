@@ -66,6 +66,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
             that were due from them and were not folded.
         deltas: layers whose value can be had as a delta against the version before it, too.
         chunk_bytes: payload of one message of an update, at most.
+        batched: updates of several layers may share a message, of ``chunk_bytes`` at most.
         seed: the federation's; a device derives its sample order from (seed, device, round).
         weighting: ``uniform``, or ``num_examples``.
         deadline_s: seconds after which the coordinator stops waiting.
@@ -88,6 +89,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     unfolded: dict[str, tuple[int, ...]] = {}
     deltas: tuple[int, ...] = ()
     chunk_bytes: int = 256 * 1024
+    batched: bool = False
     seed: int = 0
     weighting: Literal["uniform", "num_examples"] = "uniform"
     deadline_s: float = 0.0
@@ -119,6 +121,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         classes: how many classes its labels span (largest label + 1).
         sample_shape: shape of one of its samples.
         agent_version: version of Lamina on it.
+        savings: by what means it may train more in less memory, which takes longer (see `models.fitting`).
     """
 
     device: str
@@ -131,6 +134,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     classes: int
     sample_shape: tuple[int, ...]
     agent_version: str
+    savings: tuple[str, ...] = ()
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):
@@ -163,6 +167,7 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
         step_s: mean wall time of a training step.
         forward_s: wall time of the frozen input side's forward passes, the whole round.
         peak_mib: peak memory above the idle agent so far; ``None`` where it can't be told (a shared process).
+        way: how the device trains within its memory, for a person.
         uplink_bytes: payload bytes of updates published since the agent started.
         downlink_bytes: payload bytes of layer values received since the agent started.
     """
@@ -175,6 +180,7 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     step_s: float
     forward_s: float = 0.0
     peak_mib: float | None = None
+    way: str = ""
     uplink_bytes: int = 0
     downlink_bytes: int = 0
 

@@ -89,8 +89,12 @@ class Topics:
         return f"{self.root}/bundle/{sha256}/+"
 
     def device(self, device: str, leaf: str) -> str:
-        """A device's own topic; ``leaf`` is status, profile, task or report."""
+        """A device's own topic; ``leaf`` is status, profile, task, report or updates."""
         return f"{self.root}/device/{device}/{leaf}"
+
+    def batch(self, device: str) -> str:
+        """Device to coordinator: updates of several layers in one message (`broker.batches`)."""
+        return self.device(device, "updates")
 
     @property
     def updates(self) -> str:
@@ -134,7 +138,7 @@ class Topics:
                 return Address("layer_partial", layer=layer, site=site)
             case ["bundle", sha256, chunk] if chunk.isdecimal():
                 return Address("bundle", sha256=sha256, chunk=int(chunk))
-            case ["device", device, ("status" | "profile" | "task" | "report") as leaf]:
+            case ["device", device, ("status" | "profile" | "task" | "report" | "updates") as leaf]:
                 return Address(leaf, device=device)
         raise DecodeError(f"topic {topic!r} is not of protocol {PROTOCOL}")
 

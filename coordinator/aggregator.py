@@ -13,7 +13,7 @@ import math
 import time
 from collections import Counter
 
-from broker import chunks, messages
+from broker import batches, chunks, messages
 from broker.chunks import FileJoiner, Joiner, LayerValue
 from broker.messages import CoordinatorStatus, DeviceStatus, RoundPlan, Task
 from broker.redial import first_error, keep_linked
@@ -101,18 +101,22 @@ class Aggregator:
                 if delivery.payload:
                     await self._hear(link, delivery, self._topics.parse(delivery.topic))
             except RemoteError as error:
-                reason = error.reason if isinstance(error, RejectedUpdate) else "undecodable"
-                self.refused[reason] += 1
-                log.info("refused: %s", error)
+                self._note_refused(error)
             finally:
                 delivery.acknowledge()
             self._changed.set()
+
+    def _note_refused(self, error: RemoteError) -> None:
+        self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
+        log.info("refused: %s", error)
 
     async def _hear(self, link: Link, delivery: Delivery, address: Address) -> None:
         payload, site = delivery.payload, self._site
         match address.kind:
             case "layer_update":
                 await self._hear_update(payload, address)
+            case "updates":
+                await self._hear_batch(payload, address)
             case "round":
                 self._hear_plan(messages.decode(payload, RoundPlan), delivery.retained)
                 if delivery.retained and self._site.waits:
@@ -136,6 +140,13 @@ class Aggregator:
         update = await joined_update(self._joiner, payload, address, self._spec)
         if update is not None:
             self._site.receive(update)
+
+    async def _hear_batch(self, payload: bytes, address: Address) -> None:
+        for message in batches.unpack(payload):
+            try:
+                await self._hear_update(message, address)
+            except RemoteError as error:
+                self._note_refused(error)
 
     def _hear_plan(self, plan: RoundPlan, retained: bool) -> None:
         if plan.state == "finished":
@@ -179,6 +190,8 @@ class Aggregator:
         self._joiner = Joiner(spec)
         await link.subscribe(self._topics.round)
         await link.subscribe(*(self._topics.layer_updates(spec.layers[layer].name) for layer in self._layers(spec)))
+        if self._count == 1:  # who share out the layers get no batches
+            await link.subscribe(self._topics.devices("updates"))
 
     def _layers(self, spec: ModelSpec) -> list[int]:
         return sorted(share(spec, self._index, self._count))

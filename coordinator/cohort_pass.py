@@ -18,7 +18,10 @@ import numpy as np
 from broker.foldable import Floats
 from coordinator.passes import LANES, SNAP, Doubles, Steps, worth_compiling
 
-_ROOM = 128 * LANES  # elements of the scratch blocks, which stay in a core's cache
+WORTH_LOADING = 1 << 21
+"""Elements of a matrix from which on the compiled pass is worth loading; numpy takes 4 ms for so many."""
+
+_ROOM = 256 * LANES  # elements of the scratch blocks, which stay in a core's cache
 
 
 class CohortPass(Protocol):
@@ -33,7 +36,7 @@ class CohortPass(Protocol):
 
 def cohort_pass(elements: int, compiled: bool | None = None) -> CohortPass:
     """The pass for matrices of so many elements; ``compiled`` as in `coordinator.passes.add_pass`."""
-    if not (worth_compiling(elements) if compiled is None else compiled):
+    if not (worth_compiling(elements, WORTH_LOADING) if compiled is None else compiled):
         return add_rows_in_blocks
     from coordinator.compiled import add_rows_compiled  # numba takes a second to load
 
@@ -49,7 +52,7 @@ def add_rows_in_blocks(sums: Steps, local: Floats, base: Floats, weights: Double
         devices = slice(top, top + together)
         for left in range(0, sums.size, length):
             block = slice(left, left + length)
-            scratch.add(sums[block], local[devices, block], base[block], weights[devices], lanes[devices])
+            scratch.add(sums[block], local[devices, block], base[block], weights[devices], lanes[devices], left > 0)
 
 
 class _Scratch:
@@ -57,20 +60,23 @@ class _Scratch:
 
     def __init__(self, devices: int, rows: int) -> None:
         self._terms: Doubles = np.empty((devices, rows * LANES))
-        self._squares: Doubles = np.empty((devices, rows + 1, LANES))
+        self._squares: Doubles = np.empty(devices * (rows + 1) * LANES)
 
-    def add(self, sums: Steps, local: Floats, base: Floats, weights: Doubles, lanes: Doubles) -> None:
+    def add(self, sums: Steps, local: Floats, base: Floats, weights: Doubles, lanes: Doubles, begun: bool) -> None:
+        """Add a block; where devices have begun with another one, their lanes come before the block's squares."""
         devices, size = local.shape
         rows = -(-size // LANES)
         padded = self._terms[:devices, : rows * LANES]  # whole rows: what lies beyond the block adds 0 to its lanes
-        terms, squares = padded[:, :size], self._squares[:devices, : rows + 1]
+        terms, above = padded[:, :size], int(begun)
+        squares = self._squares[: devices * (rows + above) * LANES].reshape(devices, rows + above, LANES)
         padded[:, size:] = 0
         with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in the norm
             np.subtract(local, base, out=terms)  # in float32, written out as float64
             if np.any(weights != 1.0):
                 terms *= weights[:, None]
-            squares[:, 0] = lanes
-            np.square(padded.reshape(devices, rows, LANES), out=squares[:, 1:])  # a view: full rows, or one device
+            if begun:
+                squares[:, 0] = lanes
+            np.square(padded.reshape(devices, rows, LANES), out=squares[:, above:])  # a view: full rows, or one device
             np.add.reduce(squares, axis=1, out=lanes)  # row by row: each lane's additions in ascending k
             terms += SNAP
         steps = terms.view(np.int64)

@@ -26,12 +26,12 @@ from broker.messages import DeviceProfile, Report, RoundPlan, Task
 from coordinator import fedavg, fedlama, server
 from coordinator.accounting import Ledger
 from coordinator.aggregate import Fold, rule
-from coordinator.embracing import choose_cut
 from coordinator.records import CycleRecord, DeviceRecord
 from coordinator.round import PartialUpdate, Round, Update
 from coordinator.selection import draw
 from coordinator.settings import FederationSettings
 from models.errors import ConfigError, RejectedUpdate
+from models.fitting import choose
 from models.manifest import Manifest
 
 _T = TypeVar("_T")
@@ -275,6 +275,7 @@ class Federation:
             unfolded=snapshot.unfolded,
             deltas=tuple(sorted(self._deltas)),
             chunk_bytes=self.settings.wire.chunk_kib * 1024,
+            batched=self.settings.wire.batched and not self.settings.aggregation.aggregators,  # who share by layer
             seed=training.seed,
             weighting=self.settings.aggregation.weighting,
             deadline_s=self.settings.deadlines.round_s,
@@ -441,8 +442,8 @@ class Federation:
                 None,
                 f"it can't encode {wire.fallback_codec}, only {', '.join(profile.codecs)}; set wire.fallback_codec",
             )
-        choice = choose_cut(self.manifest.sub_models, profile.budget_mib)
-        return choice.cut, choice.reason
+        choice = choose(self.manifest, profile.budget_mib, profile.savings)
+        return (choice.way.cut if choice.way else None), choice.reason
 
     def _exceptional_codecs(self, cohort: tuple[str, ...]) -> dict[str, str]:
         """Devices that can't encode what is configured, and what they use instead."""

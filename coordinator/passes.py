@@ -39,7 +39,7 @@ LANES = 256
 
 _BLOCK = 128 * LANES  # elements: the scratch blocks and the sums' slice fill half of a 1 MiB cache
 
-_WORTH_LOADING = 1 << 14  # elements from which on the compiled pass is worth the second that its loading takes
+_WORTH_LOADING = 1 << 16  # elements of a delta from which on the compiled pass is worth loading
 _COMPILED = "coordinator.compiled"
 
 
@@ -62,19 +62,19 @@ def add_pass(size: int, compiled: bool | None = None) -> AddPass:
     Raises:
         ImportError: numba is insisted on, and isn't installed.
     """
-    if not (worth_compiling(size) if compiled is None else compiled):
+    if not (worth_compiling(size, _WORTH_LOADING) if compiled is None else compiled):
         return add_in_blocks
     from coordinator.compiled import add_compiled  # numba takes a second to load
 
     return add_compiled
 
 
-def worth_compiling(elements: int) -> bool:
-    """Whether a pass over so many elements is quicker compiled: always, once numba is loaded; both give the same bits.
+def worth_compiling(elements: int, worth_loading: int) -> bool:
+    """Whether to take the compiled pass, which gives the same bits: once it is loaded, always.
 
-    False where numba isn't installed.
+    Until then from ``worth_loading`` elements on, where numba is installed: it takes a second and 125 MiB.
     """
-    return _COMPILED in sys.modules or (elements >= _WORTH_LOADING and find_spec("numba") is not None)
+    return _COMPILED in sys.modules or (elements >= worth_loading and find_spec("numba") is not None)
 
 
 def add_in_blocks(sums: Steps, delta: Delta, start: int, weight: float, take_back: bool, lanes: Doubles) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from broker import chunks, messages
+from broker import batches, chunks, messages
 from broker.chunks import Joiner, LayerValue, split_file
 from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Message, Report, RoundPlan
 from broker.redial import first_error, keep_linked
@@ -139,7 +139,7 @@ class Coordinator:
         await link.subscribe(topics.devices("status"), topics.devices("profile"), topics.devices("report"))
         await link.subscribe(topics.partials)
         if not self._settings.aggregation.aggregators:
-            await link.subscribe(topics.updates)
+            await link.subscribe(topics.updates, topics.devices("updates"))
 
     async def _listen(self, link: Link) -> None:
         joiner = Joiner(self._bundle.manifest.spec, epoch=self._federation.snapshot.epoch)
@@ -147,11 +147,13 @@ class Coordinator:
             try:
                 await self._hear(link, delivery, joiner)
             except RemoteError as error:
-                reason = error.reason if isinstance(error, RejectedUpdate) else "undecodable"
-                self.refused[reason] += 1
-                log.info("refused: %s", error)
+                self._note_refused(error)
             finally:
                 delivery.acknowledge()
+
+    def _note_refused(self, error: RemoteError) -> None:
+        self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
+        log.info("refused: %s", error)
 
     async def _hear(self, link: Link, delivery: Delivery, joiner: Joiner) -> None:
         if not delivery.payload:  # a retained message that was cleared
@@ -160,6 +162,8 @@ class Coordinator:
         match address.kind:
             case "layer_update":
                 await self._hear_update(delivery.payload, address, joiner)
+            case "updates":
+                await self._hear_batch(delivery.payload, address, joiner)
             case "layer_partial":
                 await self._hear_partial(delivery.payload, address, joiner)
             case "status":
@@ -185,6 +189,14 @@ class Coordinator:
         update = await joined_update(joiner, payload, address, self._bundle.manifest.spec)
         if update is not None:
             self._federation.receive(update)
+
+    async def _hear_batch(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+        """Each of its updates counts by itself."""
+        for message in batches.unpack(payload):
+            try:
+                await self._hear_update(message, address, joiner)
+            except RemoteError as error:
+                self._note_refused(error)
 
     async def _hear_partial(self, payload: bytes, address: Address, joiner: Joiner) -> None:
         self._uplink_bytes += len(payload)

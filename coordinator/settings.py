@@ -162,6 +162,7 @@ class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         small_elements: where a few bytes less do not pay; 0: all layers go by the codecs above.
         fallback_codec: for all updates of a device that can't encode the others; one that lacks it too is refused.
         chunk_kib: payload of one message, at most.
+        batched: updates of several layers share a message where they fit; false: a message a layer at least.
     """
 
     update_codec: str = "int8"
@@ -171,6 +172,7 @@ class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     small_elements: int = 128
     fallback_codec: str = "float32"
     chunk_kib: int = 256
+    batched: bool = True
 
     def __post_init__(self) -> None:
         require(1 <= self.chunk_kib <= 64 * 1024, "wire.chunk_kib must lie between 1 and 65536")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import msgspec
@@ -68,6 +69,8 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "state"
         self._held: dict[int, dict[int, int]] = {}  # round of a file to the layers in it, and their versions
+        self._lock = Lock()  # of that
+        self._written: dict[int, int] = {}  # every layer's version in the latest file that names it
         self._last: Snapshot | None = None
 
     def load(self, spec: ModelSpec, digest: str) -> Saved | None:
@@ -91,6 +94,7 @@ class Store:
                     commit.snapshot.round: {layer: kept.version for layer, kept in commit.layers.items()}
                     for commit in commits[index:]
                 }
+                self._written = dict(enumerate(saved.snapshot.versions))
                 return saved
         raise ConfigError(f"the saved state is damaged; {where}")
 
@@ -110,11 +114,7 @@ class Store:
             memory: by layer, what the server's optimiser remembers.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        moved = [
-            layer
-            for layer, version in enumerate(snapshot.versions)
-            if not any(held.get(layer) == version for held in self._held.values())
-        ]
+        moved = [layer for layer, version in enumerate(snapshot.versions) if self._written.get(layer) != version]
         layers = {
             layer: _Layer(
                 snapshot.versions[layer],
@@ -128,7 +128,10 @@ class Store:
         draft = self._path(snapshot.round).with_suffix(".draft")
         draft.write_bytes(content)
         draft.replace(self._path(snapshot.round))
-        self._held[snapshot.round] = {layer: snapshot.versions[layer] for layer in moved}
+        versions = {layer: snapshot.versions[layer] for layer in moved}
+        self._written |= versions
+        with self._lock:
+            self._held[snapshot.round] = versions
         self._last = snapshot
 
     def settle(self) -> None:
@@ -141,17 +144,23 @@ class Store:
             return
         with self._path(last.round).open("rb") as file:
             os.fsync(file.fileno())
-        for round_, layers in list(self._held.items()):
-            rests = any(last.versions[layer] == version for layer, version in layers.items())
-            if round_ < last.round and not rests:
-                self._path(round_).unlink(missing_ok=True)
-                self._held.pop(round_, None)
+        with self._lock:
+            needless = [
+                round_
+                for round_, layers in self._held.items()
+                if round_ < last.round and all(last.versions[layer] != version for layer, version in layers.items())
+            ]
+            for round_ in needless:
+                del self._held[round_]
+        for round_ in needless:
+            self._path(round_).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Forget everything."""
         for path in self._folder.glob(f"*{_SUFFIX}"):
             path.unlink()
         self._held.clear()
+        self._written.clear()
         self._last = None
 
     def _path(self, round_: int) -> Path:

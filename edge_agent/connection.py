@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from broker import batches
 from broker.chunks import Joiner
 from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Message, Report, RoundPlan, Task
 from broker.messages import decode as decoded
@@ -256,17 +257,42 @@ class Connection:
     async def _deliver(self, command: Deliver) -> None:
         """The messages of all layers, then the report, without waiting for one before the next is sent."""
         plan, sending = command.plan, _Sending(self._link)
+        batch: dict[int, bytes] = {}  # messages that wait for others to share theirs with, by layer
         async with asyncio.TaskGroup() as group:
             for layer in command.layers:
-                topic = self._agency.topics.layer_update(self._agency.learning.layers[layer].name, self._device)
                 messages = await self._encoded_update(plan, layer)
-                sent = [await sending.start(group, topic, message) for message in messages]
                 self._agency.tally.uplink_bytes += sum(map(len, messages))
-                group.create_task(self._confirm(Published(plan.epoch, plan.round, layer), sent))
+                if not plan.batched or len(messages) != 1 or batches.size(messages) > plan.chunk_bytes:
+                    await self._send_layer(group, sending, plan, layer, messages)
+                    continue
+                if batches.size([*batch.values(), *messages]) > plan.chunk_bytes:
+                    await self._send_batch(group, sending, plan, batch)
+                    batch = {}
+                batch[layer] = messages[0]
+            await self._send_batch(group, sending, plan, batch)
             if command.outcome is not None:
                 topic = self._agency.topics.device(self._device, "report")
                 sent = [await sending.start(group, topic, encoded(self._report(plan, command.outcome)))]
                 group.create_task(self._confirm(Published(plan.epoch, plan.round, REPORT), sent))
+
+    async def _send_layer(
+        self, group: asyncio.TaskGroup, sending: _Sending, plan: RoundPlan, layer: int, messages: list[bytes]
+    ) -> None:
+        topic = self._agency.topics.layer_update(self._agency.learning.layers[layer].name, self._device)
+        sent = [await sending.start(group, topic, message) for message in messages]
+        group.create_task(self._confirm(Published(plan.epoch, plan.round, layer), sent))
+
+    async def _send_batch(
+        self, group: asyncio.TaskGroup, sending: _Sending, plan: RoundPlan, batch: dict[int, bytes]
+    ) -> None:
+        if len(batch) == 1:
+            ((layer, message),) = batch.items()
+            await self._send_layer(group, sending, plan, layer, [message])
+        elif batch:
+            topic = self._agency.topics.batch(self._device)
+            sent = [await sending.start(group, topic, batches.pack(list(batch.values())))]
+            for layer in batch:
+                group.create_task(self._confirm(Published(plan.epoch, plan.round, layer), sent))
 
     async def _encoded_update(self, plan: RoundPlan, layer: int) -> list[bytes]:
         try:
@@ -289,6 +315,7 @@ class Connection:
             step_s=outcome.step_s,
             forward_s=outcome.forward_s,
             peak_mib=self._agency.learning.peak_mib(),
+            way=self._agency.learning.way,
             uplink_bytes=self._agency.tally.uplink_bytes,
             downlink_bytes=self._agency.tally.downlink_bytes,
         )

@@ -162,8 +162,12 @@ class Engine(Protocol):
             ModelError: the graph can't be loaded, or is not what the manifest says.
         """
 
-    def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> InParts:
+    def parts_trainer(
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, recomputes: bool = False
+    ) -> InParts:
         """A trainer of the layers from ``cut`` onwards in micro-batches; otherwise as `trainer`.
+
+        With ``recomputes`` the forward pass is computed again for the backward pass, to keep less of it.
 
         Raises:
             ModelError: the bundle has no graphs for it, or the engine can't; and as `trainer`.

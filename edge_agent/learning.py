@@ -19,6 +19,7 @@ from broker.chunks import LayerValue, pack, split, unpack
 from broker.codecs import codec
 from broker.deltas import apply_delta
 from broker.messages import RoundPlan, Task
+from edge_agent.allocation import return_freed_memory
 from edge_agent.data import TrainingData
 from edge_agent.engine import STANDARD, Engine
 from edge_agent.error_feedback import ErrorFeedback
@@ -30,11 +31,15 @@ from edge_agent.settings import AgentSettings
 from edge_agent.state import DamagedState, read_progress, restore_state, save_state
 from edge_agent.trainer import OnnxRuntime
 from edge_agent.tuning import Tuned
+from models import fitting
 from models.manifest import FileEntry, Manifest
 from models.spec import LayerSpec, ModelSpec
 from models.values import Vector
 
 log = logging.getLogger("lamina.agent")
+
+_INLINE_ELEMENTS = 1 << 15
+"""Layers up to this size are decoded on the event loop, in under 0.2 ms."""
 
 _T = TypeVar("_T")
 
@@ -49,6 +54,8 @@ class Learning:
 
     Attributes:
         engine: that trains.
+        budget_mib: memory by which the way to train is chosen; ``None``: a batch at once.
+        fixed_way: the way to train, whatever the budget.
 
     Raises:
         ConfigError: the engine of the settings is not installed.
@@ -58,6 +65,9 @@ class Learning:
         self._settings = settings
         self._data = data
         self._new_learner = learner
+        self.budget_mib = settings.budget_mib
+        self.fixed_way: fitting.Way | None = None
+        self._way: fitting.Way | None = None
         self._folder = Path(settings.folder)
         self.engine: Engine = OnnxRuntime(settings.engine)
         if settings.tuning and not settings.shared_process:
@@ -88,12 +98,22 @@ class Learning:
         Raises:
             ModelError: none of the bundle's graphs is for this device's engine.
         """
-        sub_model = self.engine.suited(manifest.sub_model(cut))
+        sub_model, way = self.engine.suited(manifest.sub_model(cut)), self._choice(manifest, cut).way
         forms = self.engine.forms(sub_model, threads(self._settings)) if isinstance(self.engine, Tuned) else [STANDARD]
-        return [
-            *(sub_model.written(form).graph for form in forms),
-            *(piece.graph for piece in manifest.pieces_before(cut)),
-        ]
+        written = [sub_model.written(form) for form in forms]
+        step: list[FileEntry | None]
+        if way is None or not way.micro_batch:
+            step = [form.graph for form in written]
+        elif way.recomputes:
+            step = [sub_model.recomputing, sub_model.updating]
+        else:
+            step = [*(form.accumulating for form in written), sub_model.updating]
+        return [*filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
+
+    @property
+    def way(self) -> str:
+        """How the device trains within its memory, for a person; empty before it is known."""
+        return self._way.text if self._way else ""
 
     @property
     def spec(self) -> ModelSpec:
@@ -137,7 +157,8 @@ class Learning:
         Raises:
             DecodeError: it is not the layer's.
         """
-        return await self._run(partial(unpack, value, self.layers[value.layer]))
+        layer = self.layers[value.layer]
+        return await self._unless_small(layer, partial(unpack, value, layer))
 
     async def moved(self, delta: LayerValue) -> Vector | None:
         """The layer vector that a delta leads to from the one that is held; ``None`` if it was made for another.
@@ -145,8 +166,8 @@ class Learning:
         Raises:
             DecodeError: it is not the layer's.
         """
-        layer = delta.layer
-        return await self._run(partial(apply_delta, delta, self.layers[layer], self._ready().held(layer)))
+        layer, held = self.layers[delta.layer], self._ready().held(delta.layer)
+        return await self._unless_small(layer, partial(apply_delta, delta, layer, held))
 
     def take(self, layer: int, vector: Vector) -> None:
         """Hold a layer's new global value; no training runs."""
@@ -166,13 +187,21 @@ class Learning:
     async def _run(self, job: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job)
 
+    async def _unless_small(self, layer: LayerSpec, decode: Callable[[], _T]) -> _T:
+        """In the thread, unless going there and back takes longer than decoding. It changes nothing of the learner."""
+        return decode() if layer.vector_size <= _INLINE_ELEMENTS else await self._run(decode)
+
     # In the thread.
 
     def _build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
         self._drop()  # first: there may not be room for two
         if not self._settings.shared_process:
+            return_freed_memory()
             self.engine.warm_up()
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
+        choice = self._choice(manifest, task.cut)
+        self._way = way = choice.way or fitting.Way(task.cut)
+        log.info("%s: %s", self._settings.device, choice.reason)
         self._learner = self._new_learner(
             manifest,
             task.cut,
@@ -181,9 +210,17 @@ class Learning:
             self._folder / "spill",
             self.engine,
             threads=threads(self._settings),
+            micro_batch=way.micro_batch,
+            recomputes=way.recomputes,
+            spill=self._settings.spill,
         )
         self._manifest = manifest
         return self._restored(task, self._learner)
+
+    def _choice(self, manifest: Manifest, cut: int) -> fitting.Choice:
+        if self.fixed_way is not None or self.budget_mib is None:
+            return fitting.Choice(self.fixed_way or fitting.Way(cut), "no budget to fit")
+        return fitting.choose_way(manifest, cut, self.budget_mib, self._settings.savings)
 
     def _restored(self, task: Task, learner: Learner) -> Progress | None:
         if not self._settings.keep_state:

@@ -26,6 +26,7 @@ from edge_agent.learning import Learning
 from edge_agent.settings import AgentSettings
 from models.bundle import Bundle, read_bundle
 from models.errors import ConfigError, LaminaError
+from models.fitting import Way
 from models.spec import ModelSpec
 from models.values import flatten, layer_vector
 
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--cut", type=int, default=0, help="first layer that is trained (default: 0)")
     parser.add_argument("--batch-size", type=int, default=0, help="samples a step (default: the bundle's)")
+    parser.add_argument("--micro-batch", type=int, default=0, help="samples at once (default: 0, a batch at once)")
+    parser.add_argument("--recompute", action="store_true", help="with recomputation, in micro-batches")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     try:
@@ -47,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.cut not in bundle.manifest.spec.cuts:
             cuts = bundle.manifest.spec.cuts
             raise ConfigError(f"bundle {options.bundle}: its cuts are {cuts}, and {options.cut} is none of them")
-        peak_mib = measure(bundle, options.cut, options.batch_size or bundle.manifest.batch_size, options.threads)
+        way = Way(options.cut, options.micro_batch, options.recompute)
+        peak_mib = measure(bundle, way, options.batch_size or bundle.manifest.batch_size, options.threads)
     except LaminaError as error:
         print(f"measure: {error}", file=sys.stderr)
         return 2
@@ -55,8 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measure(bundle: Bundle, cut: int, batch_size: int, threads: int = 1) -> float:
-    """Peak in MiB of two rounds of training from ``cut`` on.
+def measure(bundle: Bundle, way: Way, batch_size: int, threads: int = 1) -> float:
+    """Peak in MiB of two rounds of training in one way.
 
     Raises:
         ConfigError: this platform can't tell.
@@ -66,7 +70,9 @@ def measure(bundle: Bundle, cut: int, batch_size: int, threads: int = 1) -> floa
             federation="measure", device="measured", data="random", folder=folder, threads=threads, tuning=False
         )
         data = _random_samples(bundle.manifest.spec, STEPS * batch_size)
-        peak_mib = asyncio.run(_two_rounds(bundle, Learning(settings, data), cut, batch_size))
+        learning = Learning(settings, data)
+        learning.fixed_way = way
+        peak_mib = asyncio.run(_two_rounds(bundle, learning, way.cut, batch_size))
     if peak_mib is None:
         raise ConfigError("the peak of a process's memory can't be told on this platform; build bundles on Linux")
     return peak_mib + LINK_MIB

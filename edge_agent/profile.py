@@ -48,6 +48,7 @@ def probe(settings: AgentSettings, data: TrainingData, engine: str, root: Path =
         classes=data.classes,
         sample_shape=data.sample_shape,
         agent_version=_version(),
+        savings=settings.savings,
     )
 
 

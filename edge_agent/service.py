@@ -53,6 +53,7 @@ class Agent:
     ) -> None:
         learning = Learning(settings, data, learner)
         self.profile: DeviceProfile = probe(settings, data, learning.engine.name)
+        learning.budget_mib = self.profile.budget_mib
         self.tally = Tally()
         self._settings = settings
         self._dial = dial

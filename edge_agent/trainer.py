@@ -319,13 +319,21 @@ class OnnxRuntime:
         return Trainer(manifest, cut, path(graph), threads=threads, spinning=way.spinning)
 
     def parts_trainer(
-        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, way: Way = STANDARD_WAY
+        self,
+        manifest: Manifest,
+        cut: int,
+        path: PathOf,
+        *,
+        threads: int = 1,
+        recomputes: bool = False,
+        way: Way = STANDARD_WAY,
     ) -> PartsTrainer:
         """A `PartsTrainer` of the layers from ``cut`` onwards."""
         sub_model = self.suited(manifest.sub_model(cut)).written(way.form)
-        if sub_model.accumulating is None or sub_model.updating is None:
+        gather = sub_model.recomputing if recomputes else sub_model.accumulating
+        if gather is None or sub_model.updating is None:
             raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
-        graphs = path(sub_model.accumulating), path(sub_model.updating)
+        graphs = path(gather), path(sub_model.updating)
         return PartsTrainer(manifest, cut, *graphs, threads=threads, spinning=way.spinning)
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> Forward:

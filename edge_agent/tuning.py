@@ -67,7 +67,16 @@ class FormsEngine(Engine, Protocol):
     ) -> SubModelTrainer:
         """As `Engine.trainer`, in one way."""
 
-    def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, way: Way = ...) -> InParts:
+    def parts_trainer(
+        self,
+        manifest: Manifest,
+        cut: int,
+        path: PathOf,
+        *,
+        threads: int = 1,
+        recomputes: bool = False,
+        way: Way = ...,
+    ) -> InParts:
         """As `Engine.parts_trainer`, in one way."""
 
 
@@ -113,8 +122,12 @@ class Tuned:
 
         return make(self._chosen(manifest.sub_model(cut), threads, "a step", measure))
 
-    def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> InParts:
-        """As `Engine.parts_trainer`."""
+    def parts_trainer(
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, recomputes: bool = False
+    ) -> InParts:
+        """As `Engine.parts_trainer`; a graph that recomputes has the standard form alone."""
+        if recomputes:
+            return self._engine.parts_trainer(manifest, cut, path, threads=threads, recomputes=True)
         x, y = random_batch(manifest.spec, cut, PART)
 
         def make(way: Way) -> InParts:

@@ -85,6 +85,7 @@ def agent_settings(
             data=str((folder / f"{device.name}.npz").resolve()),
             broker=address,
             budget_mib=device.budget_mib,
+            savings=device.savings,
             threads=experiment.threads,
             tuning=False,  # the choice would vary with what else runs, and with it the last bits
             folder=str((folder / device.name).resolve()),

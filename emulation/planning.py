@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.embracing import choose_cut
 from emulation.experiment import Experiment, Group, Tier
+from models.fitting import SAVINGS, Saving, choose
 from models.manifest import Manifest
 
 
@@ -17,17 +17,23 @@ class PlannedDevice:
     Attributes:
         name: of the device.
         budget_mib: its memory for training.
+        savings: what it may do to train more in it; nothing where a tier is to have its sub-model.
     """
 
     name: str
     budget_mib: float
+    savings: tuple[Saving, ...] = SAVINGS
 
 
 def plan_devices(experiment: Experiment, manifest: Manifest) -> list[PlannedDevice]:
     """Every device of the experiment's fleet, in order: ``strong-1``, ``strong-2``, ..."""
     digits = max(len(str(group.devices)) for group in experiment.fleet)
     return [
-        PlannedDevice(f"{group.name}-{number:0{digits}}", _budget_mib(group, manifest))
+        PlannedDevice(
+            f"{group.name}-{number:0{digits}}",
+            _budget_mib(group, manifest),
+            () if group.budget_mib is None else SAVINGS,
+        )
         for group in experiment.fleet
         for number in range(1, group.devices + 1)
     ]
@@ -35,7 +41,7 @@ def plan_devices(experiment: Experiment, manifest: Manifest) -> list[PlannedDevi
 
 def admitted(devices: Sequence[PlannedDevice], manifest: Manifest) -> int:
     """How many of them the coordinator will not refuse for their memory."""
-    return sum(choose_cut(manifest.sub_models, device.budget_mib).cut is not None for device in devices)
+    return sum(choose(manifest, device.budget_mib, device.savings).way is not None for device in devices)
 
 
 def tier_budget_mib(tier: Tier, manifest: Manifest) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,10 +25,12 @@ from models.graph import (
     training_graph,
     updating_graph,
 )
+from models.graph.recomputation import recomputing
 from models.layout import derive_spec
-from models.manifest import BLOCKS, PARALLEL, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
+from models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
+from models.peaks import cost
 from models.spec import ModelSpec
-from models.values import Tensors, Vector, encode_values, flatten, unflatten
+from models.values import Vector, encode_values, flatten, unflatten
 
 Measure = Callable[[Path, int], float]
 
@@ -84,77 +87,108 @@ def initial_values(definition: Definition, spec: ModelSpec) -> dict[str, Vector]
     return unflatten(spec, *flatten(spec, tensors))
 
 
+@dataclass(frozen=True)
+class _Writing:
+    """A bundle that is being written.
+
+    Attributes:
+        definition: the network.
+        spec: its layers and cuts.
+        draft: where the files go.
+        batch_size: samples a step.
+        recipe: what the training graphs do with gradients.
+        engines: those that have graphs of their own.
+        pieces: the frozen pieces between the cuts.
+    """
+
+    definition: Definition
+    spec: ModelSpec
+    draft: Draft
+    batch_size: int
+    recipe: Recipe
+    engines: Collection[str]
+    pieces: Sequence[onnx.ModelProto]
+
+    def sub_model(self, cut: int, step: TrainingGraph) -> SubModel:
+        """The sub-model from ``cut`` on, whose whole step is given."""
+        kept = capacity(self.spec, cut, self.batch_size)
+        accumulating = accumulating_graph(self.definition, self.spec, cut)
+        updating = updating_graph(self.spec, cut, self.recipe)
+        again = recomputing(accumulating, self.batch_size)
+        saves = again is not accumulating
+        return SubModel(
+            cut=cut,
+            graph=self.add(step.model),
+            parameters=kept.parameters,
+            activations=kept.activations,
+            capacity=kept.ratio,
+            peak_mib=0.0,
+            accumulating=self.add(accumulating),
+            updating=self.add(updating),
+            of_engines={engine: self._of(engine, cut) for engine in self.engines},
+            forms=self._forms(cut, self.add(step.model)),
+            recomputing=self.add(again) if saves else None,
+            cost_recomputing=self._cost(cut, [again, updating], step, gradients=1) if saves else None,
+            cost=self._cost(cut, [step.model], step),
+            cost_in_parts=self._cost(cut, [accumulating, updating], step, gradients=1),
+        )
+
+    def _forms(self, cut: int, standard: FileEntry) -> dict[str, GraphsOfEngine]:
+        """The graphs written otherwise, where that makes a difference."""
+        forms = {form: self._in_form(BLOCKS.get(form, 0), cut) for form in (PARALLEL, *BLOCKS)}
+        return {form: graphs for form, graphs in forms.items() if graphs.graph != standard}
+
+    def _in_form(self, block: int, cut: int) -> GraphsOfEngine:
+        step = training_graph(self.definition, self.spec, cut, self.recipe, serial=False, block=block).model
+        return GraphsOfEngine(
+            graph=self.add(step),
+            accumulating=self.add(accumulating_graph(self.definition, self.spec, cut, serial=False, block=block)),
+        )
+
+    def _of(self, engine: str, cut: int) -> GraphsOfEngine:
+        return GraphsOfEngine(
+            graph=self.add(training_graph(self.definition, self.spec, cut, self.recipe, engine=engine).model),
+            accumulating=self.add(accumulating_graph(self.definition, self.spec, cut, engine=engine)),
+        )
+
+    def _cost(self, cut: int, graphs: Sequence[onnx.ModelProto], step: TrainingGraph, *, gradients: int = 0) -> Cost:
+        return cost(
+            self.spec,
+            cut,
+            graphs,
+            self.pieces[: self.spec.cuts.index(cut)],
+            self.batch_size,
+            vectors=1 + len(step.optimiser_state),
+            single=gradients + step.anchored,
+        )
+
+    def add(self, model: onnx.ModelProto) -> FileEntry:
+        """A graph's file."""
+        return self.draft.add(model.SerializeToString(deterministic=True), ".onnx")
+
+
 def _written(
     definition: Definition, draft: Draft, batch_size: int, recipe: Recipe, engines: Collection[str]
 ) -> Manifest:
     spec = derive_spec(definition)
     training = {cut: training_graph(definition, spec, cut, recipe) for cut in spec.cuts}
-    blocks = [spec.block_at(cut) for cut in spec.cuts]
+    spans = list(pairwise(spec.block_at(cut) for cut in spec.cuts))
+    pieces = [forward_graph(definition, spec, first, stop) for first, stop in spans]
+    writing = _Writing(definition, spec, draft, batch_size, recipe, engines, pieces)
     return Manifest(
         spec=spec,
         batch_size=batch_size,
-        sub_models=tuple(
-            _sub_model(definition, spec, cut, graph, recipe, draft, batch_size, engines)
-            for cut, graph in training.items()
-        ),
+        sub_models=tuple(writing.sub_model(cut, step) for cut, step in training.items()),
         pieces=tuple(
-            Piece(first, stop, _add_graph(draft, forward_graph(definition, spec, first, stop)))
-            for first, stop in pairwise(blocks)
+            Piece(first, stop, writing.add(piece)) for (first, stop), piece in zip(spans, pieces, strict=True)
         ),
-        inference=_add_graph(draft, inference_graph(definition, spec)),
-        values=_add_values(draft, initial_values(definition, spec)),
+        inference=writing.add(inference_graph(definition, spec)),
+        values=draft.add(encode_values(initial_values(definition, spec)), ".safetensors"),
         optimiser=recipe.optimiser,
         optimiser_state=tuple(training[0].optimiser_state),
         hyperparameters=dict(training[0].hyperparameters),
         optimiser_scalars=training[0].optimiser_scalars,
         anchored=recipe.proximal,
-    )
-
-
-def _sub_model(
-    definition: Definition,
-    spec: ModelSpec,
-    cut: int,
-    graph: TrainingGraph,
-    recipe: Recipe,
-    draft: Draft,
-    batch_size: int,
-    engines: Collection[str],
-) -> SubModel:
-    kept = capacity(spec, cut, batch_size)
-    step = _add_graph(draft, graph.model)
-    return SubModel(
-        cut=cut,
-        graph=step,
-        parameters=kept.parameters,
-        activations=kept.activations,
-        capacity=kept.ratio,
-        peak_mib=0.0,
-        accumulating=_add_graph(draft, accumulating_graph(definition, spec, cut)),
-        updating=_add_graph(draft, updating_graph(spec, cut, recipe)),
-        of_engines={
-            engine: GraphsOfEngine(
-                graph=_add_graph(draft, training_graph(definition, spec, cut, recipe, engine=engine).model),
-                accumulating=_add_graph(draft, accumulating_graph(definition, spec, cut, engine=engine)),
-            )
-            for engine in engines
-        },
-        forms={
-            form: graphs
-            for form in (PARALLEL, *BLOCKS)
-            if (graphs := _in_form(form, definition, spec, cut, recipe, draft)).graph != step
-        },
-    )
-
-
-def _in_form(
-    form: str, definition: Definition, spec: ModelSpec, cut: int, recipe: Recipe, draft: Draft
-) -> GraphsOfEngine:
-    block = BLOCKS.get(form, 0)
-    step = training_graph(definition, spec, cut, recipe, serial=False, block=block).model
-    return GraphsOfEngine(
-        graph=_add_graph(draft, step),
-        accumulating=_add_graph(draft, accumulating_graph(definition, spec, cut, serial=False, block=block)),
     )
 
 
@@ -165,11 +199,3 @@ def _measured(manifest: Manifest, folder: Path, measure: Measure) -> Manifest:
         for sub_model in manifest.sub_models
     )
     return msgspec.structs.replace(manifest, sub_models=sub_models)
-
-
-def _add_graph(draft: Draft, model: onnx.ModelProto) -> FileEntry:
-    return draft.add(model.SerializeToString(deterministic=True), ".onnx")
-
-
-def _add_values(draft: Draft, tensors: Tensors) -> FileEntry:
-    return draft.add(encode_values(tensors), ".safetensors")

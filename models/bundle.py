@@ -82,7 +82,9 @@ def entries(manifest: Manifest) -> Iterator[FileEntry]:
 def graphs(sub_model: SubModel) -> Iterator[FileEntry]:
     """The files of one sub-model."""
     yield sub_model.graph
-    yield from (entry for entry in (sub_model.accumulating, sub_model.updating) if entry is not None)
+    yield from (
+        entry for entry in (sub_model.accumulating, sub_model.updating, sub_model.recomputing) if entry is not None
+    )
 
 
 def encode_manifest(manifest: Manifest) -> bytes:

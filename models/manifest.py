@@ -60,6 +60,32 @@ class Piece(msgspec.Struct, frozen=True):
     graph: FileEntry
 
 
+class Cost(msgspec.Struct, frozen=True):
+    """The memory that training a sub-model takes above the idle runtime, predicted (see `models.peaks`).
+
+    Attributes:
+        resident_mib: all the time.
+        transient_mib: now and then, on top.
+        arena: for a step, on top, by the samples in it: ascending pairs (samples, MiB).
+    """
+
+    resident_mib: float
+    transient_mib: float
+    arena: tuple[tuple[int, float], ...]
+
+    def peak_mib(self, samples: int) -> float:
+        """The peak with so many samples in memory at once."""
+        return self.resident_mib + self.transient_mib + self._arena_mib(samples)
+
+    def _arena_mib(self, samples: int) -> float:
+        """On the straight line through the two points around it, or the last two."""
+        if len(self.arena) < 2:
+            return self.arena[0][1] if self.arena else 0.0
+        at = next((at for at, (known, _) in enumerate(self.arena) if known >= samples), len(self.arena) - 1)
+        (before, low), (after, high) = self.arena[max(at, 1) - 1 : max(at, 1) + 1]
+        return low + (high - low) * (samples - before) / (after - before)
+
+
 class GraphsOfEngine(msgspec.Struct, frozen=True):
     """Those graphs of a sub-model that are different for an engine with operators of its own, or in another form."""
 
@@ -92,6 +118,10 @@ class SubModel(msgspec.Struct, frozen=True):
         updating: the optimiser's graph, which goes with it.
         of_engines: what is different for other engines than ``onnxruntime``, by the engine's name, if the bundle was
             built for them.
+        cost: memory that the whole step takes, predicted; ``None`` in a bundle that does not say.
+        cost_in_parts: the same of a step in micro-batches.
+        recomputing: as ``accumulating``, with activations that are computed twice; ``None`` where that saves nothing.
+        cost_recomputing: the same of a step with it.
         forms: the same two graphs written otherwise, faster on some boards, by the form's name (`PARALLEL`, `BLOCKS`).
             They compute the same up to rounding. A form that would make no difference is left out.
     """
@@ -105,6 +135,10 @@ class SubModel(msgspec.Struct, frozen=True):
     accumulating: FileEntry | None = None
     updating: FileEntry | None = None
     of_engines: dict[str, GraphsOfEngine] = {}
+    cost: Cost | None = None
+    cost_in_parts: Cost | None = None
+    recomputing: FileEntry | None = None
+    cost_recomputing: Cost | None = None
     forms: dict[str, GraphsOfEngine] = {}
 
     def on(self, engine: str) -> SubModel:

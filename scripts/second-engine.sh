@@ -21,6 +21,6 @@ if ! "$second/bin/python" -c "import onnxruntime, sys; sys.exit(onnxruntime.__ve
     "$first/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))" >"$site/first.pth"
 fi
 tests=("$@")
-[ ${#tests[@]} -gt 0 ] || tests=(tests/test_graph_*.py tests/test_trainer.py tests/test_engine.py tests/test_learner.py
-    tests/test_input_side.py tests/test_exactness.py)
+[ ${#tests[@]} -gt 0 ] || tests=(tests/test_graph_{rules,training,shapes,random}.py
+    tests/test_{trainer,engine,learner,input_side,exactness}.py)
 OMP_NUM_THREADS=1 "$second/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider "${tests[@]}"

@@ -1,51 +1,14 @@
-"""Which cut fits, who trains a layer, and whole federations with cuts against the twin of the paper's algorithm."""
-
-from dataclasses import dataclass
+"""Who trains a layer, and whole federations with cuts against the twin of the paper's algorithm."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.embracing import choose_cut, trainers
+from coordinator.embracing import trainers
 from tests import small_federation, twins
 
 SIZES = (4, 3, 6, 2)
-
-
-@dataclass(frozen=True)
-class Sized:
-    cut: int
-    peak_mib: float
-
-
-OFFERED = [Sized(0, 64.0), Sized(3, 40.5), Sized(5, 12.0)]
-
-
-@pytest.mark.parametrize(("budget_mib", "cut"), [(100, 0), (64.0, 0), (63.9, 3), (40.5, 3), (12.0, 5)])
-def test_the_largest_sub_model_that_fits_is_chosen(budget_mib: float, cut: int) -> None:
-    assert choose_cut(OFFERED, budget_mib).cut == cut
-    assert choose_cut(OFFERED[::-1], budget_mib).cut == cut
-
-
-def test_the_choice_says_why() -> None:
-    assert choose_cut(OFFERED, 100).reason == "trains the whole network: 64.0 MiB fits the budget of 100.0 MiB"
-    assert choose_cut(OFFERED, 50).reason == (
-        "trains layers from cut 3 on: 40.5 MiB fits the budget of 50.0 MiB, and cut 0 would need 64.0 MiB"
-    )
-
-
-@pytest.mark.parametrize("budget_mib", [11.9, 0.0, -1.0, float("nan")])
-def test_a_budget_under_the_smallest_sub_model_is_refused(budget_mib: float) -> None:
-    choice = choose_cut(OFFERED, budget_mib)
-    assert choice.cut is None
-    assert "the smallest sub-model (cut 5) needs 12.0 MiB" in choice.reason
-    assert "raise the device's budget_mib" in choice.reason
-
-
-def test_a_bundle_without_sub_models_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="no sub-models"):
-        choose_cut([], 10.0)
 
 
 def test_the_trainers_of_a_layer_are_those_whose_cut_lies_at_or_before_it() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from broker.messages import DeviceStatus, encode
 from broker.starter import RunningBroker, running_broker
 from broker.topics import Topics
 from coordinator.records import RoundRecord
-from coordinator.settings import Aggregation, Cohorts, Deadlines
+from coordinator.settings import Aggregation, Cohorts, Deadlines, Wire
 from models.bundle import Bundle
 from models.errors import BrokerUnreachable, ConfigError
 from tests.whole_federation import MODERATE, PATIENCE_S, STRONG, TOO_SMALL, WEAK, Setup, small_bundle
@@ -73,6 +74,35 @@ async def test_phi_1_over_the_wire_sends_everything_every_round(tmp_path: Path, 
     result = await setup.run()
     assert result.c_ratio == 1.0
     assert result.aggregations == (4, 4, 4)
+
+
+async def test_updates_of_several_layers_share_a_message_and_end_in_the_same_bits(
+    tmp_path: Path, bundle: Bundle
+) -> None:
+    heard: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    models = {}
+    for batched in heard:
+        broker, topics = MemoryBroker(), Topics("whole")
+        setup = Setup(
+            tmp_path / str(batched), bundle, broker.dial, budgets=(STRONG, WEAK), aggregation=Aggregation(phi=1)
+        )
+
+        async def count(into: Counter[str], broker: MemoryBroker = broker, topics: Topics = topics) -> None:
+            async with broker.dial("count", None) as link:
+                await link.subscribe(topics.updates, topics.devices("updates"))
+                async for delivery in link.deliveries():
+                    into[topics.parse(delivery.topic).kind] += 1
+                    delivery.acknowledge()
+
+        counting = asyncio.create_task(count(heard[batched]))
+        async with setup.agents(), asyncio.timeout(PATIENCE_S):
+            await setup.coordinator(wire=Wire(batched=batched)).run()
+        counting.cancel()
+        await asyncio.wait({counting})
+        models[batched] = setup.final_model()
+    # Four rounds: of three layers by one device, and of one layer, which needs no batch, by the other.
+    assert heard == {True: {"updates": 4, "layer_update": 4}, False: {"layer_update": 16}}
+    assert models[True] == models[False]
 
 
 async def test_a_device_whose_budget_fits_nothing_is_refused_and_the_others_go_on(

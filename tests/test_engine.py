@@ -36,7 +36,9 @@ class ByHand:
     def trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> SubModelTrainer:
         return TwinTrainer(manifest.spec.parameter_offsets[cut])
 
-    def parts_trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> InParts:
+    def parts_trainer(
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, recomputes: bool = False
+    ) -> InParts:
         raise ModelError("it takes a batch at once")
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenPiece:

@@ -106,5 +106,5 @@ def test_every_cut_takes_the_seed() -> None:
     spec = derive_spec(definition)
     for cut in spec.cuts:
         graph = training_graph(definition, spec, cut)
-        assert graph.hyperparameters.keys() == {*HYPERPARAMETERS, "seed"}
+        assert graph.hyperparameters.keys() >= {*HYPERPARAMETERS, "seed"}
         assert {"seed", *HYPERPARAMETERS} <= {value.name for value in session(graph.model).get_inputs()}

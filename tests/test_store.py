@@ -1,5 +1,6 @@
 """The store: what is committed comes back, whole, whatever a crash leaves behind."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -151,3 +152,20 @@ def test_clear_forgets_everything(tmp_path: Path) -> None:
     assert store.load(SPEC, "cafe") is None
     store.commit(FIRST, vectors([1, 2], [3]))
     assert store.load(SPEC, "cafe") is not None
+
+
+def test_commits_are_made_while_others_settle(tmp_path: Path) -> None:
+    store, rounds = Store(tmp_path), 300
+    store.commit(FIRST, vectors([1, 2], [3]))
+    with ThreadPoolExecutor(1) as thread:
+        settling = [thread.submit(store.settle) for _ in range(rounds)]
+        for round_ in range(1, rounds):
+            versions = (round_ // 10, round_)
+            store.commit(msgspec.structs.replace(FIRST, round=round_, versions=versions), vectors([1, 2], [3]))
+    for settled in settling:
+        settled.result()
+    store.settle()
+    loaded = Store(tmp_path).load(SPEC, "cafe")
+    assert loaded is not None
+    assert loaded.snapshot.round == rounds - 1
+    assert len(files(tmp_path)) == 2  # of the layer that moved last, and of the other one

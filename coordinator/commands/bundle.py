@@ -69,12 +69,20 @@ def measured_peak_mib(folder: Path, cut: int) -> float:
 
 
 def table(manifest: Manifest) -> str:
-    """One line a cut: what a device trains from there, and what it costs."""
-    heads = ("parameters", "activations", "capacity", "peak MiB")
-    lines = [f"{'cut':>4} {'first layer':<28} {'tier':<9} {heads[0]:>11} {heads[1]:>12} {heads[2]:>9} {heads[3]:>9}"]
-    lines += [
-        f"{sub.cut:>4} {manifest.spec.layers[sub.cut].name:<28} {manifest.spec.tier(sub.cut):<9} {sub.parameters:>11,}"
-        f" {sub.activations:>12,} {sub.capacity:>9.2f} {sub.peak_mib:>9.1f}"
-        for sub in manifest.sub_models
+    """One line a cut: what a device trains from there, and what it costs; one a way to train it, with its peak."""
+    heads = ("parameters", "activations", "capacity", "peak MiB", "predicted")
+    lines = [
+        f"{'cut':>4} {'first layer':<28} {'tier':<9} {heads[0]:>11} {heads[1]:>12} {heads[2]:>9} {heads[3]:>9}"
+        f" {heads[4]:>9}"
     ]
+    for sub in manifest.sub_models:
+        predicted = f"{sub.cost.peak_mib(manifest.batch_size):>9.1f}" if sub.cost else ""
+        lines.append(
+            f"{sub.cut:>4} {manifest.spec.layers[sub.cut].name:<28} {manifest.spec.tier(sub.cut):<9}"
+            f" {sub.parameters:>11,} {sub.activations:>12,} {sub.capacity:>9.2f} {sub.peak_mib:>9.1f} {predicted}"
+        )
+        for name, cost in (("in micro-batches", sub.cost_in_parts), ("recomputing", sub.cost_recomputing)):
+            if cost is not None:
+                peaks = (f"{cost.peak_mib(samples):.1f} of {samples}" for samples, _ in cost.arena[::-1])
+                lines.append(f"     {name}, predicted MiB: {', '.join(peaks)}")
     return "\n".join(lines)

@@ -17,6 +17,8 @@ import numpy as np
 
 from coordinator import fedavg, fedlama
 from coordinator.accounting import FLOAT32_BYTES, Ledger
+from coordinator.cohort_pass import WORTH_LOADING
+from coordinator.passes import worth_compiling
 from coordinator.records import CycleRecord, RoundRecord
 from coordinator.selection import draw
 from emulation.simulator.averaging import Averaged, Averaging
@@ -28,7 +30,7 @@ from emulation.simulator.setting import Setting
 from emulation.simulator.tasks import Judging, Outcome, Task, Training
 from emulation.simulator.ways import Way
 
-_FOLDING_THREADS = 2  # numpy lets go of the interpreter in its loops; layers are independent
+_FOLDING_THREADS = 2  # of the compiled fold. In numpy two threads are slower than one: they wait for the interpreter
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -212,8 +214,10 @@ class Simulation:
         def average(layer: int) -> Averaged:
             return averaging.average(layer, slots, arena.rows, arena.base)
 
-        largest_first = sorted(due, key=lambda layer: -self.ground.spec.layers[layer].vector_size)
-        with ThreadPoolExecutor(_FOLDING_THREADS) as threads:
+        sizes = [layer.vector_size for layer in self.ground.spec.layers]
+        largest_first = sorted(due, key=lambda layer: -sizes[layer])  # it decides on the pass that all take
+        compiled = worth_compiling(len(slots) * max(sizes), WORTH_LOADING)
+        with ThreadPoolExecutor(_FOLDING_THREADS if compiled else 1) as threads:
             return dict(zip(largest_first, threads.map(average, largest_first), strict=True))
 
     def _update(

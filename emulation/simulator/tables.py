@@ -74,8 +74,8 @@ class Verdict:
     def text(self) -> str:
         """In a line."""
         claim = self.claim
-        wanted = [f"at least {claim.least:+g} points"]
-        wanted += [f"more than the largest spread, {self.largest_spread:.2f}"] if claim.beyond_spread else []
+        wanted = [f"at least {claim.least:+g} points" if claim.least else "ahead"]
+        wanted += [f"by more than the largest spread, {self.largest_spread:.2f}"] if claim.beyond_spread else []
         wanted += [f"C < {claim.c_percent:g}%"] if claim.c_percent else []
         wanted += [f"at most {claim.strong_percent:g}% strong"] if claim.strong_percent else []
         return (

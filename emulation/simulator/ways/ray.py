@@ -122,7 +122,7 @@ def on_ray(recipe: Recipe, slots: int, data: Sequence[Array], lanes: int = 0, ad
         recipe: of the run.
         slots: active devices at once.
         data: x_train, y_train, x_test, y_test.
-        lanes: how many; 0: one a core of the cluster.
+        lanes: how many; 0: one a core of the cluster, or a GPU where these compute.
         address: of a cluster; ``auto`` finds the one that runs here; empty starts one on this machine for the time.
 
     Raises:
@@ -138,9 +138,10 @@ def on_ray(recipe: Recipe, slots: int, data: Sequence[Array], lanes: int = 0, ad
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"Ray at {address or 'this machine'}: {error}") from error
     try:
-        count = lanes or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        unit = "GPU" if recipe.device.startswith("cuda") else "CPU"  # Ray hides GPUs from actors that ask for none
+        count = lanes or max(1, int(ray.cluster_resources().get(unit, 1)))
         stored = [ray.put(part) for part in data]
-        actor = ray.remote(num_cpus=1)(Lane)
+        actor = ray.remote(**{f"num_{unit.lower()}s": 1})(Lane)
         actors = [actor.remote(recipe, *stored) for _ in range(count)]
         yield RayLanes(ray, actors, private_arena(slots, layer_offsets(recipe.spec)[-1], data))
     finally:

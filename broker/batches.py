@@ -1,0 +1,52 @@
+"""How do the updates of many small layers cross in one message? One after the other, each as it would cross alone.
+
+A broker and two clients take about as long over a message of a hundred bytes as over one of ten thousand, and most
+layers are small. So a device may put the messages of several layers into a batch:
+
+| bytes   | field                                                              |
+| ------- | ------------------------------------------------------------------ |
+| 4       | magic, ``LAMB``                                                    |
+| 4       | u32, little-endian: length of the message that follows; and so on  |
+| rest    | the message, a chunk of `broker.chunks` with its own CRC-32C       |
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from models.errors import DecodeError
+
+_MAGIC = b"LAMB"
+_LENGTH = struct.Struct("<I")
+
+
+def size(messages: Sequence[bytes]) -> int:
+    """Bytes of the batch that `pack` makes."""
+    return len(_MAGIC) + sum(_LENGTH.size + len(message) for message in messages)
+
+
+def pack(messages: Sequence[bytes]) -> bytes:
+    """The batch of some messages, in their order."""
+    return _MAGIC + b"".join(_LENGTH.pack(len(message)) + message for message in messages)
+
+
+def unpack(payload: bytes) -> list[bytes]:
+    """The messages of a batch.
+
+    Raises:
+        DecodeError: it is no batch, or ends within a message.
+    """
+    if payload[: len(_MAGIC)] != _MAGIC:
+        raise DecodeError(f"not a batch of updates: it begins with {bytes(payload[:4])!r}")
+    messages, start = [], len(_MAGIC)
+    while start < len(payload):
+        if start + _LENGTH.size > len(payload):
+            raise DecodeError(f"a batch of {len(payload)} bytes ends within a length")
+        (length,) = _LENGTH.unpack_from(payload, start)
+        start += _LENGTH.size
+        if start + length > len(payload):
+            raise DecodeError(f"a batch of {len(payload)} bytes ends within a message of {length}")
+        messages.append(bytes(payload[start : start + length]))
+        start += length
+    return messages

@@ -1,0 +1,25 @@
+"""Does memory that was freed go back to the system? With the C library's defaults, hardly; a board needs it to.
+
+glibc's malloc keeps what it is given back, in an arena for each thread, and takes ever larger blocks from there once
+such have been freed. A device that receives a model of 25 MiB then stays 120 MiB larger for good. With a threshold that
+is fixed, every block from that size on is a mapping of its own, which its end returns, and all threads share one arena.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+# malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
+_OWN_MAPPING_BYTES = 128 * 1024  # the default, which grows up to 32 MiB unless it is set
+_KEPT_BYTES = 128 * 1024
+
+
+def return_freed_memory() -> bool:
+    """Have this process return what it frees; whether the C library can be told so (glibc's can)."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # musl, another platform
+        return False
+    settings = ((_MMAP_THRESHOLD, _OWN_MAPPING_BYTES), (_TRIM_THRESHOLD, _KEPT_BYTES), (_ARENA_MAX, 1))
+    return [mallopt(parameter, value) for parameter, value in settings] == [1] * len(settings)

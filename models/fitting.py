@@ -1,0 +1,138 @@
+"""How may a device train within its memory? The largest sub-model that fits, in the fastest way that fits.
+
+The ways are tried in this order; the first whose peak fits the budget is taken:
+
+    for each cut, from the whole network on            a larger sub-model before a faster way
+        a batch at once
+        micro-batches, from half of a batch down       more time: one session a step more, smaller products
+        the same with recomputation, from a batch down more time still: most of the forward pass twice
+
+Micro-batches end at one sample; where there is a batch norm they end at eight, for it would learn from too few.
+
+A device and its coordinator both ask here, with the same manifest, and so come to the same cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from models.manifest import Cost, Manifest, SubModel
+
+Saving = Literal["micro_batches", "recomputation"]
+SAVINGS: tuple[Saving, ...] = ("micro_batches", "recomputation")
+"""What a device may do to train more in less memory, at the price of time."""
+
+_LEAST_WITH_BATCH_NORM = 8
+_MARGIN = 1.05  # predictions are this far below what is measured, at times
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to train a sub-model.
+
+    Attributes:
+        cut: first layer that is trained.
+        micro_batch: samples in memory at once; 0: a batch at once.
+        recomputes: whether the forward pass is computed again for the backward pass, piece by piece.
+        peak_mib: memory that it takes above the idle agent.
+    """
+
+    cut: int
+    micro_batch: int = 0
+    recomputes: bool = False
+    peak_mib: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """How, for a person."""
+        how = f"in micro-batches of {self.micro_batch}" if self.micro_batch else "batches at once"
+        return f"{how}, with recomputation" if self.recomputes else how
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a device is to train, and how.
+
+    Attributes:
+        way: ``None``: it can't take part.
+        reason: why, for a person.
+    """
+
+    way: Way | None
+    reason: str
+
+
+def choose(manifest: Manifest, budget_mib: float, savings: Collection[str] = SAVINGS) -> Choice:
+    """The first way that fits, over all cuts.
+
+    Args:
+        manifest: of the bundle.
+        budget_mib: what training may take above the idle agent.
+        savings: those of ``SAVINGS`` that the device allows.
+
+    Raises:
+        ValueError: there is no sub-model at all.
+    """
+    offered = sorted(manifest.sub_models, key=lambda sub_model: sub_model.cut)
+    if not offered:
+        raise ValueError("there are no sub-models to choose from")
+    too_large: Way | None = None
+    for sub_model in offered:
+        for way in ways(manifest, sub_model, savings):
+            if way.peak_mib <= budget_mib:
+                return Choice(way, _why(way, budget_mib, too_large))
+            too_large = too_large if too_large and too_large.cut == way.cut else way
+    smallest = min((way for each in offered for way in ways(manifest, each, savings)), key=lambda way: way.peak_mib)
+    return Choice(
+        None,
+        f"a budget of {budget_mib:.1f} MiB is too small: the smallest sub-model (cut {smallest.cut}, {smallest.text}) "
+        f"needs {smallest.peak_mib:.1f} MiB; raise the device's budget_mib, or build the bundle with a smaller batch "
+        f"size or a later cut",
+    )
+
+
+def choose_way(manifest: Manifest, cut: int, budget_mib: float, savings: Collection[str] = SAVINGS) -> Choice:
+    """The first way that fits to train from ``cut`` on; where none does, the one that takes the least, and why."""
+    offered = list(ways(manifest, manifest.sub_model(cut), savings))
+    for way in offered:
+        if way.peak_mib <= budget_mib:
+            return Choice(way, _why(way, budget_mib, None if way == offered[0] else offered[0]))
+    least = min(offered, key=lambda way: way.peak_mib)
+    return Choice(least, f"no way to train cut {cut} fits {budget_mib:.1f} MiB; {least.text} takes the least")
+
+
+def ways(manifest: Manifest, sub_model: SubModel, savings: Collection[str] = SAVINGS) -> Iterator[Way]:
+    """The ways to train one sub-model, in the order in which they are tried."""
+    batch, predicted = manifest.batch_size, sub_model.cost
+    measured = sub_model.peak_mib or (predicted.peak_mib(batch) if predicted else 0.0)
+    yield Way(sub_model.cut, peak_mib=measured)
+    if predicted is None:
+        return
+    error = max(1.0, measured / predicted.peak_mib(batch)) * _MARGIN
+    sizes = [batch >> halvings for halvings in range(batch.bit_length())]
+    least = _LEAST_WITH_BATCH_NORM if any(layer.statistics for layer in manifest.spec.layers[sub_model.cut :]) else 1
+    for cost, recomputes, allowed in (
+        (sub_model.cost_in_parts, False, "micro_batches" in savings),
+        (sub_model.cost_recomputing, True, "recomputation" in savings),
+    ):
+        for size in sizes if cost and allowed else ():
+            smaller = size < batch
+            if size >= min(least, batch) and (recomputes or smaller) and (not smaller or "micro_batches" in savings):
+                yield _way(sub_model.cut, size, recomputes, cost, error)
+
+
+def _way(cut: int, size: int, recomputes: bool, cost: Cost | None, error: float) -> Way:
+    assert cost is not None
+    return Way(cut, size, recomputes, round(error * cost.peak_mib(size), 1))
+
+
+def _why(way: Way, budget_mib: float, too_large: Way | None) -> str:
+    part = "the whole network" if way.cut == 0 else f"layers from cut {way.cut} on"
+    how = "" if not (way.micro_batch or way.recomputes) else f" {way.text}"
+    why = f"trains {part}{how}: {way.peak_mib:.1f} MiB fits the budget of {budget_mib:.1f} MiB"
+    if too_large is None:
+        return why
+    other = f"cut {too_large.cut}" if too_large.cut != way.cut else "a batch at once"
+    return f"{why}, and {other} would need {too_large.peak_mib:.1f} MiB"

@@ -1,0 +1,103 @@
+"""How much memory will training take? Predicted from a bundle's graphs, for any batch, before anything is run.
+
+    peak = resident + transient + arena(batch)
+
+*Resident* is what a device holds all the time that it trains: the engine's session, the vectors of the sub-model in two
+sets, the global values of the whole network and what was received of them, buffers of the link. *Transient* is the
+largest of what comes one after the other: the exchange of values, in which the largest layer is there several times,
+and the frozen pieces, each with its own session. The *arena* is the engine's, for what a step computes; it is played
+through (`models.graph.arena`) for batches up to the bundle's, and lies between and beyond them on straight lines, as
+all activations grow with the batch.
+
+The constants below are of ONNX Runtime 1.31 on Linux, taken from measurements of the zoo (`edge_agent.measure`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import onnx
+
+from models.graph.arena import Arena
+from models.graph.liveness import allocations
+from models.manifest import Cost
+from models.spec import ModelSpec
+
+MIB = 2**20
+
+_LINK_MIB = 4.0  # what a linked agent takes beside: buffers, messages on their way
+_ENGINE_MIB = 2.4  # what a first run of a real graph touches of the engine
+_OPERATOR_MIB = 0.0042  # of a session: an operator's node, kernel and place in the plan
+_PACKED = 0.9  # a compressed value, of its size in float32
+_COPIES_RECEIVED = 3.8  # of the largest layer: joined, decompressed, as a vector, and the value before
+_COPIES_FROZEN = 2.0  # of a frozen piece's values: those that the engine arranges for itself
+_WORKSPACE = 1.06  # of the arena: what kernels take for themselves, and the blocks that it leaves between others
+_COPIES_READ = 2  # of what enters the cut for a batch: the one that is read, and the one before
+_FORWARD_BATCH = 8  # samples that go through the frozen pieces at once
+
+_FLOAT_BYTES = 4
+
+
+def cost(
+    spec: ModelSpec,
+    cut: int,
+    graphs: Sequence[onnx.ModelProto],
+    pieces: Sequence[onnx.ModelProto],
+    batch_size: int,
+    *,
+    vectors: int,
+    single: int = 0,
+) -> Cost:
+    """What training from ``cut`` onwards takes.
+
+    Args:
+        spec: the network.
+        cut: first layer that is trained.
+        graphs: those that a step runs, each in a session of its own.
+        pieces: the forward graphs before the cut, one after the other.
+        batch_size: samples that are in memory at once, at most.
+        vectors: how many vectors as long as the parameters are there twice.
+        single: how many are there once.
+    """
+    parameters = spec.size - spec.parameter_offsets[cut]
+    statistics = spec.statistics_offsets[-1] - spec.statistics_offsets[cut]
+    elements = (2 * vectors + single) * parameters + 2 * statistics + sum(layer.vector_size for layer in spec.layers)
+    operators = sum(len(graph.graph.node) for graph in graphs)
+    received, row_mib = _mib(_PACKED * sum(layer.vector_size for layer in spec.layers)), _row_mib(spec, cut)
+    most = max(layer.vector_size for layer in spec.layers)
+    return Cost(
+        resident_mib=_LINK_MIB + _ENGINE_MIB + _OPERATOR_MIB * operators + _mib(elements) + received,
+        transient_mib=max([_mib(_COPIES_RECEIVED * most), *map(_piece_mib, pieces)]),
+        arena=tuple(
+            (batch, _WORKSPACE * sum(_arena_mib(graph, batch) for graph in graphs) + _COPIES_READ * batch * row_mib)
+            for batch in batches(batch_size)
+        ),
+    )
+
+
+def batches(batch_size: int) -> list[int]:
+    """1, 2, 4 and so on, and ``batch_size``."""
+    return [*(1 << power for power in range((batch_size - 1).bit_length())), batch_size]
+
+
+def _row_mib(spec: ModelSpec, cut: int) -> float:
+    """What enters the cut for one sample."""
+    item_bytes = 8 if cut == 0 and spec.input_dtype == "int64" else 4
+    return item_bytes * math.prod(spec.blocks[spec.block_at(cut)].input_shape) / MIB
+
+
+def _piece_mib(piece: onnx.ModelProto) -> float:
+    values = sum(math.prod(tensor.dims) for tensor in piece.graph.initializer)
+    return _COPIES_FROZEN * _mib(values) + _arena_mib(piece, _FORWARD_BATCH)
+
+
+def _arena_mib(graph: onnx.ModelProto, batch: int) -> float:
+    run, arena = allocations(graph, batch), Arena()
+    for _ in range(2):  # the second run begins with regions that are there
+        arena.run(run)
+    return arena.touched_bytes / MIB
+
+
+def _mib(elements: float) -> float:
+    return elements * _FLOAT_BYTES / MIB

@@ -1,0 +1,90 @@
+"""Activations that are computed again give the same bits, and the engine keeps what was written for it."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from graph_oracle import flat, moving, session, tensors_of, trained
+from torch import Tensor, nn
+
+from models.definition import Definition, load_definition
+from models.graph import accumulating_graph
+from models.graph.liveness import allocations, highest_bytes
+from models.graph.recomputation import recomputing
+from models.layout import derive_spec
+
+BATCH = 16
+
+
+class Deep(nn.Module):
+    """Convolutions with norms, residual, with dropout between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(2 if not index else 8, 8, 3, padding=1) for index in range(6))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) for _ in range(6))
+        self.dense = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            y = norm(conv(x)).relu()
+            x = y if x.shape[1] == 2 else nn.functional.dropout(x + y, 0.1, self.training)
+        return self.dense(x.mean((2, 3)))
+
+
+def deep() -> Definition:
+    torch.manual_seed(0)
+    return Definition("deep", Deep(), (2, 8, 8), 3)
+
+
+def results(model: onnx.ModelProto, definition: Definition, size: int) -> list[np.ndarray]:
+    spec, start, rng = derive_spec(definition), tensors_of(definition.module), np.random.default_rng(0)
+    parameters = flat(start, trained(spec)).astype(np.float32)
+    feeds = {
+        "x": rng.standard_normal((size, *definition.input_shape), np.float32),
+        "y": rng.integers(0, definition.classes, size),
+        "share": np.array(0.5, np.float32),
+        "seed": np.array(3.0, np.float32),
+        "parameters": parameters,
+        "statistics": flat(start, moving(spec)).astype(np.float32),
+        "gradients": rng.standard_normal(parameters.shape, np.float32),
+    }
+    running = session(model)
+    return [
+        np.asarray(one) for one in running.run(None, {place.name: feeds[place.name] for place in running.get_inputs()})
+    ]
+
+
+@pytest.mark.parametrize("make", [deep, lambda: load_definition("digits_cnn,width=8")])
+@pytest.mark.parametrize("size", [1, 5, BATCH])
+def test_the_same_bits_for_less_memory(make, size: int) -> None:  # type: ignore[no-untyped-def]
+    definition = make()
+    plain = accumulating_graph(definition, derive_spec(definition), 0)
+    again = recomputing(plain, BATCH, worth_bytes=0)
+    onnx.checker.check_model(again, full_check=True)
+    for ours, theirs in zip(results(again, definition, size), results(plain, definition, size), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_it_takes_less_and_the_engine_does_not_undo_it(tmp_path: Path) -> None:
+    definition = deep()
+    plain = accumulating_graph(definition, derive_spec(definition), 0)
+    again = recomputing(plain, BATCH, worth_bytes=0)
+    assert highest_bytes(allocations(again, BATCH)) < 0.9 * highest_bytes(allocations(plain, BATCH))
+    counts = []
+    for model in (plain, again):
+        options = ort.SessionOptions()
+        options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        written = onnx.load(tmp_path / "optimised.onnx").graph.node
+        counts.append(sum(operator.op_type in ("BatchNormalization", "Conv", "FusedConv") for operator in written))
+    assert counts[1] >= counts[0] + 4
+
+
+def test_where_nothing_is_saved_the_graph_is_left() -> None:
+    definition = Definition("dense", nn.Linear(4, 3), (4,), 3)
+    plain = accumulating_graph(definition, derive_spec(definition), 0)
+    assert recomputing(plain, BATCH) is plain
