@@ -32,6 +32,7 @@ import numpy as np
 from benchmarks.contender import Contender, Part, Seconds
 from benchmarks.exactness import NETWORKS as EXACT_NETWORKS
 from benchmarks.exactness import grad_max_rel_error
+from benchmarks.peaks import compared, furthest
 from benchmarks.reporting import Figures, Row, main
 from benchmarks.torch_step import random_batch
 from models.build import build_bundle
@@ -188,6 +189,10 @@ def _figures(found: Found, quick: bool) -> Figures:
     }
     for case, timing in found.timings.items():
         figures[f"{case.replace(' ', '_')}_vs_torch"] = timing.ratio("ours", "torch")
+    if not quick:
+        figures["predicted_vs_measured_peak"] = furthest(
+            predicted / measured for _, predicted, measured in compared("resnet20")
+        )
     figures["grad_max_rel_error"] = grad_max_rel_error(["ds_cnn"] if quick else EXACT_NETWORKS)
     return figures
 
