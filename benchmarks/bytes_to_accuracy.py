@@ -211,7 +211,7 @@ def learn(subject: Subject, method: Method, seed: int) -> Course:
 
 def found(courses: Sequence[Course], dense: Sequence[Course]) -> Finding:
     """A method's finding from its courses, one a seed, beside the dense ones."""
-    moments = [course.reached(other.accuracy - POINT + 1e-9) for course, other in zip(courses, dense, strict=True)]
+    moments = [course.reached(other.accuracy - POINT - 1e-9) for course, other in zip(courses, dense, strict=True)]
     there = [moment for moment in moments if moment]
     every = len(there) == len(courses)
     return Finding(

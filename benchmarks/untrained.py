@@ -22,6 +22,7 @@ from edge_agent.engine import Engine
 from edge_agent.events import Outcome
 from edge_agent.input_side import Stop
 from edge_agent.learner import Learner
+from edge_agent.spill import Element
 from emulation.host import main
 from models.manifest import FileEntry, Manifest
 from models.values import Vector
@@ -45,6 +46,7 @@ class Untrained(Learner):
         threads: int = 1,
         micro_batch: int = 0,
         recomputes: bool = False,
+        spill: Element = "float32",
     ) -> None:
         self._spec, self._cut, self._input_side = manifest.spec, cut, None
         self._global: list[Vector | None] = [None] * len(manifest.spec.layers)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from edge_agent.data import TrainingData
 from edge_agent.engine import Engine
-from edge_agent.spill import Rows, Spill, SpillFull
+from edge_agent.spill import Element, Rows, Spill, SpillFull
 from models.manifest import Piece
 from models.spec import ModelSpec
 
@@ -49,6 +49,7 @@ class InputSide:
         engine: that is to run the pieces.
         threads: processor cores that it may use.
         micro_batch: samples at once.
+        element: in which activations are kept.
 
     Raises:
         ConfigError: the folder can't be written to.
@@ -64,6 +65,7 @@ class InputSide:
         *,
         threads: int = 1,
         micro_batch: int = MICRO_BATCH,
+        element: Element = "float32",
     ) -> None:
         self._spec = spec
         self._pieces = tuple(pieces)
@@ -72,6 +74,7 @@ class InputSide:
         self._engine = engine
         self._threads = threads
         self._micro_batch = micro_batch
+        self._element = element
         self._places = np.full(len(data), _NOT_THERE, np.int64)  # (N,) each sample's row in the spill
         self._spill = self._spill_after(self._pieces[-1][0])
 
@@ -161,4 +164,4 @@ class InputSide:
 
     def _spill_after(self, piece: Piece) -> Spill:
         """An empty spill for the activations that leave a piece."""
-        return Spill(self._folder, self._spec.blocks[piece.stop_block].input_shape)
+        return Spill(self._folder, self._spec.blocks[piece.stop_block].input_shape, self._element)

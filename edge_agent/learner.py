@@ -23,6 +23,7 @@ from edge_agent.data import TrainingData, sample_order
 from edge_agent.engine import Engine, Resident
 from edge_agent.events import Outcome
 from edge_agent.input_side import Indices, InputSide, Stop
+from edge_agent.spill import Element
 from edge_agent.stepping import at_once, in_parts
 from models.manifest import FileEntry, Manifest
 from models.values import Vector, layer_tensors
@@ -40,6 +41,7 @@ class Learner:
         engine: that is to train.
         threads: processor cores that training may use.
         micro_batch: samples at once, where memory can't hold a batch; 0: a batch at once.
+        spill: element type in which the input side's activations are kept on the disk.
         recomputes: whether a micro-batch's forward pass is computed again for its backward pass.
 
     Raises:
@@ -60,6 +62,7 @@ class Learner:
         threads: int = 1,
         micro_batch: int = 0,
         recomputes: bool = False,
+        spill: Element = "float32",
     ) -> None:
         data.check(manifest.spec)
         self._spec = manifest.spec
@@ -75,7 +78,9 @@ class Learner:
             self._trainer, self._step = whole, at_once(whole, self._read)
         pieces = [(piece, path(piece.graph)) for piece in manifest.pieces_before(cut)]
         self._input_side = (
-            InputSide(self._spec, pieces, data, spill_folder, engine, threads=threads) if pieces else None
+            InputSide(self._spec, pieces, data, spill_folder, engine, threads=threads, element=spill)
+            if pieces
+            else None
         )
 
     def take(self, layer: int, vector: Vector) -> None:

@@ -212,6 +212,7 @@ class Learning:
             threads=threads(self._settings),
             micro_batch=way.micro_batch,
             recomputes=way.recomputes,
+            spill=self._settings.spill,
         )
         self._manifest = manifest
         return self._restored(task, self._learner)

@@ -18,6 +18,7 @@ import msgspec
 
 from broker.address import BrokerAddress
 from broker.topics import check_name
+from edge_agent.spill import Element
 from models.errors import ConfigError
 from models.fitting import SAVINGS, Saving
 
@@ -34,6 +35,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         budget_mib: memory that training may take above the idle agent; left out, it is measured at start.
         savings: what the device may do to train a larger sub-model in its memory, though it takes longer:
             ``micro_batches``, ``recomputation``, both (as if left out), or nothing.
+        spill: how activations of the frozen layers are kept on the disk: ``float32`` exactly, ``float16`` in half the
+            room.
         threads: processor cores that training may use; 0 takes all that the process may run on.
         engine: ``onnxruntime``; ``onnxruntime-training``, whose gradients are faster where it exists (x86-64 Linux and
             macOS), and for which the bundle must have been built; or ``auto``: the second where both are there.
@@ -51,6 +54,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
     budget_mib: float | None = None
     savings: tuple[Saving, ...] = SAVINGS
+    spill: Element = "float32"
     threads: int = 0
     engine: Literal["auto", "onnxruntime", "onnxruntime-training"] = "auto"
     tuning: bool = True

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ from models.errors import ConfigError
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Rows = NDArray[np.float32]
+Element = Literal["float32", "float16"]
+_LARGEST_HALF = np.float32(65504)
 
 
 class SpillFull(ConfigError):
@@ -33,20 +35,22 @@ class SpillFull(ConfigError):
 
 
 class Spill:
-    """Rows of one shape, float32, in a file.
+    """Rows of one shape, in a file.
 
     Args:
         folder: on the disk that is to hold them; it is made if need be.
         row_shape: shape of one row.
+        element: ``float32`` keeps them exactly; ``float16`` takes half of the room, and three digits of each number.
 
     Raises:
         ConfigError: the folder can't be written to.
     """
 
-    def __init__(self, folder: Path, row_shape: Sequence[int]) -> None:
+    def __init__(self, folder: Path, row_shape: Sequence[int], element: Element = "float32") -> None:
         self._folder = folder
         self._row_shape = tuple(row_shape)
-        self._row_bytes = 4 * math.prod(row_shape)
+        self._dtype = np.dtype(element)
+        self._row_bytes = self._dtype.itemsize * math.prod(row_shape)
         self._count = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +67,9 @@ class Spill:
         Raises:
             SpillFull: the disk is full. The rows before are unharmed.
         """
-        left = np.ascontiguousarray(rows, np.float32).data.cast("B")
+        if self._dtype == np.float16:
+            rows = np.clip(rows, -_LARGEST_HALF, _LARGEST_HALF)  # beyond it there is only infinity
+        left = np.ascontiguousarray(rows, self._dtype).data.cast("B")
         position = self._count * self._row_bytes
         try:
             while left:
@@ -86,10 +92,10 @@ class Spill:
         """
         if len(positions) and not 0 <= positions.min() <= positions.max() < self._count:
             raise IndexError(f"rows {positions.min()} to {positions.max()} of {self._count}")
-        rows = np.empty((len(positions), *self._row_shape), np.float32)
+        rows = np.empty((len(positions), *self._row_shape), self._dtype)
         for row, position in zip(rows, positions.tolist(), strict=True):
             os.preadv(self._file.fileno(), [row.data.cast("B")], position * self._row_bytes)
-        return rows
+        return rows.astype(np.float32, copy=False)
 
     def clear(self) -> None:
         """Forget all rows, and give their room on the disk back."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from graph_oracle import distance, flat, graph_steps, tensors_of, torch_steps, trained, training_graph
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -105,3 +106,47 @@ def test_norms_of_any_shape(channels: int, image: tuple[int, int], kind: str, si
         "layer": lambda: nn.LayerNorm((wide, *image)),
     }
     check(lambda: nn.Sequential(nn.Conv2d(2, wide, 3, padding=1), norms[kind]()), (2, *image), sizes)
+
+
+class Attending(nn.Module):
+    """Attention of every element of a sequence to those before it, or to all."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.heads, self.causal = heads, causal
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        of_heads = self.query_key_value(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(*of_heads, is_causal=self.causal).transpose(1, 2)
+
+
+class Recurring(nn.Module):
+    """The outputs of a recurrent layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0]
+
+
+@settings(FEW, max_examples=5)
+@given(
+    length=st.integers(1, 7),
+    width=st.integers(1, 4),
+    heads=st.integers(1, 3),
+    way=st.sampled_from(["attention", "causal", "lstm", "gru", "both ways"]),
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+)
+def test_sequences_of_any_length(length: int, width: int, heads: int, way: str, sizes: tuple[int, int]) -> None:
+    wide = width * heads
+    layers: dict[str, Callable[[], nn.Module]] = {
+        "attention": lambda: Attending(wide, heads, causal=False),
+        "causal": lambda: Attending(wide, heads, causal=True),
+        "lstm": lambda: Recurring(nn.LSTM(wide, width, batch_first=True)),
+        "gru": lambda: Recurring(nn.GRU(wide, width, batch_first=True)),
+        "both ways": lambda: Recurring(nn.LSTM(wide, width, bidirectional=True, batch_first=True)),
+    }
+    check(layers[way], (length, wide), sizes)

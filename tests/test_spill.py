@@ -29,6 +29,18 @@ def room_of(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def test_half_precision_takes_half_the_room_and_keeps_three_digits(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((5, 3, 4)).astype(np.float32)
+    rows[0, 0, 0] = 1e9  # larger than any half
+    with Spill(tmp_path, (3, 4), "float16") as spill:
+        spill.append(rows)
+        assert os.fstat(spill._file.fileno()).st_size == rows.nbytes // 2
+        found = spill.read(np.arange(5)[::-1])[::-1]
+    assert found.dtype == np.float32
+    assert found[0, 0, 0] == 65504
+    np.testing.assert_allclose(found.ravel()[1:], rows.ravel()[1:], rtol=1e-3, atol=1e-6)
+
+
 def test_rows_come_out_as_they_went_in(tmp_path: Path) -> None:
     with Spill(tmp_path, (2,)) as spill:
         spill.append(ROWS[:4])

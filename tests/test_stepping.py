@@ -38,8 +38,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @contextmanager
-def learner_of(bundle: Bundle, folder: Path, cut: int = 0, micro_batch: int = 0) -> Iterator[Learner]:
-    learner = Learner(bundle.manifest, cut, bundle.path, DATA, folder, OnnxRuntime(), micro_batch=micro_batch)
+def learner_of(bundle: Bundle, folder: Path, cut: int = 0, **options: object) -> Iterator[Learner]:
+    learner = Learner(bundle.manifest, cut, bundle.path, DATA, folder, OnnxRuntime(), **options)  # type: ignore[arg-type]
     spec, flat = bundle.manifest.spec, flatten(bundle.manifest.spec, bundle.initial_values())
     for layer in range(len(spec.layers)):
         learner.take(layer, layer_vector(spec, layer, *flat).copy())
@@ -55,7 +55,10 @@ def updates(learner: Learner, bundle: Bundle, cut: int) -> np.ndarray:
 def test_in_micro_batches_a_device_ends_where_it_ends_at_once(bundle: Bundle, tmp_path: Path, micro_batch: int) -> None:
     for cut in bundle.manifest.spec.cuts:
         layers = tuple(range(len(bundle.manifest.spec.layers)))
-        with learner_of(bundle, tmp_path, cut) as whole, learner_of(bundle, tmp_path, cut, micro_batch) as parts:
+        with (
+            learner_of(bundle, tmp_path, cut) as whole,
+            learner_of(bundle, tmp_path, cut, micro_batch=micro_batch) as parts,
+        ):
             outcomes = [learner.train(PLAN, "pi", reset=layers, afresh=True) for learner in (whole, parts)]
             assert outcomes[0] is not None
             assert outcomes[1] is not None
@@ -99,3 +102,13 @@ def test_a_bundle_without_the_graphs_says_so(bundle: Bundle, tmp_path: Path) -> 
     manifest = replace(bundle.manifest, sub_models=tuple(bare))
     with pytest.raises(ModelError, match="no graphs for training cut 0 in parts"):
         Learner(manifest, 0, bundle.path, DATA, tmp_path, OnnxRuntime(), micro_batch=2)
+
+
+def test_activations_kept_in_half_precision_change_an_update_by_little(bundle: Bundle, tmp_path: Path) -> None:
+    cut, layers = bundle.manifest.spec.cuts[-1], tuple(range(len(bundle.manifest.spec.layers)))
+    found = []
+    for element in ("float32", "float16"):
+        with learner_of(bundle, tmp_path, cut, spill=element) as learner:
+            learner.train(PLAN, "pi", reset=layers, afresh=True)
+            found.append(updates(learner, bundle, cut))
+    assert 0 < np.linalg.norm(found[1] - found[0]) < 5e-3 * np.linalg.norm(found[0])

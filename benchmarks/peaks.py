@@ -1,0 +1,75 @@
+"""How near is a predicted peak to the measured one? Every network at every tier, in every way that a device may train.
+
+Measured is what the agent's own learner takes above its idle process, in a fresh one (`edge_agent.measure`); predicted
+is what the manifest says (`models.peaks`), from the graphs alone.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from benchmarks.reporting import Figures, Row, main
+from models.build import build_bundle
+from models.bundle import Bundle, read_bundle
+from models.definition import load_definition
+from models.fitting import Way
+from models.manifest import SubModel
+
+NETWORKS = (
+    *("resnet20", "resnet20,norm=group", "ds_cnn", "mobilenet_v2", "sensor_cnn"),
+    *("tiny_transformer", "text_lstm", "leaf_cnn", "digits_cnn"),
+)
+BATCH_SIZE, MICRO_BATCH = 32, 8
+
+
+def measure(quick: bool) -> tuple[Figures, list[Row]]:
+    """The figures and their table."""
+    table: list[Row] = [("peak above idle, MiB", "predicted", "measured", "ratio")]
+    found: list[float] = []
+    for name in ["ds_cnn"] if quick else NETWORKS:
+        for text, predicted, measured in compared(name):
+            table.append((f"{name}, {text}", f"{predicted:.1f}", f"{measured:.1f}", f"{predicted / measured:.2f}"))
+            found.append(predicted / measured)
+    return {"predicted_vs_measured_peak": furthest(found)}, table
+
+
+def furthest(ratios: Iterable[float]) -> float:
+    """The one that is furthest from 1."""
+    return max(ratios, key=lambda ratio: abs(ratio - 1))
+
+
+def compared(source: str) -> Iterator[tuple[str, float, float]]:
+    """What way, its predicted peak, and its measured one, in MiB, at each tier of a network."""
+    with tempfile.TemporaryDirectory() as folder:
+        build_bundle(load_definition(source), Path(folder) / "bundle", batch_size=BATCH_SIZE)
+        bundle = read_bundle(Path(folder) / "bundle")
+        cuts = bundle.manifest.spec.cuts
+        for cut in dict.fromkeys((cuts[0], cuts[len(cuts) // 2], cuts[-1])):
+            for way in _ways(bundle.manifest.sub_model(cut)):
+                yield f"cut {cut}, {way.text}", way.peak_mib, measured_mib(bundle, way)
+
+
+def measured_mib(bundle: Bundle, way: Way) -> float:
+    """The peak of a fresh process that trains in this way."""
+    command = [sys.executable, "-m", "edge_agent.measure", str(bundle.folder), "--cut", str(way.cut)]
+    command += ["--micro-batch", str(way.micro_batch)] + ["--recompute"] * way.recomputes
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout)["peak_mib"])
+
+
+def _ways(sub_model: SubModel) -> Iterator[Way]:
+    if sub_model.cost:
+        yield Way(sub_model.cut, peak_mib=sub_model.cost.peak_mib(BATCH_SIZE))
+    if sub_model.cost_in_parts:
+        yield Way(sub_model.cut, MICRO_BATCH, peak_mib=sub_model.cost_in_parts.peak_mib(MICRO_BATCH))
+    if sub_model.cost_recomputing:
+        yield Way(sub_model.cut, BATCH_SIZE, True, sub_model.cost_recomputing.peak_mib(BATCH_SIZE))
+
+
+if __name__ == "__main__":
+    main("How near is a predicted peak to the measured one?", measure)
