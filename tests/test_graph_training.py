@@ -246,3 +246,17 @@ def test_the_module_is_left_in_its_mode() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4).eval(), nn.Linear(4, 2))
     derive_spec(Definition("modes", module, (4,), 2))
     assert [part.training for part in module] == [True, False, True]
+
+
+def test_kernels_over_wide_images_have_torchs_gradients() -> None:
+    """Rows of 32 columns or more are shifted one by one."""
+    torch.manual_seed(0)
+    strided = nn.Conv2d(10, 12, 5, stride=2, padding=2)
+    layers = (nn.Conv2d(9, 10, 3, padding=1), nn.Tanh(), strided, nn.Tanh(), nn.Flatten(), nn.Linear(12 * 4 * 32, 3))
+    definition = Definition("wide", nn.Sequential(*layers), (9, 8, 64), 3)
+    spec = derive_spec(definition)
+    drawn = batches(definition, (3,))
+    start = tensors_of(definition.module)
+    state = graph_steps(training_graph(definition, spec, 0), spec, 0, start, drawn)
+    exact = torch_steps(definition, spec, 0, drawn, torch.float64)
+    assert distance(state.parameters, exact.parameters, flat(start, trained(spec))) < 1e-5

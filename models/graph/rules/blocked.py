@@ -12,7 +12,7 @@ ONNX Runtime: a bundle has it beside one of standard operators, and a device fin
 
 from __future__ import annotations
 
-from models.graph.rules.geometry import Geometry
+from models.graph.rules.geometry import Geometry, turned
 from models.graph.writer import BLOCKED_DOMAIN, GraphWriter
 
 
@@ -27,7 +27,23 @@ def fits_blocks(g: GraphWriter, geometry: Geometry) -> bool:
 
 def blocked_convolution(g: GraphWriter, x: str, kernel: str, bias: str | None, geometry: Geometry) -> str:
     """The convolution of x (N, C, H, W) with kernel (O, C / groups, ...)."""
-    arranged = _arranged(g, kernel, geometry)
+    return _convolved(g, x, _arranged(g, kernel, geometry), bias, geometry)
+
+
+def blocked_input_gradient(g: GraphWriter, dy: str, kernel: str, geometry: Geometry) -> str:
+    """The gradient of x, where the convolution is reversible and the way back fits blocks."""
+    back = geometry.backwards
+    if geometry.groups > 1 or back.inputs % g.block:
+        return _convolved(g, dy, _arranged(g, turned(g, kernel, geometry), back), None, back)
+    taps = geometry.kernel[0] * geometry.kernel[1]
+    rows = g.Reshape(kernel, [back.inputs // g.block, g.block, back.outputs // g.block, g.block, taps])
+    arranged = g.Transpose(rows, perm=[2, 0, 4, 1, 3])  # turned and arranged in one
+    if taps > 1:
+        arranged = g.Slice(arranged, [-1], [-taps - 1], [2], [-1])
+    return _convolved(g, dy, g.Reshape(arranged, list(back.kernel_shape)), None, back)
+
+
+def _convolved(g: GraphWriter, x: str, arranged: str, bias: str | None, geometry: Geometry) -> str:
     whole = geometry.groups > 1 or geometry.inputs % g.block == 0
     entering = _blocked(g, "ReorderInput", x) if whole else x
     result = _blocked(g, "Conv", entering, arranged, bias, **geometry.attributes)

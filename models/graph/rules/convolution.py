@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from models.graph.registry import rule
-from models.graph.rules.blocked import blocked_convolution, fits_blocks
-from models.graph.rules.geometry import Geometry, geometry_of
+from models.graph.rules.blocked import blocked_convolution, blocked_input_gradient, fits_blocks
+from models.graph.rules.geometry import Geometry, geometry_of, turned
 from models.graph.rules.kernel_gradient import kernel_gradient
 from models.graph.values import Call, Value
 from models.graph.writer import GraphWriter
@@ -41,7 +41,7 @@ def convolution(
     if fits_blocks(g, geometry):
         return blocked_convolution(g, x, weight, bias, geometry)
     if g.serial and geometry.is_plain and _FEW_CHANNELS <= geometry.inputs < _MANY_CHANNELS:
-        return g.ConvTranspose(x, _turned(g, weight, geometry), bias, **geometry.backwards.attributes)
+        return g.ConvTranspose(x, turned(g, weight, geometry), bias, **geometry.backwards.attributes)
     return g.Conv(x, weight, bias, **geometry.attributes)
 
 
@@ -89,17 +89,7 @@ def _product(g: GraphWriter, x: str, *factors: str) -> str:
 def _input_gradient(g: GraphWriter, dy: str, weight: str, geometry: Geometry) -> str:
     """Gradient of x: dy, convolved backwards."""
     if geometry.is_reversible and fits_blocks(g, geometry.backwards):
-        return blocked_convolution(g, dy, _turned(g, weight, geometry), None, geometry.backwards)
+        return blocked_input_gradient(g, dy, weight, geometry)
     if geometry.is_plain and not g.serial:
-        return g.Conv(dy, _turned(g, weight, geometry), **geometry.backwards.attributes)
+        return g.Conv(dy, turned(g, weight, geometry), **geometry.backwards.attributes)
     return g.ConvTranspose(dy, weight, output_padding=geometry.rest, **geometry.attributes)
-
-
-def _turned(g: GraphWriter, weight: str, geometry: Geometry) -> str:
-    """The kernel (O, C, ...) turned round, (C, O, ...); a depthwise one is turned channel by channel."""
-    rank = len(geometry.kernel)
-    ahead = weight if geometry.groups > 1 else g.Transpose(weight, perm=[1, 0, *range(2, 2 + rank)])
-    if set(geometry.kernel) == {1}:
-        return ahead
-    beyond = [-extent - 1 for extent in geometry.kernel]
-    return g.Slice(ahead, [-1] * rank, beyond, list(range(2, 2 + rank)), [-1] * rank)

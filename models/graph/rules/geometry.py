@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from models.graph.values import Extent, static
+from models.graph.writer import GraphWriter
 
 
 @dataclass(frozen=True)
@@ -121,3 +122,13 @@ def geometry_of(
         dilation=every(dilation),
         groups=groups,
     )
+
+
+def turned(g: GraphWriter, weight: str, geometry: Geometry) -> str:
+    """The kernel (O, C, ...) turned round, (C, O, ...); a depthwise one is turned channel by channel."""
+    rank = len(geometry.kernel)
+    ahead = weight if geometry.groups > 1 else g.Transpose(weight, perm=[1, 0, *range(2, 2 + rank)])
+    if set(geometry.kernel) == {1}:
+        return ahead
+    beyond = [-extent - 1 for extent in geometry.kernel]
+    return g.Slice(ahead, [-1] * rank, beyond, list(range(2, 2 + rank)), [-1] * rank)

@@ -23,6 +23,8 @@ from models.graph.writer import GraphWriter
 
 # With up to so many rows (input channels times taps), one product for all taps is faster.
 _FEW_ROWS = 32
+# From such a width on, a shift within every row takes less time than clearing columns and a shift of the flat image.
+_WIDE = 32
 
 
 def kernel_gradient(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
@@ -64,7 +66,8 @@ def _offsets(geometry: Geometry, dim: int) -> list[_Offset]:
 def _by_shifts(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
     """With p a flat position, v and h shifts by rows and columns: sum over p of dy[p - v] * x[p + h].
 
-    A row's end borders on the next row's start, so those columns of x are cleared which a shift by h would bring there.
+    A row's end borders on the next row's start, so those columns of x are cleared which a shift by h would bring there,
+    or wide rows shifted one by one.
     """
     height, width = geometry.result
     positions = height * width
@@ -86,10 +89,15 @@ def _by_shifts(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
             stacked = g.Concat(
                 *(_shifted(g, rows, -offset.shift * width, positions) for offset in offsets), axis=0 if at_once else 1
             )
-            seen = flat(_phase(g, x, (phase, across.phase), geometry), geometry.inputs)
-            cleared = seen if across.shift == 0 else g.Mul(seen, g.constant(kept, "float32"))
+            seen = _phase(g, x, (phase, across.phase), geometry)
+            if width >= _WIDE and abs(across.shift) < width:
+                shifted = flat(_shifted_rows(g, seen, across.shift), geometry.inputs)
+            else:
+                rows_seen = flat(seen, geometry.inputs)
+                cleared = rows_seen if across.shift == 0 else g.Mul(rows_seen, g.constant(kept, "float32"))
+                shifted = _shifted(g, cleared, across.shift, positions)
             multiply = _product_at_once if at_once else _product_by_image
-            parts.append(multiply(g, stacked, _shifted(g, cleared, across.shift, positions)))
+            parts.append(multiply(g, stacked, shifted))
         column = g.Concat(*parts, axis=0) if parts[1:] else parts[0]
         columns.append(g.Reshape(column, [-1, geometry.outputs, geometry.inputs, 1]))
     gradient = _in_order(g, g.Concat(*columns, axis=3), [offset.tap for offset in vertical])
@@ -119,6 +127,11 @@ def _shifted(g: GraphWriter, x: str, by: int, positions: int) -> str:
     if abs(by) >= positions:
         return g.Mul(x, 0.0)
     return x if by == 0 else g.Pad(x, [0, 0, -by, 0, 0, by])
+
+
+def _shifted_rows(g: GraphWriter, x: str, by: int) -> str:
+    """X (N, C, H, W) with the element at w + by in place w, and zeros where the row has none."""
+    return x if by == 0 else g.Pad(x, [0, 0, 0, -by, 0, 0, 0, by])
 
 
 def _in_order(g: GraphWriter, x: str, taps: Sequence[int]) -> str:
