@@ -4,7 +4,7 @@ No session, no checks, no versions, no late joiners, nothing kept: a server says
 client answers, the server adds up. int8 in blocks with a scale each, without zstd. Two such federations:
 
     minimal   one message of the whole network a client and round, and one back
-    same      as many messages and bytes as ours: a message a layer and device, a report; a plan, a status, and a delta
+    same      as many bytes as ours, a message a layer: 23 and a report from each client; a plan, a status, and a delta
               and a retained float32 value a layer, back
 
 Clients live in processes of their own, as our agents do:

@@ -6,7 +6,7 @@ them; all else there is to a round (its commit to disk, the next plan) is in it.
     round_s_N_agents          one dense layer of 650 parameters, one local step of one sample; 2 agents in processes of
                               their own, 100 and 1,000 in eight processes, each agent with a link of its own
     round_vs_bare_5_agents    ResNet20 in int8, five agents whose training takes no time, in five processes, over the
-                              time of a bare federation (`benchmarks.bare`) with as many messages and bytes
+                              time of a bare federation (`benchmarks.bare`) with a message a layer, and as many bytes
     round_vs_minimal_5_agents the same over a bare federation with one message an update and one for the model
     throughput_vs_bare        MB/s of updates from link to link, joined, decoded and folded, over bare paho's
     coordinator_s_per_update  the coordinator's processor time per layer update, with the largest of the trivial fleets

@@ -146,9 +146,17 @@ def _compute_again(
 
 
 def _gate(before: Sequence[onnx.NodeProto], forward: set[str], batched: frozenset[str]) -> str | None:
-    """The last gradient that is there before the segment is needed, and whose shape only a run knows."""
+    """The last gradient that is there before the segment is needed, and whose shape only a run knows.
+
+    A gradient depends on the labels. What does not may be had as soon as the forward pass is done, and would hold up
+    nothing.
+    """
+    of_labels = {"y"}
+    for operator in before:
+        if of_labels.intersection(read(operator)):
+            of_labels.update(operator.output)
     for operator in reversed(before):
-        if operator.name not in forward and operator.output[0] in batched:
+        if operator.name not in forward and operator.output[0] in batched & of_labels:
             return str(operator.output[0])
     return None
 
