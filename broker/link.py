@@ -28,12 +28,14 @@ import asyncio
 import logging
 import socket
 import ssl
+import threading
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import aiomqtt
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTT_ERR_SUCCESS
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTT_ERR_SUCCESS, PUBACK, PUBLISH
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -50,6 +52,9 @@ GOODBYE_S = 2.0
 
 _UNSUPPORTED_VERSION = 0x84
 _PACKET_OVERHEAD = 64  # of a PUBLISH besides its topic and payload, generously
+_BUFFER_BYTES = 1 << 16  # read at once
+_SMALL_BYTES = 1 << 13  # packets up to this size are written together,
+_MOST_JOINED = 32  # so many
 _quiet = logging.getLogger("broker.link.paho")
 _quiet.setLevel(logging.CRITICAL)
 
@@ -222,6 +227,9 @@ class _Client(aiomqtt.Client):
         self._dropped = "the connection dropped"
         self._client.manual_ack_set(True)
         self._client.connect_timeout = connect_s
+        self._incoming = _Incoming(self._client)
+        self._thread = threading.get_ident()  # of the loop
+        self._awaits_room = False  # in the socket, for more to be sent
         self._acknowledgements: dict[int, asyncio.Future[ReasonCode]] = {}
         self._disconnected.add_done_callback(self._fail_publishes)
         self._abandoned = False
@@ -292,19 +300,47 @@ class _Client(aiomqtt.Client):
         if self._abandoned:
             self._loop.call_soon_threadsafe(self._client._sock_close)
 
-    def _on_socket_register_write(self, client: Any, userdata: Any, sock: socket.socket) -> None:
-        self._loop.call_soon_threadsafe(self._write_when_ready, sock)
+    def _on_socket_open(self, client: Any, userdata: Any, sock: socket.socket) -> None:
+        super()._on_socket_open(client, userdata, sock)
+        self._loop.call_soon_threadsafe(self._read_when_ready, sock)
 
-    def _write_when_ready(self, sock: socket.socket) -> None:
+    def _read_when_ready(self, sock: socket.socket) -> None:
         if sock.fileno() >= 0:  # else it was closed since
-            self._loop.add_writer(sock, self._write)
+            self._loop.add_reader(sock, self._read)  # in place of aiomqtt's, which takes a packet a turn of the loop
+
+    def _read(self) -> None:
+        try:
+            self._client.loop_read()
+            while self._incoming.pending():
+                self._client.loop_read()
+        except Exception as error:  # whatever it is, the connection is broken
+            self._break(error)
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: socket.socket) -> None:
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._write)  # with whatever else is said in this turn of the loop
+        else:
+            self._loop.call_soon_threadsafe(self._write)
+
+    def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: socket.socket) -> None:
+        if self._awaits_room:
+            self._awaits_room = False
+            self._loop.remove_writer(sock.fileno())
 
     def _write(self) -> None:
         try:
+            _join_small(self._client._out_packet)
             self._client.loop_write()
         except Exception as error:  # whatever it is, the connection is broken
-            if not self._disconnected.done():
-                self._disconnected.set_exception(error)
+            self._break(error)
+        sock = self._client._sock
+        if sock is not None and not self._awaits_room and self._client.want_write():
+            self._awaits_room = True
+            self._loop.add_writer(sock, self._write)
+
+    def _break(self, error: Exception) -> None:
+        if not self._disconnected.done():
+            self._disconnected.set_exception(error)
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
@@ -340,6 +376,46 @@ class _Client(aiomqtt.Client):
         finally:
             if awaited is not dropped:
                 awaited.cancel()
+
+
+class _Incoming:
+    """What paho reads, byte by byte, from a buffer: it would ask the socket three or four times a packet."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._receive = client._sock_recv
+        self._held = memoryview(b"")
+        client._sock_recv = self.take
+
+    def take(self, most_bytes: int) -> bytes:
+        """In place of the client's own `_sock_recv`; empty at the stream's end."""
+        if not self._held:
+            self._held = memoryview(self._receive(max(most_bytes, _BUFFER_BYTES)))
+        taken, self._held = self._held[:most_bytes], self._held[most_bytes:]
+        return bytes(taken)
+
+    def pending(self) -> bool:
+        """Whether there is more to read, which no event of the socket will tell of."""
+        sock = self._client._sock
+        return sock is not None and (len(self._held) > 0 or (isinstance(sock, ssl.SSLSocket) and sock.pending() > 0))
+
+
+def _join_small(packets: deque[dict[str, Any]]) -> None:
+    """Have acknowledgements and small messages that wait to be written go to the socket together."""
+    joined: list[dict[str, Any]] = []
+    while packets and packets[0]["pos"] == 0 and _is_small(packets[0]) and len(joined) < _MOST_JOINED:
+        joined.append(packets.popleft())
+    if len(joined) < 2:
+        packets.extendleft(joined)
+        return
+    content = b"".join(packet["packet"] for packet in joined)
+    packets.appendleft(joined[-1] | {"packet": content, "to_process": len(content)})
+
+
+def _is_small(packet: dict[str, Any]) -> bool:
+    """And nothing but writing is to be done about it, unlike a goodbye."""
+    kind = packet["command"] & 0xF0
+    return (kind == PUBACK or (kind == PUBLISH and packet["qos"] > 0)) and packet["to_process"] <= _SMALL_BYTES
 
 
 def _fail(waited_for: asyncio.Future[ReasonCode], why: str) -> None:
