@@ -11,6 +11,8 @@
 | the broker's Receive Maximum is not read                 | it bounds the publishes in flight (MQTT 5)             |
 | a connection closed before the CONNACK (for want of a    | seen at once                                           |
 | client certificate) shows as a timeout                   |                                                        |
+| a packet read a turn of the loop, three or four system  | read from a buffer until it is empty; acknowledgements |
+| calls each; every acknowledgement sent by itself        | and small messages of a turn are sent together         |
 | a cancelled or failed connect leaves its socket open     | closed                                                 |
 | topic aliases break paho against mosquitto 2.1           | not used                                               |
 | warnings and errors in the log                           | raised, not logged                                     |
@@ -243,7 +245,7 @@ class _Client(aiomqtt.Client):
         sent = self._client.publish(topic, payload, qos=1, retain=retain)
         if sent.rc != MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(sent.rc)
-        # A future and a timer of its own: `_wait_for` takes a third of a small message's time.
+        # A future and a timer of its own: `_wait_for` makes a task, and waits for two things.
         acknowledgement: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._acknowledgements[sent.mid] = acknowledgement
         timer = self._loop.call_later(timeout_s, _fail, acknowledgement, f"no answer within {timeout_s:g} s")
@@ -400,9 +402,9 @@ class _Incoming:
         return sock is not None and (len(self._held) > 0 or (isinstance(sock, ssl.SSLSocket) and sock.pending() > 0))
 
 
-def _join_small(packets: deque[dict[str, Any]]) -> None:
+def _join_small(packets: deque[Any]) -> None:
     """Have acknowledgements and small messages that wait to be written go to the socket together."""
-    joined: list[dict[str, Any]] = []
+    joined: list[Any] = []
     while packets and packets[0]["pos"] == 0 and _is_small(packets[0]) and len(joined) < _MOST_JOINED:
         joined.append(packets.popleft())
     if len(joined) < 2:
@@ -412,10 +414,10 @@ def _join_small(packets: deque[dict[str, Any]]) -> None:
     packets.appendleft(joined[-1] | {"packet": content, "to_process": len(content)})
 
 
-def _is_small(packet: dict[str, Any]) -> bool:
+def _is_small(packet: Any) -> bool:
     """And nothing but writing is to be done about it, unlike a goodbye."""
-    kind = packet["command"] & 0xF0
-    return (kind == PUBACK or (kind == PUBLISH and packet["qos"] > 0)) and packet["to_process"] <= _SMALL_BYTES
+    kind, size = packet["command"] & 0xF0, len(packet["packet"])
+    return size <= _SMALL_BYTES and (kind == PUBACK or (kind == PUBLISH and packet["qos"] > 0))
 
 
 def _fail(waited_for: asyncio.Future[ReasonCode], why: str) -> None:

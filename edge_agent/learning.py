@@ -39,7 +39,7 @@ from models.values import Vector
 log = logging.getLogger("lamina.agent")
 
 _INLINE_ELEMENTS = 1 << 15
-"""Layers up to this size are decoded on the event loop, in under 0.2 ms."""
+"""Layers up to this size are decoded on the event loop: handing them to the thread costs more than the work."""
 
 _RUN_ELEMENTS = 1 << 16  # of layers encoded in one go
 
