@@ -24,6 +24,9 @@ Saving = Literal["micro_batches", "recomputation"]
 SAVINGS: tuple[Saving, ...] = ("micro_batches", "recomputation")
 """What a device may do to train more in less memory, at the price of time."""
 
+USUAL: tuple[Saving, ...] = ("micro_batches",)
+"""What it does unless it is told: with recomputation, some networks take far more than is predicted."""
+
 _LEAST_WITH_BATCH_NORM = 8
 _MARGIN = 1.05  # predictions are this far below what is measured, at times
 
