@@ -14,8 +14,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -74,13 +76,15 @@ class Contender:
     Args:
         part: what it runs.
         python: the interpreter, of the environment that has the engine.
+        limit_s: time for an answer; after that, the process is ended.
 
     Raises:
         RuntimeError: from any call, when the process has ended.
     """
 
-    def __init__(self, part: Part, python: str = sys.executable) -> None:
+    def __init__(self, part: Part, python: str = sys.executable, limit_s: float = 300.0) -> None:
         self.part = part
+        self._limit_s = limit_s
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
         environment.pop("OMP_NUM_THREADS", None)
         self._process = subprocess.Popen(
@@ -98,7 +102,8 @@ class Contender:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
 
     def threads(self, number: int) -> float:
@@ -117,14 +122,17 @@ class Contender:
     def _ask(self, command: str) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        watch = threading.Timer(self._limit_s, self._process.kill)
+        watch.start()
+        with suppress(BrokenPipeError):
             self._process.stdin.write(command + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass
         answer = self._process.stdout.readline()
+        late = watch.finished.is_set()
+        watch.cancel()
         if not answer:
-            raise RuntimeError(f"{self.part.engine} on {self.part.source} ended at {command!r}; see above")
+            why = f"did not answer {command!r} within {self._limit_s:.0f} s" if late else f"ended at {command!r}"
+            raise RuntimeError(f"{self.part.engine} on {self.part.source} {why}")
         return json.loads(answer)
 
 

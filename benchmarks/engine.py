@@ -12,7 +12,12 @@ above the process before it had a model, and ours include the frozen layers' for
 Ours runs each graph in the way that the agent finds to be the fastest on this machine (`edge_agent.tuning`).
 
 onnxruntime-training can't be installed beside onnxruntime: the variable LAMINA_ONNXRUNTIME_TRAINING names the Python of
-an environment that has it. torch.compile needs a C++ compiler, takes its time, and runs at the full tier only.
+an environment that has it, such as the one that ``scripts/second-engine.sh`` makes:
+
+    LAMINA_ONNXRUNTIME_TRAINING=.venv-training/bin/python python -m benchmarks.engine --json engine.json
+
+It runs graphs of its own operators, made for the cut as ours are. torch.compile needs a C++ compiler and runs at the
+full tier, on one thread; where compiling a network takes too long, it is left out, and the table says so.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,12 +39,15 @@ from benchmarks.contender import Contender, Part, Seconds
 from benchmarks.exactness import NETWORKS as EXACT_NETWORKS
 from benchmarks.exactness import grad_max_rel_error
 from benchmarks.peaks import compared, furthest
-from benchmarks.reporting import Figures, Row, main
+from benchmarks.reporting import Figures, Row, command_line, show
 from benchmarks.torch_step import random_batch
 from models.build import build_bundle
 from models.bundle import read_bundle
 from models.definition import load_definition
+from models.fitting import Way
+from models.manifest import ONNXRUNTIME_TRAINING
 
+QUESTION = "How fast and how light is a training step on a board's engine?"
 NETWORKS = {
     "resnet20": "resnet20",
     "resnet20_group_norm": "resnet20,norm=group",
@@ -47,6 +56,8 @@ NETWORKS = {
     "text_lstm": "text_lstm",
 }
 BATCH_SIZE = 32
+OURS, TORCH, COMPILED = "ours", "torch", "torch.compile"
+LIMITS_S = {COMPILED: 60.0}  # for an answer
 OTHER_PYTHON = "LAMINA_ONNXRUNTIME_TRAINING"
 SAME_LOSS = 1e-3  # relative; so far the engines may be apart before the first step
 
@@ -95,26 +106,38 @@ class Found:
         timings: by case, as a string.
         peaks: MiB above idle, by network, tier and engine.
         idle: MiB before there was a model, by engine.
+        left_out: what was not measured, and why.
     """
 
     timings: dict[str, Timing]
     peaks: dict[tuple[str, str, str], float]
     idle: dict[str, float]
+    left_out: list[str]
 
 
-def measure(quick: bool) -> tuple[Figures, list[Row]]:
-    """The figures and their table."""
-    found = Found({}, {}, {})
+def measure(quick: bool, turns: int | None = None) -> tuple[Figures, list[Row]]:
+    """The figures and their table.
+
+    Args:
+        quick: only some of the cases.
+        turns: steps of each engine on each case; ``None``: as many as are usual.
+    """
+    found = Found({}, {}, {}, [])
+    if not quick and not shutil.which("g++"):
+        found.left_out.append("torch.compile: there is no C++ compiler")
+    if not os.environ.get(OTHER_PYTHON):
+        found.left_out.append(f"{ONNXRUNTIME_TRAINING}: {OTHER_PYTHON} names no Python")
     with tempfile.TemporaryDirectory() as folder:
         for network, source in NETWORKS.items():
-            _measure_network(network, source, Path(folder), found, quick)
+            _measure_network(network, source, Path(folder), found, quick, turns or (5 if quick else 24))
     return _figures(found, quick), _table(found)
 
 
-def _measure_network(network: str, source: str, folder: Path, found: Found, quick: bool) -> None:
+def _measure_network(network: str, source: str, folder: Path, found: Found, quick: bool, turns: int) -> None:
     bundle_folder, batch = folder / network, folder / f"{network}.npz"
     definition = load_definition(source)
-    build_bundle(definition, bundle_folder, batch_size=BATCH_SIZE, measure=None)
+    engines = [ONNXRUNTIME_TRAINING] if os.environ.get(OTHER_PYTHON) else []
+    build_bundle(definition, bundle_folder, batch_size=BATCH_SIZE, engines=engines, measure=None)
     x, y = random_batch(definition, BATCH_SIZE)
     np.savez(batch, x=x, y=y)
     cuts = read_bundle(bundle_folder).manifest.spec.cuts
@@ -126,12 +149,14 @@ def _measure_network(network: str, source: str, folder: Path, found: Found, quic
         with ExitStack() as running:
             contenders = {
                 engine: running.enter_context(
-                    Contender(Part(engine, source, str(bundle_folder), str(batch), cut), python)
+                    Contender(
+                        Part(engine, source, str(bundle_folder), str(batch), cut), python, LIMITS_S.get(engine, 300)
+                    )
                 )
                 for engine, python in _engines(tier, quick)
             }
             for threads in (1,) if quick and network != "resnet20" else (1, 2):
-                _take_turns(Case(network, tier, cut, threads), contenders, found, turns=5 if quick else 24)
+                _take_turns(Case(network, tier, cut, threads), contenders, found, turns)
 
 
 def _find_the_fastest_way(part: Part) -> None:
@@ -147,27 +172,49 @@ def _engines(tier: str, quick: bool) -> Iterator[tuple[str, str]]:
     if tier == "weak":
         yield "torch-uncached", sys.executable
     if tier == "full" and not quick and shutil.which("g++"):
-        yield "torch.compile", sys.executable
+        yield COMPILED, sys.executable
     if os.environ.get(OTHER_PYTHON):
-        yield "onnxruntime-training", os.environ[OTHER_PYTHON]
+        yield ONNXRUNTIME_TRAINING, os.environ[OTHER_PYTHON]
 
 
 def _take_turns(case: Case, contenders: dict[str, Contender], found: Found, turns: int) -> None:
-    losses = {engine: contender.threads(case.threads) for engine, contender in contenders.items()}
-    apart = {
-        engine: loss for engine, loss in losses.items() if abs(loss - losses["torch"]) > SAME_LOSS * losses["torch"]
-    }
-    if apart:
-        raise RuntimeError(f"{case}: the engines do not compute the same: first losses are {losses}")
-    timing = Timing(case, {engine: [] for engine in contenders})
+    began = time.perf_counter()
+    ready = _ready(case, contenders, found)
+    timing = Timing(case, {engine: [] for engine in ready})
     for _ in range(turns):
-        for engine, contender in contenders.items():
+        for engine, contender in ready.items():
             timing.taken[engine].append(_seconds(contender.step(), case.threads))
     found.timings[str(case)] = timing
     if case.threads == 1:  # two sessions in one process would be counted together
-        for engine, contender in contenders.items():
+        for engine, contender in ready.items():
             idle, peak = contender.peak_mib()
             found.idle[engine], found.peaks[case.network, case.tier, engine] = idle, peak
+    _say(f"{case}: {time.perf_counter() - began:.0f} s")
+
+
+def _ready(case: Case, contenders: dict[str, Contender], found: Found) -> dict[str, Contender]:
+    """Those engines that take part in a case, after their first steps, which must agree."""
+    ready, losses = {}, {}
+    for engine, contender in contenders.items():
+        if engine == COMPILED and case.threads > 1:
+            continue
+        try:
+            losses[engine] = contender.threads(case.threads)
+        except RuntimeError as error:
+            if engine != COMPILED:
+                raise
+            found.left_out.append(f"{case}: {error}")
+            _say(f"left out: {found.left_out[-1]}")
+            continue
+        ready[engine] = contender
+    if any(abs(loss - losses["torch"]) > SAME_LOSS * losses["torch"] for loss in losses.values()):
+        raise RuntimeError(f"{case}: the engines do not compute the same: first losses are {losses}")
+    return ready
+
+
+def _say(text: str) -> None:
+    """How far it is; on the other stream than the results."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _seconds(taken: Seconds, threads: int) -> float:
@@ -188,11 +235,16 @@ def _figures(found: Found, quick: bool) -> Figures:
         "weak_peak_vs_full_peak": found.peaks["resnet20", "weak", "ours"] / found.peaks["resnet20", "full", "ours"],
     }
     for case, timing in found.timings.items():
-        figures[f"{case.replace(' ', '_')}_vs_torch"] = timing.ratio("ours", "torch")
+        for engine in (TORCH, COMPILED, ONNXRUNTIME_TRAINING):
+            if engine in timing.taken:
+                figures[f"{case.replace(' ', '_')}_vs_{_plain(engine)}"] = timing.ratio(OURS, engine)
+    for (network, tier, engine), peak in found.peaks.items():
+        if engine in (TORCH, ONNXRUNTIME_TRAINING):
+            figures[f"{network}_{tier}_peak_vs_{_plain(engine)}"] = found.peaks[network, tier, OURS] / peak
     if not quick:
-        figures["predicted_vs_measured_peak"] = furthest(
-            predicted / measured for _, predicted, measured in compared("resnet20")
-        )
+        _say("predicted peaks, and measured ones")
+        figures |= _agents_peaks()
+    _say("gradients")
     figures["grad_max_rel_error"] = grad_max_rel_error(["ds_cnn"] if quick else EXACT_NETWORKS)
     return figures
 
@@ -213,9 +265,23 @@ def _table(found: Found) -> list[Row]:
         table.append(tuple(row))
     idle = ["idle, MiB", *[""] * (1 + len(others)), *(f"{found.idle[engine]:.0f}" for engine in ("ours", *others))]
     table.append(tuple(idle))
-    if "onnxruntime-training" not in others:
-        table.append(("onnxruntime-training: not installed", *[""] * (len(heads) + 2 * len(others))))
+    table += [(f"left out: {reason}", *[""] * (len(idle) - 1)) for reason in found.left_out]
     return table
+
+
+def _agents_peaks() -> Figures:
+    """What the agent takes in all, in the standard form, which it runs where memory is short."""
+    rows = list(compared("resnet20"))
+    at_once = [measured for way, _, measured in rows if way.endswith(Way(0).text)]
+    return {
+        "predicted_vs_measured_peak": furthest(predicted / measured for _, predicted, measured in rows),
+        "weak_peak_vs_full_peak_standard_form": at_once[-1] / at_once[0],
+    }
+
+
+def _plain(engine: str) -> str:
+    """Its name within a figure's."""
+    return engine.replace("-", "_").replace(".", "_")
 
 
 def _shown(timing: Timing, engine: str) -> str:
@@ -228,4 +294,7 @@ def _against(timing: Timing, other: str) -> str:
 
 
 if __name__ == "__main__":
-    main("How fast and how light is a training step on a board's engine?", measure)
+    arguments = command_line(QUESTION)
+    arguments.add_argument("--turns", type=int, help="steps of each engine on each case")
+    options = arguments.parse_args()
+    show(QUESTION, *measure(options.quick, options.turns), options.json)

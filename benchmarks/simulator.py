@@ -36,8 +36,7 @@ import psutil
 
 from benchmarks.reporting import Figures, Row, main
 from emulation.simulator.arena import Arena
-from emulation.simulator.ground import Ground
-from emulation.simulator.outline import outline
+from emulation.simulator.ground import Ground, outline
 from emulation.simulator.processes import usable_cores
 from emulation.simulator.setting import Setting
 from emulation.simulator.simulation import Simulation

@@ -100,7 +100,8 @@ class Learning:
         Raises:
             ModelError: none of the bundle's graphs is for this device's engine.
         """
-        sub_model, way = self.engine.suited(manifest.sub_model(cut)), self._choice(manifest, cut).way
+        way = self._choice(manifest, cut).way
+        sub_model = self.engine.suited(self._affordable(manifest, way).sub_model(cut))
         forms = self.engine.forms(sub_model, threads(self._settings)) if isinstance(self.engine, Tuned) else [STANDARD]
         written = [sub_model.written(form) for form in forms]
         step: list[FileEntry | None]
@@ -210,7 +211,7 @@ class Learning:
         self._way = way = choice.way or fitting.Way(task.cut)
         log.info("%s: %s", self._settings.device, choice.reason)
         self._learner = self._new_learner(
-            manifest,
+            self._affordable(manifest, choice.way),
             task.cut,
             path,
             self._data,
@@ -228,6 +229,12 @@ class Learning:
         if self.fixed_way is not None or self.budget_mib is None:
             return fitting.Choice(self.fixed_way or fitting.Way(cut), "no budget to fit")
         return fitting.choose_way(manifest, cut, self.budget_mib, self._settings.savings)
+
+    def _affordable(self, manifest: Manifest, way: fitting.Way | None) -> Manifest:
+        """The manifest with those forms of its graphs that the budget has room for."""
+        if self.fixed_way is not None or self.budget_mib is None or way is None:
+            return manifest
+        return fitting.with_forms_that_fit(manifest, way, self.budget_mib)
 
     def _restored(self, task: Task, learner: Learner) -> Progress | None:
         if not self._settings.keep_state:

@@ -126,23 +126,31 @@ class _Writing:
             accumulating=self.add(accumulating),
             updating=self.add(updating),
             of_engines={engine: self._of(engine, cut) for engine in self.engines},
-            forms=self._forms(cut, self.add(step.model)),
+            forms=self._forms(cut, self.add(step.model), updating),
             recomputing=self.add(again) if saves else None,
             cost_recomputing=self._cost(cut, [again, updating], step, gradients=1) if saves else None,
             cost=self._cost(cut, [step.model], step),
             cost_in_parts=self._cost(cut, [accumulating, updating], step, gradients=1),
         )
 
-    def _forms(self, cut: int, standard: FileEntry) -> dict[str, GraphsOfEngine]:
+    def _forms(self, cut: int, standard: FileEntry, updating: onnx.ModelProto) -> dict[str, GraphsOfEngine]:
         """The graphs written otherwise, where that makes a difference."""
-        forms = {form: self._in_form(BLOCKS.get(form, 0), cut) for form in (PARALLEL, *BLOCKS)}
-        return {form: graphs for form, graphs in forms.items() if graphs.graph != standard}
+        forms = {form: self._in_form(BLOCKS.get(form, 0), cut, standard, updating) for form in (PARALLEL, *BLOCKS)}
+        return {form: graphs for form, graphs in forms.items() if graphs is not None}
 
-    def _in_form(self, block: int, cut: int) -> GraphsOfEngine:
-        step = training_graph(self.definition, self.spec, cut, self.recipe, serial=False, block=block).model
+    def _in_form(self, block: int, cut: int, standard: FileEntry, updating: onnx.ModelProto) -> GraphsOfEngine | None:
+        step = training_graph(self.definition, self.spec, cut, self.recipe, serial=False, block=block)
+        graph = self.add(step.model)
+        if graph == standard:
+            return None
+        accumulating = accumulating_graph(self.definition, self.spec, cut, serial=False, block=block)
+        few = max(1, self.batch_size // 4)  # the arena grows almost on a straight line, and each point takes time
+        parts = [accumulating, updating]
         return GraphsOfEngine(
-            graph=self.add(step),
-            accumulating=self.add(accumulating_graph(self.definition, self.spec, cut, serial=False, block=block)),
+            graph=graph,
+            accumulating=self.add(accumulating),
+            cost=self._cost(cut, [step.model], step, sizes=[self.batch_size]),
+            cost_in_parts=self._cost(cut, parts, step, gradients=1, sizes=sorted({few, self.batch_size})),
         )
 
     def _of(self, engine: str, cut: int) -> GraphsOfEngine:
@@ -151,7 +159,15 @@ class _Writing:
             accumulating=self.add(accumulating_graph(self.definition, self.spec, cut, engine=engine)),
         )
 
-    def _cost(self, cut: int, graphs: Sequence[onnx.ModelProto], step: TrainingGraph, *, gradients: int = 0) -> Cost:
+    def _cost(
+        self,
+        cut: int,
+        graphs: Sequence[onnx.ModelProto],
+        step: TrainingGraph,
+        *,
+        gradients: int = 0,
+        sizes: Sequence[int] = (),
+    ) -> Cost:
         return cost(
             self.spec,
             cut,
@@ -160,6 +176,7 @@ class _Writing:
             self.batch_size,
             vectors=1 + len(step.optimiser_state),
             single=gradients + step.anchored,
+            sizes=sizes,
         )
 
     def add(self, model: onnx.ModelProto) -> FileEntry:

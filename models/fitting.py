@@ -14,15 +14,21 @@ A device and its coordinator both ask here, with the same manifest, and so come 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from models.manifest import Cost, Manifest, SubModel
+import msgspec
+
+from models.manifest import Cost, GraphsOfEngine, Manifest, SubModel
 
 Saving = Literal["micro_batches", "recomputation"]
 SAVINGS: tuple[Saving, ...] = ("micro_batches", "recomputation")
 """What a device may do to train more in less memory, at the price of time."""
+
+USUAL: tuple[Saving, ...] = ("micro_batches",)
+"""What it does unless it is told: with recomputation, some networks take far more than is predicted."""
 
 _LEAST_WITH_BATCH_NORM = 8
 _MARGIN = 1.05  # predictions are this far below what is measured, at times
@@ -101,6 +107,35 @@ def choose_way(manifest: Manifest, cut: int, budget_mib: float, savings: Collect
             return Choice(way, _why(way, budget_mib, None if way == offered[0] else offered[0]))
     least = min(offered, key=lambda way: way.peak_mib)
     return Choice(least, f"no way to train cut {cut} fits {budget_mib:.1f} MiB; {least.text} takes the least")
+
+
+def with_forms_that_fit(manifest: Manifest, way: Way, budget_mib: float) -> Manifest:
+    """The manifest without those forms of the way's graphs that take more than the budget, as far as can be told.
+
+    Args:
+        manifest: of the bundle.
+        way: that was chosen for the budget.
+        budget_mib: what training may take above the idle agent.
+    """
+    sub_model = manifest.sub_model(way.cut)
+    forms = {
+        form: graphs
+        for form, graphs in sub_model.forms.items()
+        if _form_peak_mib(manifest, sub_model, graphs, way) <= budget_mib
+    }
+    kept = msgspec.structs.replace(sub_model, forms=forms)
+    sub_models = tuple(kept if each is sub_model else each for each in manifest.sub_models)
+    return msgspec.structs.replace(manifest, sub_models=sub_models)
+
+
+def _form_peak_mib(manifest: Manifest, sub_model: SubModel, graphs: GraphsOfEngine, way: Way) -> float:
+    standard, other = (
+        (sub_model.cost_in_parts, graphs.cost_in_parts) if way.micro_batch else (sub_model.cost, graphs.cost)
+    )
+    if standard is None or other is None:
+        return math.inf
+    samples = way.micro_batch or manifest.batch_size
+    return way.peak_mib * _MARGIN * max(1.0, other.peak_mib(samples) / standard.peak_mib(samples))
 
 
 def ways(manifest: Manifest, sub_model: SubModel, savings: Collection[str] = SAVINGS) -> Iterator[Way]:

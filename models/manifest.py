@@ -87,10 +87,19 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class GraphsOfEngine(msgspec.Struct, frozen=True):
-    """Those graphs of a sub-model that are different for an engine with operators of its own, or in another form."""
+    """Those graphs of a sub-model that are different for an engine with operators of its own, or in another form.
+
+    Attributes:
+        graph: the training-step graph.
+        accumulating: the graph of a micro-batch.
+        cost: as the sub-model's, of the step in another form; ``None`` where it can't be told.
+        cost_in_parts: the same of a step in micro-batches.
+    """
 
     graph: FileEntry
     accumulating: FileEntry
+    cost: Cost | None = None
+    cost_in_parts: Cost | None = None
 
 
 class SubModel(msgspec.Struct, frozen=True):

@@ -48,6 +48,7 @@ def cost(
     *,
     vectors: int,
     single: int = 0,
+    sizes: Sequence[int] = (),
 ) -> Cost:
     """What training from ``cut`` onwards takes.
 
@@ -59,6 +60,7 @@ def cost(
         batch_size: samples that are in memory at once, at most.
         vectors: how many vectors as long as the parameters are there twice.
         single: how many are there once.
+        sizes: batches for which the arena is played through, ascending; by default, `batches` of ``batch_size``.
     """
     parameters = spec.size - spec.parameter_offsets[cut]
     statistics = spec.statistics_offsets[-1] - spec.statistics_offsets[cut]
@@ -71,7 +73,7 @@ def cost(
         transient_mib=max([_mib(_COPIES_RECEIVED * most), *map(_piece_mib, pieces)]),
         arena=tuple(
             (batch, _WORKSPACE * sum(_arena_mib(graph, batch) for graph in graphs) + _COPIES_READ * batch * row_mib)
-            for batch in batches(batch_size)
+            for batch in sizes or batches(batch_size)
         ),
     )
 

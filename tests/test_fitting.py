@@ -5,8 +5,8 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from models.fitting import SAVINGS, Way, choose, choose_way, ways
-from models.manifest import Cost, FileEntry, Manifest, SubModel
+from models.fitting import SAVINGS, Way, choose, choose_way, ways, with_forms_that_fit
+from models.manifest import Cost, FileEntry, GraphsOfEngine, Manifest, SubModel
 from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 FILE = FileEntry("0" * 64, 0, ".onnx")
@@ -149,3 +149,25 @@ def test_a_cost_lies_on_lines_between_and_beyond_its_points() -> None:
     assert [cost.peak_mib(samples) for samples in (1, 2, 3, 4, 6)] == [16.0, 19.0, 20.0, 21.0, 23.0]
     assert Cost(10.0, 5.0, ((1, 1.0),)).peak_mib(7) == 16.0
     assert SAVINGS == ("micro_batches", "recomputation")
+
+
+@pytest.mark.parametrize(
+    ("budget_mib", "fitting"),
+    [(64.0, set()), (80.0, {"equal", "smaller"}), (100.0, {"equal", "smaller", "larger"})],
+)
+def test_a_form_is_run_only_where_the_budget_has_room_for_what_it_takes_more(
+    budget_mib: float, fitting: set[str]
+) -> None:
+    manifest = manifest_of()
+    whole = manifest.sub_model(0)
+    costs = {"smaller": 0.9, "equal": 1.0, "larger": 1.2}
+    forms = {
+        form: GraphsOfEngine(FILE, FILE, Cost(28 * more, 4 * more, ((32, 32 * more),)), whole.cost_in_parts)
+        for form, more in costs.items()
+    } | {"untold": GraphsOfEngine(FILE, FILE)}
+    manifest = replace(manifest, sub_models=(replace(whole, forms=forms), *manifest.sub_models[1:]))
+    affordable = with_forms_that_fit(manifest, Way(0, peak_mib=64.0), budget_mib)
+    assert affordable.sub_model(0).forms.keys() == fitting
+    assert affordable.sub_model(1) == manifest.sub_model(1)
+    in_parts = with_forms_that_fit(manifest, Way(0, 16, peak_mib=60.0), 80.0)
+    assert in_parts.sub_model(0).forms.keys() == {"smaller", "equal", "larger"}

@@ -18,6 +18,7 @@ from models.bundle import Bundle, read_bundle
 from models.definition import load_definition
 from models.graph.arena import Arena
 from models.graph.liveness import Allocation, allocations, engine_order, highest_bytes, tensor_bytes
+from models.manifest import BLOCKS, PARALLEL
 from models.peaks import batches
 
 ROOT = Path(__file__).parent.parent
@@ -140,6 +141,24 @@ def test_a_later_cut_and_a_smaller_batch_take_less(bundle: Bundle) -> None:
     assert costs[0] is not None
     assert costs[0].peak_mib(1) < costs[0].peak_mib(32) - 2
     assert np.isfinite(peaks).all()
+
+
+def test_the_size_of_every_tensor_is_known_in_every_form(bundle: Bundle) -> None:
+    whole = bundle.manifest.sub_model(0)
+    assert set(whole.forms) == {PARALLEL, *BLOCKS}
+    for graphs in whole.forms.values():
+        model = onnx.load(bundle.path(graphs.graph))
+        written = {name for operator in model.graph.node for name in operator.output if name}
+        assert written <= tensor_bytes(model, 3).keys()
+
+
+def test_a_form_takes_about_as_much_as_the_standard_one(bundle: Bundle) -> None:
+    for sub_model in bundle.manifest.sub_models:
+        for graphs in sub_model.forms.values():
+            for other, standard in ((graphs.cost, sub_model.cost), (graphs.cost_in_parts, sub_model.cost_in_parts)):
+                assert other is not None
+                assert standard is not None
+                assert other.peak_mib(32) == pytest.approx(standard.peak_mib(32), rel=0.25)
 
 
 @pytest.mark.slow

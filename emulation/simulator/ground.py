@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
@@ -15,9 +16,10 @@ from emulation.experiment import Experiment, Group
 from emulation.layout import check_fit, share_samples
 from emulation.partition import Indices
 from emulation.readers.raw import Array
+from emulation.simulator import processes
 from emulation.simulator.arena import Arena
 from emulation.simulator.holdout import OWN, VALIDATION, set_aside, without_public
-from emulation.simulator.outline import outline
+from emulation.simulator.outline import Outline
 from emulation.simulator.rows import Row
 from emulation.simulator.setting import Setting
 from emulation.simulator.tasks import Recipe, Variant
@@ -86,10 +88,11 @@ def lay(setting: Setting, device: str = "cpu", *, apart: bool = False) -> Ground
     Args:
         setting: of the run.
         device: torch's name of where to compute.
-        apart: keep torch out of this process (see `emulation.simulator.outline`).
+        apart: keep torch out of this process (see `outline`).
 
     Raises:
         ConfigError: data, network, partition and fleet do not go together.
+        ModelError: the network can't be loaded, or traced.
     """
     holdout, seed = setting.holdout, setting.seed
     dataset, public = without_public(load_dataset(setting.data, seed=seed), holdout.public, seed)
@@ -133,6 +136,29 @@ def lay(setting: Setting, device: str = "cpu", *, apart: bool = False) -> Ground
         public,
         drawn.covered,
     )
+
+
+def outline(setting: Setting, *, apart: bool) -> Outline:
+    """Of a setting's network. To load torch, and to trace a network, costs a process some 330 MiB, and one that
+    conducts a pool needs neither afterwards: there a process of its own finds out, and its memory goes with it.
+
+    Args:
+        setting: its model, granularity, fleet and reduction count.
+        apart: keep torch out of this process, if it isn't there already.
+
+    Raises:
+        ConfigError: the network offers no sub-model for a tier that the fleet has.
+        ModelError: it can't be loaded, or traced.
+    """
+    if apart and "torch" not in sys.modules:
+        return processes.apart(_outlined, setting)
+    return _outlined(setting)
+
+
+def _outlined(setting: Setting) -> Outline:
+    from emulation.simulator.outlining import outlined  # with torch
+
+    return outlined(setting)
 
 
 def _judging(dataset: Dataset, validation: Collection[Indices]) -> tuple[Array, Array]:

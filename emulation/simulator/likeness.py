@@ -6,11 +6,9 @@ same held-out samples, and each layer's activations are compared between every t
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,22 +19,17 @@ from torch import Tensor
 from coordinator.selection import draw
 from emulation.similarity import linear_cka, svcca
 from emulation.simulator.arena import private_arena
-from emulation.simulator.ground import Ground, lay
-from emulation.simulator.likeness_plots import draw_curves, draw_depths, draw_maps
+from emulation.simulator.ground import Ground
 from emulation.simulator.network import Network
-from emulation.simulator.rows import Row, Rows, places, to_row
-from emulation.simulator.run import Result, folder_of
+from emulation.simulator.rows import Row, Rows, places
 from emulation.simulator.station import Station
-from emulation.simulator.tables import mean_and_spread
 from emulation.simulator.tasks import Training
 from emulation.simulator.ways.loop import one_thread
 from models.definition import load_definition
 from models.spec import ModelSpec
-from models.values import read_values
 
 SAMPLES = 256
 MEASURES = {"linear CKA": linear_cka, "SVCCA": svcca}
-_OF = ("", " sd")  # over the seeds
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,38 +77,6 @@ def likeness(ground: Ground, values: Row, samples: int = SAMPLES) -> Likeness:
                 found = compare(seen[a][name], seen[b][name])
                 matrices[measure][layer, a, b] = matrices[measure][layer, b, a] = found
     return Likeness(names, devices, matrices)
-
-
-def compare_layers(results: Mapping[str, Sequence[Result]], cache: Path, folder: Path) -> None:
-    """Write ``similarity.csv`` over all seeds, one figure of the curves, and two of maps a method, of the first seed.
-
-    In the table, depth is 0 at the network's input and 1 at its output, so that networks can be laid side by side.
-    """
-    lines: list[tuple[object, ...]] = [
-        ("method", "layer", "depth", *(f"{name}{of}" for name in MEASURES for of in _OF))
-    ]
-    found: dict[str, list[Likeness]] = {}
-    for label, runs in results.items():
-        found[label] = [_after(run, cache) for run in runs]
-        curves = {measure: np.array([one.curve(measure) for one in found[label]]) for measure in MEASURES}
-        layers = found[label][0].layers
-        for index, name in enumerate(layers):
-            figures = [figure for curve in curves.values() for figure in mean_and_spread(curve[:, index].tolist())]
-            depth = index / max(1, len(layers) - 1)
-            lines.append((label, name, f"{depth:.3f}", *(f"{figure:.4f}" for figure in figures)))
-    with (folder / "similarity.csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(lines)
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    draw_curves(found).savefig(folder / "plots" / "similarity.png")
-    for index, (label, seeds) in enumerate(found.items()):
-        draw_depths(label, seeds[0]).savefig(folder / "plots" / f"similarity-depth-{index}.png")
-        draw_maps(label, seeds[0]).savefig(folder / "plots" / f"similarity-map-{index}.png")
-
-
-def _after(run: Result, cache: Path) -> Likeness:
-    """Of one more cohort after a run."""
-    ground = lay(run.setting)
-    return likeness(ground, to_row(ground.spec, read_values(folder_of(run.setting, cache) / "model.safetensors")))
 
 
 def _local_rows(ground: Ground, values: Row) -> tuple[tuple[str, ...], Rows]:

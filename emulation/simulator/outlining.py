@@ -21,7 +21,12 @@ from models.spec import ModelSpec
 
 
 def outlined(setting: Setting) -> Outline:
-    """See `emulation.simulator.outline.outline`."""
+    """The outline of a setting's network.
+
+    Raises:
+        ConfigError: the network offers no sub-model for a tier that the fleet has.
+        ModelError: it can't be loaded, or traced.
+    """
     definition = load_definition(setting.model, seed=setting.seed)
     layered = derive_spec(definition)
     spec, relaxable = by_kernel(layered) if setting.granularity == "kernel" else (layered, None)

@@ -140,7 +140,7 @@ def _draw(study: Study, results: Results, cache: Path, folder: Path) -> None:
 
     draw_study(folder / "plots", results, cache)
     if study.kind == "similarity":
-        from emulation.simulator.likeness import compare_layers
+        from emulation.simulator.likeness_report import compare_layers
 
         compare_layers(results, cache, folder)
 

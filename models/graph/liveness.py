@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, shape_inference
 
-from models.graph.writer import OPSET
+from models.graph.writer import BLOCKED_DOMAIN, OPSET
 
 _ITEM_BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4,
@@ -88,6 +88,9 @@ def tensor_bytes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
         for extent in place.type.tensor_type.shape.dim:
             if extent.dim_param:
                 extent.dim_value = batch
+    for operator in fixed.graph.node:
+        if operator.domain == BLOCKED_DOMAIN:
+            _make_plain(operator)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in fixed.graph.initializer if _is_shape(tensor)}
     for operator in fixed.graph.node:
         if operator.op_type == "Constant" and _is_shape(operator.attribute[0].t):
@@ -98,6 +101,14 @@ def tensor_bytes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
         if not (_describe_scans(fixed.graph, found) or settled):
             break
     return {name: math.prod(form.shape) * _ITEM_BYTES[form.kind] for name, form in found.items()}
+
+
+def _make_plain(operator: onnx.NodeProto) -> None:
+    """Write a blocked operator as one of the standard, whose tensors are as large: blocks are whole here."""
+    operator.domain = ""
+    if operator.op_type != "Conv":
+        operator.op_type = "Identity"
+        del operator.attribute[:]
 
 
 def read(operator: onnx.NodeProto) -> Iterator[str]:
