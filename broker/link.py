@@ -11,6 +11,8 @@
 | the broker's Receive Maximum is not read                 | it bounds the publishes in flight (MQTT 5)             |
 | a connection closed before the CONNACK (for want of a    | seen at once                                           |
 | client certificate) shows as a timeout                   |                                                        |
+| a packet read a turn of the loop, three or four system  | read from a buffer until it is empty; acknowledgements |
+| calls each; every acknowledgement sent by itself        | and small messages of a turn are sent together         |
 | a cancelled or failed connect leaves its socket open     | closed                                                 |
 | topic aliases break paho against mosquitto 2.1           | not used                                               |
 | warnings and errors in the log                           | raised, not logged                                     |
@@ -28,12 +30,14 @@ import asyncio
 import logging
 import socket
 import ssl
+import threading
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import aiomqtt
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTT_ERR_SUCCESS
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTT_ERR_SUCCESS, PUBACK, PUBLISH
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -50,6 +54,9 @@ GOODBYE_S = 2.0
 
 _UNSUPPORTED_VERSION = 0x84
 _PACKET_OVERHEAD = 64  # of a PUBLISH besides its topic and payload, generously
+_BUFFER_BYTES = 1 << 16  # read at once
+_SMALL_BYTES = 1 << 13  # packets up to this size are written together,
+_MOST_JOINED = 32  # so many
 _quiet = logging.getLogger("broker.link.paho")
 _quiet.setLevel(logging.CRITICAL)
 
@@ -222,6 +229,9 @@ class _Client(aiomqtt.Client):
         self._dropped = "the connection dropped"
         self._client.manual_ack_set(True)
         self._client.connect_timeout = connect_s
+        self._incoming = _Incoming(self._client)
+        self._thread = threading.get_ident()  # of the loop
+        self._awaits_room = False  # in the socket, for more to be sent
         self._acknowledgements: dict[int, asyncio.Future[ReasonCode]] = {}
         self._disconnected.add_done_callback(self._fail_publishes)
         self._abandoned = False
@@ -235,7 +245,7 @@ class _Client(aiomqtt.Client):
         sent = self._client.publish(topic, payload, qos=1, retain=retain)
         if sent.rc != MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(sent.rc)
-        # A future and a timer of its own: `_wait_for` takes a third of a small message's time.
+        # A future and a timer of its own: `_wait_for` makes a task, and waits for two things.
         acknowledgement: asyncio.Future[ReasonCode] = self._loop.create_future()
         self._acknowledgements[sent.mid] = acknowledgement
         timer = self._loop.call_later(timeout_s, _fail, acknowledgement, f"no answer within {timeout_s:g} s")
@@ -292,19 +302,47 @@ class _Client(aiomqtt.Client):
         if self._abandoned:
             self._loop.call_soon_threadsafe(self._client._sock_close)
 
-    def _on_socket_register_write(self, client: Any, userdata: Any, sock: socket.socket) -> None:
-        self._loop.call_soon_threadsafe(self._write_when_ready, sock)
+    def _on_socket_open(self, client: Any, userdata: Any, sock: socket.socket) -> None:
+        super()._on_socket_open(client, userdata, sock)
+        self._loop.call_soon_threadsafe(self._read_when_ready, sock)
 
-    def _write_when_ready(self, sock: socket.socket) -> None:
+    def _read_when_ready(self, sock: socket.socket) -> None:
         if sock.fileno() >= 0:  # else it was closed since
-            self._loop.add_writer(sock, self._write)
+            self._loop.add_reader(sock, self._read)  # in place of aiomqtt's, which takes a packet a turn of the loop
+
+    def _read(self) -> None:
+        try:
+            self._client.loop_read()
+            while self._incoming.pending():
+                self._client.loop_read()
+        except Exception as error:  # whatever it is, the connection is broken
+            self._break(error)
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: socket.socket) -> None:
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._write)  # with whatever else is said in this turn of the loop
+        else:
+            self._loop.call_soon_threadsafe(self._write)
+
+    def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: socket.socket) -> None:
+        if self._awaits_room:
+            self._awaits_room = False
+            self._loop.remove_writer(sock.fileno())
 
     def _write(self) -> None:
         try:
+            _join_small(self._client._out_packet)
             self._client.loop_write()
         except Exception as error:  # whatever it is, the connection is broken
-            if not self._disconnected.done():
-                self._disconnected.set_exception(error)
+            self._break(error)
+        sock = self._client._sock
+        if sock is not None and not self._awaits_room and self._client.want_write():
+            self._awaits_room = True
+            self._loop.add_writer(sock, self._write)
+
+    def _break(self, error: Exception) -> None:
+        if not self._disconnected.done():
+            self._disconnected.set_exception(error)
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
@@ -340,6 +378,46 @@ class _Client(aiomqtt.Client):
         finally:
             if awaited is not dropped:
                 awaited.cancel()
+
+
+class _Incoming:
+    """What paho reads, byte by byte, from a buffer: it would ask the socket three or four times a packet."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._receive = client._sock_recv
+        self._held = memoryview(b"")
+        client._sock_recv = self.take
+
+    def take(self, most_bytes: int) -> bytes:
+        """In place of the client's own `_sock_recv`; empty at the stream's end."""
+        if not self._held:
+            self._held = memoryview(self._receive(max(most_bytes, _BUFFER_BYTES)))
+        taken, self._held = self._held[:most_bytes], self._held[most_bytes:]
+        return bytes(taken)
+
+    def pending(self) -> bool:
+        """Whether there is more to read, which no event of the socket will tell of."""
+        sock = self._client._sock
+        return sock is not None and (len(self._held) > 0 or (isinstance(sock, ssl.SSLSocket) and sock.pending() > 0))
+
+
+def _join_small(packets: deque[Any]) -> None:
+    """Have acknowledgements and small messages that wait to be written go to the socket together."""
+    joined: list[Any] = []
+    while packets and packets[0]["pos"] == 0 and _is_small(packets[0]) and len(joined) < _MOST_JOINED:
+        joined.append(packets.popleft())
+    if len(joined) < 2:
+        packets.extendleft(joined)
+        return
+    content = b"".join(packet["packet"] for packet in joined)
+    packets.appendleft(joined[-1] | {"packet": content, "to_process": len(content)})
+
+
+def _is_small(packet: Any) -> bool:
+    """And nothing but writing is to be done about it, unlike a goodbye."""
+    kind, size = packet["command"] & 0xF0, len(packet["packet"])
+    return size <= _SMALL_BYTES and (kind == PUBACK or (kind == PUBLISH and packet["qos"] > 0))
 
 
 def _fail(waited_for: asyncio.Future[ReasonCode], why: str) -> None:

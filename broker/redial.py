@@ -63,11 +63,12 @@ async def keep_linked(
         try:
             async with dial(client_id, will) as link:
                 linked_at = clock()
-                return await serve(link)
+                # In a task of its own: nested task groups that fail together leave theirs marked as cancelled.
+                return await asyncio.ensure_future(serve(link))
         except (LinkError, BaseExceptionGroup) as raised:
             error = _lost_link(raised)
             if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise asyncio.CancelledError from error  # a task group that ends by an error keeps quiet about it
+                raise asyncio.CancelledError from error  # a service that ends by an error keeps quiet about it
         if linked_at is not None:
             without_since = clock()
             failures = 0 if without_since - linked_at >= STEADY_S else failures

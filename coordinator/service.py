@@ -124,7 +124,7 @@ class Coordinator:
         await self._retire(link)
 
     async def _announce(self, link: Link) -> None:
-        """Say everything that a device may need, then ask for everything that devices say."""
+        """Say everything that a device may need, ask for everything that devices say, and have them go on."""
         federation = self._federation
         await self._say(link, self._topics.coordinator_status, self._status())
         for path in {self._bundle.path(entry) for entry in entries(self._bundle.manifest)}:
@@ -133,13 +133,13 @@ class Coordinator:
         await self._publish_values(link, federation.published)
         for name, device in federation.devices.items():
             await self._say(link, self._topics.device(name, "task"), device.task)
-        if federation.round:
-            await self._say(link, self._topics.round, federation.round.plan)
         topics = self._topics
         await link.subscribe(topics.devices("status"), topics.devices("profile"), topics.devices("report"))
         await link.subscribe(topics.partials)
         if not self._settings.aggregation.aggregators:
             await link.subscribe(topics.updates, topics.devices("updates"))
+        if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
+            await self._say(link, topics.round, federation.round.plan)
 
     async def _listen(self, link: Link) -> None:
         joiner = Joiner(self._bundle.manifest.spec, epoch=self._federation.snapshot.epoch)

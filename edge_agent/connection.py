@@ -259,8 +259,7 @@ class Connection:
         plan, sending = command.plan, _Sending(self._link)
         batch: dict[int, bytes] = {}  # messages that wait for others to share theirs with, by layer
         async with asyncio.TaskGroup() as group:
-            for layer in command.layers:
-                messages = await self._encoded_update(plan, layer)
+            async for layer, messages in self._agency.learning.encoded_updates(plan, command.layers):
                 self._agency.tally.uplink_bytes += sum(map(len, messages))
                 if not plan.batched or len(messages) != 1 or batches.size(messages) > plan.chunk_bytes:
                     await self._send_layer(group, sending, plan, layer, messages)
@@ -293,13 +292,6 @@ class Connection:
             sent = [await sending.start(group, topic, batches.pack(list(batch.values())))]
             for layer in batch:
                 group.create_task(self._confirm(Published(plan.epoch, plan.round, layer), sent))
-
-    async def _encoded_update(self, plan: RoundPlan, layer: int) -> list[bytes]:
-        try:
-            return await self._agency.learning.encoded_update(plan, layer)
-        except ValueError as error:  # numbers that no codec takes: the others go out, this one is not waited for
-            log.warning("%s: no update of layer %d: %s", self._device, layer, error)
-            return []
 
     async def _confirm(self, published: Published, sent: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*sent)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,9 @@ from models.values import Vector
 log = logging.getLogger("lamina.agent")
 
 _INLINE_ELEMENTS = 1 << 15
-"""Layers up to this size are decoded on the event loop, in under 0.2 ms."""
+"""Layers up to this size are decoded on the event loop: handing them to the thread costs more than the work."""
+
+_RUN_ELEMENTS = 1 << 16  # of layers encoded in one go
 
 _T = TypeVar("_T")
 
@@ -148,9 +150,14 @@ class Learning:
         """Let the training that runs end soon."""
         self._leave_off.set()
 
-    async def encoded_update(self, plan: RoundPlan, layer: int) -> list[bytes]:
-        """The messages of the update of a layer."""
-        return await self._run(partial(self._encoded_update, plan, layer))
+    async def encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """The layers, in order, each with the messages of its update: none, where its numbers are none to any codec.
+
+        Small layers that follow one another are encoded in one go: handing a job over takes as long as encoding one.
+        """
+        for run in _runs(layers, [self.layers[layer].vector_size for layer in layers]):
+            for layer, messages in await self._run(partial(self._encoded_updates, plan, run)):
+                yield layer, messages
 
     async def decoded(self, value: LayerValue) -> Vector:
         """The layer vector of a value that has arrived.
@@ -251,6 +258,16 @@ class Learning:
             plan, device, reset=command.reset, afresh=command.afresh, stop=self._leave_off.is_set
         )
 
+    def _encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> list[tuple[int, list[bytes]]]:
+        encoded = []
+        for layer in layers:
+            try:
+                encoded.append((layer, self._encoded_update(plan, layer)))
+            except ValueError as error:  # the others go out, this one is not waited for
+                log.warning("%s: no update of layer %d: %s", self._settings.device, layer, error)
+                encoded.append((layer, []))
+        return encoded
+
     def _encoded_update(self, plan: RoundPlan, layer: int) -> list[bytes]:
         spec = self.layers[layer]
         codec_name = plan.codec_of(self._settings.device, spec.vector_size)
@@ -300,3 +317,17 @@ class Learning:
         if self._learner is None:
             raise RuntimeError("the session asked for a learner that was not built")
         return self._learner
+
+
+def _runs(layers: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """The layers in runs of at most `_RUN_ELEMENTS`; a larger one is a run of its own."""
+    run: list[int] = []
+    elements = 0
+    for layer, size in zip(layers, sizes, strict=True):
+        if run and elements + size > _RUN_ELEMENTS:
+            yield run
+            run, elements = [], 0
+        run.append(layer)
+        elements += size
+    if run:
+        yield run

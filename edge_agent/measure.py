@@ -101,7 +101,7 @@ async def _two_rounds(bundle: Bundle, learning: Learning, cut: int, batch_size: 
             codec="float16+zstd",
         )
         outcome = await learning.train(Train(plan, tuple(layers), afresh=round_ == 0))
-        updates = [await learning.encoded_update(plan, layer) for layer in range(cut, len(layers))]
+        updates = [messages async for _, messages in learning.encoded_updates(plan, range(cut, len(layers)))]
         del received, updates
         if outcome is not None:
             learning.save(Progress(0, bundle.digest, cut, plan, plan.versions, outcome))

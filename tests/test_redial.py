@@ -171,6 +171,27 @@ async def test_group_of_link_errors_counts_as_one() -> None:
     assert world.errors == ["broker in memory: the connection dropped"]
 
 
+async def test_nested_groups_that_fall_together_are_no_cancellation() -> None:
+    world, calls = World(), 0
+
+    async def drop() -> None:
+        await asyncio.sleep(0)
+        raise LinkError("the link dropped")
+
+    async def serve(link: Link) -> str:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            async with asyncio.TaskGroup() as outer:
+                outer.create_task(drop())
+                async with asyncio.TaskGroup() as inner:
+                    inner.create_task(drop())
+        return "back"
+
+    assert await world.keep(serve) == "back"
+    assert len(world.errors) == 1
+
+
 async def test_group_with_another_error_passes() -> None:
     async def serve(link: Link) -> str:
         raise ExceptionGroup("both", [LinkError("dropped"), ConfigError("refused")])

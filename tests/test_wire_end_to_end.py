@@ -111,7 +111,7 @@ async def trained(learning: Learning, plan: RoundPlan, reset: tuple[int, ...] = 
 
 
 async def encoded(learning: Learning, plan: RoundPlan) -> list[bytes]:
-    return [message for layer in plan.due for message in await learning.encoded_update(plan, layer)]
+    return [message async for _, messages in learning.encoded_updates(plan, plan.due) for message in messages]
 
 
 @pytest.mark.parametrize("unfolded", [{}, {"d0": (2,)}, {"d0": (0, 2)}])
