@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -41,9 +42,8 @@ def torch_step(
         cached: whether the frozen layers before the cut run once, now, or at every step.
         compiled: whether by ``torch.compile``, or in eager mode.
     """
-    definition = copy.deepcopy(definition)
     samples, labels = torch.from_numpy(x), torch.from_numpy(y)
-    frozen, trained = (_behind(definition, spec, cut)) if cut else (None, definition.module.train())
+    frozen, trained = copy.deepcopy(_behind(definition, spec, cut) if cut else (None, definition.module.train()))
     run = cast(Callable[[Tensor], Tensor], torch.compile(trained) if compiled else trained)
     optimiser = torch.optim.SGD(trained.parameters(), **HYPERPARAMETERS)  # type: ignore[arg-type]  # by their names
     boundary = samples if frozen is None else _without_gradient(frozen, samples)
@@ -64,6 +64,7 @@ def _without_gradient(module: nn.Module, x: Tensor) -> Tensor:
         return cast(Tensor, module(x))
 
 
+@cache  # to trace a recurrent network takes long
 def _behind(definition: Definition, spec: ModelSpec, cut: int) -> tuple[nn.Module, nn.Module]:
     """The layers before the cut in inference mode, and those from it on."""
     inference, training = (trace(definition, training=mode) for mode in (False, True))

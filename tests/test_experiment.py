@@ -131,7 +131,7 @@ def test_a_dotted_key_is_changed_and_nothing_else() -> None:
         ({"training.lrr": 1}, "did you mean 'training.lr'"),
         ({"trainig.lr": 1}, "did you mean 'training'"),
         ({"name.first": 1}, "name is no table"),
-        ({"training.lr": "fast"}, "training.lr: expected float, got str"),
+        ({"training.lr": "fast"}, r"training.lr: expected float \| null, got str"),
         ({"training.rounds": 0}, "training.rounds must be at least 1"),
     ],
 )
