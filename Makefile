@@ -21,13 +21,16 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## everything, with the coverage of the pure files
+# Minutes of the same for every network: in CI alone.
+CHOSEN := $(if $(CI),,-m "not exhaustive")
+
+test: lint  ## everything but what takes minutes, with the coverage of the pure files
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report= $(PYTEST_FLAGS)
+	$(BIN)/pytest --cov --cov-report= $(CHOSEN) $(PYTEST_FLAGS)
 	$(BIN)/coverage report
 
 quick: setup  ## the tests that take no more than a few seconds each
-	$(BIN)/pytest -m "not slow" $(PYTEST_FLAGS)
+	$(BIN)/pytest -m "not slow and not exhaustive" $(PYTEST_FLAGS)
 
 clean:
 	rm -rf $(VENV) runs build dist .coverage .mypy_cache .ruff_cache .pytest_cache

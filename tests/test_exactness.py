@@ -11,7 +11,7 @@ from models.graph.tracing import trace
 from models.source import split_options, zoo_names
 
 QUICK = ("digits_cnn", "sensor_cnn", "tiny_transformer")
-ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive) for name in NETWORKS]
 
 
 def test_the_whole_zoo_is_measured() -> None:
@@ -25,7 +25,7 @@ def test_without_kinks_gradients_are_exact_to_1e_5(name: str) -> None:
     assert Compared(smooth, batch_size=4).of_gradients().ours < 1e-5
 
 
-@pytest.mark.parametrize("name", [pytest.param("resnet20", marks=pytest.mark.slow), "digits_cnn", "sensor_cnn"])
+@pytest.mark.parametrize("name", [pytest.param("resnet20", marks=pytest.mark.exhaustive), "digits_cnn", "sensor_cnn"])
 def test_with_rectifiers_gradients_are_within_twice_what_torch_reaches_in_float32(name: str) -> None:
     found = Compared(load_definition(NETWORKS[name]), batch_size=4).of_gradients(5)
     assert found.ours <= 2 * found.torchs

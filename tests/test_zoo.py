@@ -157,6 +157,7 @@ def test_the_forget_gate_of_text_lstm_starts_open() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "source",
     [
