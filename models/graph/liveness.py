@@ -3,7 +3,7 @@
 ONNX Runtime runs a graph depth first from its last result backwards: of an operator's inputs, the one that was written
 last comes first. A tensor is allocated when its operator runs, and freed after its last reader. It does not write over
 an input, though it might where shapes are known; a Reshape makes no copy; a Transpose before a matrix product is done
-within it.
+within it; a Where takes two tensors more, as large as its result, while it runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ _ITEM_BYTES: dict[int, int] = {
 }
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 _PRODUCTS = ("MatMul", "Gemm")
-_PASSES = 8  # over shapes that follow from values that follow from shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,12 @@ class Allocation:
 
 def allocations(model: onnx.ModelProto, batch: int) -> list[Allocation]:
     """What one run allocates and frees, in order; inputs, constants and outputs lie elsewhere."""
-    sizes = tensor_bytes(model, batch)
-    return list(_allocations(model.graph, engine_order(model.graph.node), sizes))
+    return allocations_of(model.graph, tensor_bytes(model, batch))
+
+
+def allocations_of(graph: onnx.GraphProto, sizes: Mapping[str, int]) -> list[Allocation]:
+    """The same, where the size of every tensor is known."""
+    return list(_allocations(graph, engine_order(graph.node), sizes))
 
 
 def highest_bytes(found: Iterable[Allocation]) -> int:
@@ -95,7 +98,7 @@ def tensor_bytes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
     for operator in fixed.graph.node:
         if operator.op_type == "Constant" and _is_shape(operator.attribute[0].t):
             values[operator.output[0]] = numpy_helper.to_array(operator.attribute[0].t)
-    for _ in range(_PASSES):
+    while True:  # shapes follow from values that follow from shapes; every pass settles some, or is the last
         found = dict(_shapes(shape_inference.infer_shapes(fixed).graph))
         settled = _settle(fixed.graph, {name: form.shape for name, form in found.items()}, values)
         if not (_describe_scans(fixed.graph, found) or settled):
@@ -145,6 +148,8 @@ def _allocations(
             else:
                 left[name] = readers[name]
                 yield Allocation(name, sizes.get(name, 0))
+                if operator.op_type == "Where":
+                    yield from _selections(name, sizes.get(name, 0))
         for name in set(read(operator)):
             if (owner := holder(name)) in left:
                 left[owner] -= 1
@@ -152,6 +157,13 @@ def _allocations(
             if left.get(owner) == 0:
                 del left[owner]
                 yield Allocation(owner, None)
+
+
+def _selections(result: str, size_bytes: int) -> Iterator[Allocation]:
+    """What a Where takes for itself: what it selects of either operand."""
+    names = [f"{result} of {operand}" for operand in ("X", "Y")]
+    yield from (Allocation(name, size_bytes) for name in names)
+    yield from (Allocation(name, None) for name in names)
 
 
 def _read_by_products_only(operators: Sequence[onnx.NodeProto]) -> set[str]:
@@ -199,7 +211,9 @@ def _scanned(
     body, sequences = attributes["body"].g, attributes["num_scan_inputs"].i
     states = len(operator.input) - sequences
     outer = [known.get(name) for name in operator.input]
-    length = next((form.shape[0] for form in outer[states:] if form is not None), 0)
+    length = next((form.shape[0] for form in outer[states:] if form is not None), None)
+    if length is None:  # what is scanned follows from a shape that is not settled yet
+        return [None] * len(operator.output)
     inner = [
         form and (form if index < states else _Form(form.shape[1:], form.kind)) for index, form in enumerate(outer)
     ]
@@ -263,6 +277,8 @@ def _computed(operator: onnx.NodeProto, shapes: _Shapes, values: _Values) -> NDA
             return inputs[0].reshape(inputs[1])
         case "Concat":
             return np.concatenate(inputs)
+        case "Add":
+            return np.asarray(inputs[0] + inputs[1])
         case "Mul":
             return np.asarray(inputs[0] * inputs[1])
         case "ReduceProd":
