@@ -1,18 +1,17 @@
-"""How does a layer's new value reach a device that has the one before? As a delta; every other device gets the whole.
+"""How do the layers' new values reach the devices? Those in step get an advance; every other one asks for the values.
 
-For each version of a layer the coordinator publishes, retained, both
+When a round is over the coordinator publishes the next plan, and behind it the *advance* of the layers that moved: for
+each its change since the version before (a delta, by a codec that may lose something), or its value, where no codec for
+deltas is set. Advances are of all devices alike, so small layers share messages (`broker.batches`):
 
-    layer/{layer}/global/{slot}/{n}    the value, by a codec that loses nothing
-    layer/{layer}/delta/{slot}/{n}     its change since the version before, by one that may
+    advance/{n}                        retained: the last round's advance, over the one before
+    layer/{layer}/global/{slot}/{n}    retained: a layer's value, by a codec that loses nothing
 
-and a device subscribes to one of them: to the delta, if it holds the version before and the plan says that there is a
-delta; else to the value. So a late joiner, a device that has missed a version, and one whose copy has strayed are
-served by retained messages alone, and none of them needs to be known to the coordinator.
-
-Publishing both costs the coordinator one value more on its own way to the broker, however many devices there are; what
-is saved, it saves on every device's way from it. The alternative, a value now and then and all deltas since, would
-save that one too, and make every late joiner fetch and apply a chain, and the broker keep it. Slots alternate for
-deltas as for values: while one version is being read, the next one is written elsewhere.
+A device of the cohort stays subscribed to ``advance/+``, so what a round needs is on its way to it with the plan.
+Whoever lacks the versions before (a late joiner, one that has missed a round, one whose copy has strayed) subscribes to
+the values of the layers that it lacks, and requests them. The coordinator publishes the values of all layers when it
+comes, and later a value when it is requested and the broker does not have it yet: whole values cost the coordinator
+four times the bytes of a whole advance, and while everyone is in step nobody reads them.
 
 The value that devices come to is the truth: the coordinator decodes its own delta, and adds it to the value before,
 
@@ -23,7 +22,7 @@ delta (error feedback, whatever the codec: the coordinator has the memory).
 
 A delta added to another value than it was made for would be wrong from then on, and nobody would see it: a coordinator
 that comes back after a crash may publish another version 8 than the one a device has. So a delta carries a check of
-its *result*, and a device whose result differs takes the whole value instead:
+its *result*, and a device whose result differs requests the value instead:
 
 | bytes | field                                                                       |
 | ----- | --------------------------------------------------------------------------- |
