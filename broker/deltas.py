@@ -21,30 +21,25 @@ so nothing can build up between it and the devices. What the codec loses the coo
 delta (error feedback, whatever the codec: the coordinator has the memory).
 
 A delta added to another value than it was made for would be wrong from then on, and nobody would see it: a coordinator
-that comes back after a crash may publish another version 8 than the one a device has. So a delta carries a check of
-its *result*, and a device whose result differs requests the value instead:
-
-| bytes | field                                                                       |
-| ----- | --------------------------------------------------------------------------- |
-| 4     | u32, little-endian: CRC-32C of the new value, as float32, little-endian     |
-| rest  | the codec's bytes of the change                                             |
+that comes back after a crash may publish another version 8 than the one a device has, or than the one that the broker
+still keeps. So the plan carries a check of every layer's value (CRC-32C of its float32 numbers, little-endian), and a
+device trains from no other: what it comes to by something else than that value it does not take.
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import replace
-
 import google_crc32c
 import numpy as np
 
-from broker.chunks import CHECK_BYTES, LayerValue, pack, unpack
+from broker.chunks import LayerValue, pack, unpack
 from broker.codecs.base import Vector
 from models.errors import DecodeError
 from models.spec import LayerSpec
 
-_CHECK = struct.Struct("<I")
-assert _CHECK.size == CHECK_BYTES
+
+def check_of(vector: Vector) -> int:
+    """What a plan says of a layer's value (n,): its CRC-32C."""
+    return int(google_crc32c.value(np.asarray(vector, "<f4").tobytes()))
 
 
 def pack_delta(
@@ -64,7 +59,7 @@ def pack_delta(
         ValueError: a vector is not the layer's, or holds NaN or infinity.
         ConfigError: unknown codec.
     """
-    change = pack(
+    delta = pack(
         "delta",
         epoch=epoch,
         round=round,
@@ -74,21 +69,15 @@ def pack_delta(
         vector=target - base,
         codec=codec,
     )
-    result = base + unpack(change, layer_spec)
-    return replace(change, data=_check_of(result) + change.data), result
+    return delta, apply_delta(delta, layer_spec, base)
 
 
-def apply_delta(value: LayerValue, layer_spec: LayerSpec, base: Vector) -> Vector | None:
-    """The new value (n,), from the one that is held; ``None`` if the delta was made for another one.
+def apply_delta(delta: LayerValue, layer_spec: LayerSpec, base: Vector) -> Vector:
+    """What a delta leads to from the value (n,) that is held.
 
     Raises:
         DecodeError: it is no delta of this layer.
     """
-    if value.purpose != "delta" or len(value.data) < CHECK_BYTES:
-        raise DecodeError(f"layer {layer_spec.name}: a {value.purpose} of {len(value.data)} bytes is no delta")
-    result = base + unpack(replace(value, data=value.data[CHECK_BYTES:]), layer_spec)
-    return result if _check_of(result) == value.data[:CHECK_BYTES] else None
-
-
-def _check_of(vector: Vector) -> bytes:
-    return _CHECK.pack(google_crc32c.value(np.asarray(vector, "<f4").tobytes()))
+    if delta.purpose != "delta":
+        raise DecodeError(f"layer {layer_spec.name}: a {delta.purpose} is no delta")
+    return base + unpack(delta, layer_spec)

@@ -64,6 +64,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         codecs: devices that can't encode ``codec`` or ``small_codec``, and the codec for all of their updates.
         unfolded: what became of the round before this one, where it is no matter of course: devices, and the layers
             that were due from them and were not folded.
+        checks: of every layer's global value at that version (`broker.deltas.check_of`).
         advanced: layers that the last round's advance (`broker.deltas`) leads from the version before to this one.
         chunk_bytes: payload of one message of an update, at most.
         batched: updates of several layers may share a message, of ``chunk_bytes`` at most.
@@ -82,6 +83,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     hyperparameters: dict[str, float] = {}
     due: tuple[int, ...] = ()
     versions: tuple[int, ...] = ()
+    checks: tuple[int, ...] = ()
     codec: str = "float32"
     small_codec: str = ""
     small_elements: int = 0

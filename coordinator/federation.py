@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.chunks import LayerValue, pack, unpack
-from broker.deltas import pack_delta
+from broker.deltas import check_of, pack_delta
 from broker.messages import DeviceProfile, Report, RoundPlan, Task
 from coordinator import fedavg, fedlama, server
 from coordinator.accounting import Ledger
@@ -119,10 +119,11 @@ class RoundOutcome:
 
 @dataclass(frozen=True, slots=True)
 class _Move:
-    """A layer's next value, how devices come to it, and the discrepancy d_l that was found."""
+    """A layer's next value, its check, how devices come to it, and the discrepancy d_l that was found."""
 
     drift: float
     value: NDArray[np.float32]
+    check: int
     way: LayerValue
 
 
@@ -156,6 +157,7 @@ class Federation:
         self._online: set[str] = set()
         self._moves: dict[int, _Move] = {}  # of the layers that are closed, in the open round
         self._advance: dict[int, LayerValue] = {}  # of the last round in which a layer moved
+        self._checks = [check_of(value) for value in self.values]
         self._wholes: dict[int, LayerValue] = {}  # values that are no deltas' sum, but came from their codec
         self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
         self._done_before = {record.id: record.rounds_done for record in self.snapshot.devices}  # in an earlier run
@@ -276,6 +278,7 @@ class Federation:
             hyperparameters=self.hyperparameters(snapshot.round),
             due=fedavg.due(snapshot.intervals, training.local_steps, last_step),
             versions=snapshot.versions,
+            checks=tuple(self._checks),
             codec=self.settings.wire.update_codec,
             small_codec=self.settings.wire.small_codec,
             small_elements=self.settings.wire.small_elements,
@@ -331,7 +334,7 @@ class Federation:
         exact = self._stepped(layer, aggregate.value)
         codec = self.settings.wire.delta_codec_of(spec.vector_size)
         way, value = self._by_delta(layer, exact, codec) if codec else self._by_value(layer, exact)
-        self._moves[layer] = _Move(drift, value, way)
+        self._moves[layer] = _Move(drift, value, check_of(value), way)
 
     @property
     def advance(self) -> list[LayerValue]:
@@ -459,7 +462,7 @@ class Federation:
         for layer, move in moves.items():
             versions[layer] += 1
             discrepancy[layer] = move.drift
-            self.values[layer] = move.value
+            self.values[layer], self._checks[layer] = move.value, move.check
             if move.way.purpose == "global":
                 self._wholes[layer] = move.way
         self.snapshot = msgspec.structs.replace(self.snapshot, versions=tuple(versions), discrepancy=tuple(discrepancy))

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from broker import batches
 from broker.chunks import Joiner, LayerValue
@@ -44,6 +43,7 @@ from edge_agent.events import (
 )
 from edge_agent.fetch import Fetcher
 from edge_agent.learning import Learning
+from edge_agent.session import Session
 from models.bundle import decode_manifest
 from models.errors import DecodeError, LinkError, RemoteError
 
@@ -53,12 +53,6 @@ GOODBYE_S = 2.0
 MESSAGES_AT_ONCE = 20  # of an update, besides those of the layer that was encoded last
 
 _ADVANCE = "/advance"  # a sender to the joiner, as layers are; no layer's name holds a slash
-
-
-class Wants(Protocol):
-    """See `edge_agent.session.Session.wants`."""
-
-    def __call__(self, epoch: int, layer: int, version: int, *, delta: bool = False) -> bool: ...  # noqa: D102
 
 
 LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw
@@ -89,8 +83,8 @@ class Agency:
         learning: the learner in its thread.
         fetcher: of the bundle's files.
         tally: is counted on.
-        feed: tells the session what happened, and does what it wants.
-        wants: whether the session wants a value of this epoch, layer and version.
+        session: says which values are wanted.
+        feed: tells it what happened, and does what it wants.
     """
 
     profile: DeviceProfile
@@ -98,8 +92,8 @@ class Agency:
     learning: Learning
     fetcher: Fetcher
     tally: Tally
+    session: Session
     feed: Callable[[Event], None]
-    wants: Wants
 
 
 class Connection:
@@ -224,20 +218,27 @@ class Connection:
                 self._note_refused("advance", error)
 
     def _wants(self, value: LayerValue) -> bool:
-        return self._agency.wants(value.epoch, value.layer, value.version, delta=value.purpose == "delta")
+        return self._agency.session.wants(value.epoch, value.layer, value.version, delta=value.purpose == "delta")
 
     async def _take(self, value: LayerValue) -> None:
         agency = self._agency
-        vector = await (agency.learning.moved(value) if value.purpose == "delta" else agency.learning.decoded(value))
+        vector, check = await agency.learning.decoded(value)
         if not self._wants(value):  # any more
             return
-        if vector is None:
-            name = agency.learning.layers[value.layer].name
-            log.warning("%s: holds another layer %s than the coordinator", self._device, name)
+        if check == agency.session.check(value.layer):
+            agency.learning.take(value.layer, vector)
+            agency.feed(Taken(value.epoch, value.layer, value.version))
+        else:
+            self._note_strayed(value)
+
+    def _note_strayed(self, value: LayerValue) -> None:
+        """It leads to another value than the plan's: what is held is another, or it is from before a crash."""
+        agency, name = self._agency, self._agency.learning.layers[value.layer].name
+        log.warning("%s: a %s leads to another layer %s than the plan's", self._device, value.purpose, name)
+        if self._joiner is not None:  # the right one may count as older
+            self._joiner.forget(name if value.purpose == "global" else _ADVANCE)
+        if value.purpose == "delta":
             agency.feed(Strayed(value.epoch, value.layer, value.version))
-            return
-        agency.learning.take(value.layer, vector)
-        agency.feed(Taken(value.epoch, value.layer, value.version))
 
     # What the session wants.
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from broker.chunks import LayerValue, pack, split, unpack
 from broker.codecs import codec
-from broker.deltas import apply_delta
+from broker.deltas import apply_delta, check_of
 from broker.messages import RoundPlan, Task
 from edge_agent.allocation import return_freed_memory
 from edge_agent.data import TrainingData
@@ -159,23 +159,23 @@ class Learning:
             for layer, messages in await self._run(partial(self._encoded_updates, plan, run)):
                 yield layer, messages
 
-    async def decoded(self, value: LayerValue) -> Vector:
-        """The layer vector of a value that has arrived.
+    async def decoded(self, value: LayerValue) -> tuple[Vector, int]:
+        """The layer vector of a value, or that to which a delta leads from the one that is held, and its check.
 
         Raises:
             DecodeError: it is not the layer's.
         """
         layer = self.layers[value.layer]
-        return await self._unless_small(layer, partial(unpack, value, layer))
+        if value.purpose == "delta":
+            decode = partial(apply_delta, value, layer, self._ready().held(value.layer))
+        else:
+            decode = partial(unpack, value, layer)
 
-    async def moved(self, delta: LayerValue) -> Vector | None:
-        """The layer vector that a delta leads to from the one that is held; ``None`` if it was made for another.
+        def checked() -> tuple[Vector, int]:
+            vector = decode()
+            return vector, check_of(vector)
 
-        Raises:
-            DecodeError: it is not the layer's.
-        """
-        layer, held = self.layers[delta.layer], self._ready().held(delta.layer)
-        return await self._unless_small(layer, partial(apply_delta, delta, layer, held))
+        return await self._unless_small(layer, checked)
 
     def take(self, layer: int, vector: Vector) -> None:
         """Hold a layer's new global value; no training runs."""

@@ -90,7 +90,8 @@ async def _two_rounds(bundle: Bundle, learning: Learning, cut: int, batch_size: 
         joiner = Joiner(manifest.spec)
         for chunk in received:
             if (value := joiner.add(bytes(chunk), "coordinator")) is not None:
-                learning.take(value.layer, await learning.decoded(value))
+                vector, _ = await learning.decoded(value)
+                learning.take(value.layer, vector)
         plan = RoundPlan(
             epoch=0,
             round=round_,

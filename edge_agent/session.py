@@ -18,7 +18,7 @@ The rules, which hold in every state and for every order of events:
     others and its momentum. Otherwise - the first round of a cycle, a missed or abandoned round, a start without saved
     state - it begins *afresh*: every layer from its global value, without momentum.
 5.  Training begins when the device holds the global value of every layer at the plan's version. What it holds already
-    is not fetched again, unless a version has gone back, for then the same version may mean another value.
+    is not fetched again, unless a version has gone back or means another value: its check says so.
 6.  What the plan's advance leads to from a version that is held comes by the advance. All other values are subscribed
     to, and asked for, by layer and version, when a plan asks for them, and no longer than until the last one of them is
     here; so each crosses the network once. What the plan doesn't ask for is not taken. Where a delta turns out to be
@@ -147,6 +147,12 @@ class Session:
         held = self._versions[layer]
         return held == version - 1 if delta else held != version
 
+    def check(self, layer: int) -> int:
+        """Of the global value that is wanted."""
+        if self._gathering is None:
+            raise RuntimeError(f"no value of layer {layer} is wanted")
+        return self._gathering.checks[layer]
+
     def receive(self, event: Event) -> list[Command]:
         """What to do now that something has happened, in this order."""
         if self._ended:
@@ -221,7 +227,8 @@ class Session:
         self._preparing = None
         self._manifest = manifest
         self._versions = [None] * len(manifest.spec.layers)
-        if progress is not None and progress.serves(task) and len(progress.versions) == len(self._versions):
+        lengths = set() if progress is None else {len(progress.versions), len(progress.plan.checks)}
+        if progress is not None and progress.serves(task) and lengths == {len(self._versions)}:
             self._versions = list(progress.versions)
             self._done = self._latest = progress.plan
             self._outcome = progress.outcome
@@ -234,7 +241,7 @@ class Session:
         return []
 
     def _note_versions(self) -> None:
-        """Where a version of the plan has gone back, nothing of what the device has is of any use."""
+        """Where values of the plan are not those that went before, nothing of what the device has is of any use."""
         plan, task = self._plan, self._task
         if (
             self._manifest is None
@@ -436,14 +443,20 @@ def _identity(task: Task) -> tuple[int, str, int]:
 
 
 def _goes_back(plan: RoundPlan, followed: RoundPlan) -> bool:
-    """Whether the coordinator has resumed from before the plan that was followed last."""
-    return any(new < old for new, old in zip(plan.versions, followed.versions, strict=True))
+    """Whether the coordinator has resumed from before the plan that was followed last.
+
+    Then a version is lower, or, where rounds have passed again meanwhile, as high and another value.
+    """
+    values = zip(plan.versions, plan.checks, followed.versions, followed.checks, strict=True)
+    return any(new < old or (new == old and check != before) for new, check, old, before in values)
 
 
 def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
     layers = len(manifest.spec.layers)
     if len(plan.versions) != layers:
         return f"it has {len(plan.versions)} versions, and the model {layers} layers"
+    if len(plan.checks) != layers:
+        return f"it has {len(plan.checks)} checks, and the model {layers} layers"
     if stray := [layer for layer in plan.due if not 0 <= layer < layers]:
         return f"layer {stray[0]} is due, and the model has {layers}"
     if plan.local_steps < 1 or plan.batch_size < 1 or plan.round < 0:

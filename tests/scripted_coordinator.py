@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from broker import batches
 from broker.chunks import Joiner, LayerValue, pack, split, split_file, unpack
-from broker.deltas import pack_delta
+from broker.deltas import check_of, pack_delta
 from broker.memory import MemoryBroker
 from broker.messages import DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan, Task, decode, encode
 from broker.seam import Link
@@ -110,6 +110,7 @@ class Coordinator:
             "hyperparameters": {"lr": 0.5, "momentum": 0.9},
             "due": tuple(range(len(versions))),
             "versions": versions,
+            "checks": tuple(check_of(self.values[layer]) for layer in range(len(versions))),
         }
         plan = msgspec.convert({**given, **fields, "kind": "plan"}, RoundPlan)
         await self.say(self.topics.round, plan)

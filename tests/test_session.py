@@ -76,7 +76,8 @@ def plan(round_: int = 0, **fields: object) -> RoundPlan:
         "due": (0, 2) if round_ % 2 == 0 else (0, 1, 2),
         "versions": (round_, round_ // 2, round_),
     }
-    return msgspec.convert({**given, **fields, "kind": "plan"}, RoundPlan)
+    given |= fields
+    return msgspec.convert({"checks": given["versions"], **given, "kind": "plan"}, RoundPlan)
 
 
 @dataclass
@@ -463,6 +464,15 @@ def test_a_coordinator_that_went_back_to_a_round_that_is_done_has_it_done_again(
     assert device.after(PlanCame(plan(0))) == [Unsubscribe(((0, 1), (2, 1))), Subscribe(ALL)]
 
 
+def test_a_coordinator_that_passed_through_a_round_again_has_what_came_of_it_fetched_again() -> None:
+    device = after_round_0()
+    device.after(PlanCame(plan(1)), *taken(((0, 1), (2, 1))), Trained(OUTCOME), *published(0, 1, 2, round_=1))
+    device.after(Unlinked(), Linked())
+    again = plan(1, checks=(1, 0, 7))  # while the device was away
+    assert device.after(PlanCame(again, retained=True)) == [Subscribe(((0, 1), (1, 0), (2, 1)))]
+    assert device.session.check(2) == 7
+
+
 def test_steps_from_values_that_are_no_more_are_void() -> None:
     device = after_round_0()
     device.after(PlanCame(plan(1)), *taken(((0, 1), (2, 1))))
@@ -544,6 +554,7 @@ def test_the_end_of_an_earlier_run_is_history() -> None:
     ("fields", "fault"),
     [
         ({"versions": (0, 0)}, "it has 2 versions, and the model 3 layers"),
+        ({"checks": (0, 0)}, "it has 2 checks, and the model 3 layers"),
         ({"due": (0, 3)}, "layer 3 is due, and the model has 3"),
         ({"local_steps": 0}, "it asks for 0 steps of 4 samples"),
         ({"batch_size": 0}, "it asks for 5 steps of 0 samples"),

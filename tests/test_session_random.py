@@ -130,6 +130,7 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             batch_size=4,
             due=tuple(LAYERS) if (round_ + 1) % CYCLE == 0 else tuple(sorted(due)),
             versions=tuple(versions),
+            checks=tuple(self.contents[layer, version][3] for layer, version in enumerate(versions)),
             advanced=tuple(sorted(moved)) if moved or last is None else last.advanced,
         )
         if moved:
@@ -218,10 +219,10 @@ class DeviceInItsWorld(RuleBasedStateMachine):
         epoch, layer, version, _ = content
         if not self.session.wants(epoch, layer, version, delta=True):
             self.feed(Passed(epoch, layer, version))
-        elif self.held[layer] != self.bases[content]:
-            self.feed(Strayed(epoch, layer, version))
-        else:
+        elif self.held[layer] == self.bases[content] and self.session.check(layer) == content[3]:
             self.take(content)
+        else:
+            self.feed(Strayed(epoch, layer, version))
 
     @precondition(lambda self: self.delivering is not None)
     @rule(data=st.data())
@@ -356,10 +357,10 @@ class DeviceInItsWorld(RuleBasedStateMachine):
     def start_training(self, command: Train) -> None:
         plan = command.plan
         assert self.training is None
-        assert plan.epoch == self.epoch
+        assert plan.epoch == self.epoch or not self.linked
         assert "me" in plan.cohort
         for layer in LAYERS:  # the values are those of the plan, in content and not in number alone
-            assert self.held[layer] == self.contents[layer, plan.versions[layer]]
+            assert self.held[layer][2:] == (plan.versions[layer], plan.checks[layer])
         if command.afresh:
             assert command.reset == tuple(LAYERS)
         else:
@@ -395,6 +396,7 @@ class DeviceInItsWorld(RuleBasedStateMachine):
 
     def value_arrives(self, layer: int, version: int, epoch: int) -> None:
         if self.session.wants(epoch, layer, version):
+            assert self.session.check(layer) == self.contents[layer, version][3]
             self.take(self.contents[layer, version])
 
     def take(self, content: Content) -> None:
