@@ -196,13 +196,14 @@ class Connection:
         if value.purpose != "global" or agency.learning.layers[value.layer].name != address.layer:
             raise DecodeError(f"{value.purpose} of layer {value.layer} on the topic of layer {address.layer}")
         if self._wants(value):
-            await self._take(value)
+            await self._take([value])
 
     async def _hear_advance(self, payload: bytes) -> None:
         """Each of its values counts by itself."""
         self._agency.tally.downlink_bytes += len(payload)
         if self._joiner is None:
             return
+        wanted: list[LayerValue] = []
         for message in batches.unpack(payload):
             try:
                 value = self._joiner.add(message, _ADVANCE)
@@ -210,26 +211,32 @@ class Connection:
                     continue
                 if value.purpose not in ("delta", "global"):
                     raise DecodeError(f"{value.purpose} of layer {value.layer} in an advance")
-                if self._wants(value):
-                    await self._take(value)
-                else:
-                    self._agency.feed(Passed(value.epoch, value.layer, value.version))
             except RemoteError as error:
                 self._note_refused("advance", error)
+                continue
+            if self._wants(value):
+                wanted.append(value)
+            else:
+                self._agency.feed(Passed(value.epoch, value.layer, value.version))
+        await self._take(wanted)
 
     def _wants(self, value: LayerValue) -> bool:
         return self._agency.session.wants(value.epoch, value.layer, value.version, delta=value.purpose == "delta")
 
-    async def _take(self, value: LayerValue) -> None:
-        agency = self._agency
-        vector, check = await agency.learning.decoded(value)
-        if not self._wants(value):  # any more
-            return
-        if check == agency.session.check(value.layer):
-            agency.learning.take(value.layer, vector)
-            agency.feed(Taken(value.epoch, value.layer, value.version))
-        else:
-            self._note_strayed(value)
+    async def _take(self, values: Sequence[LayerValue]) -> None:
+        agency, taken = self._agency, []
+        for value, found in zip(values, await agency.learning.decoded(values), strict=True):
+            if isinstance(found, RemoteError):
+                self._note_refused(value.purpose, found)
+            elif not self._wants(value):  # any more
+                continue
+            elif found.check == agency.session.check(value.layer):
+                agency.learning.take(value.layer, found.vector)
+                taken.append((value.layer, value.version))
+            else:
+                self._note_strayed(value)
+        if taken:
+            agency.feed(Taken(values[0].epoch, tuple(taken)))
 
     def _note_strayed(self, value: LayerValue) -> None:
         """It leads to another value than the plan's: what is held is another, or it is from before a crash."""

@@ -95,11 +95,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The device now holds a layer's global value of this version."""
+    """The device now holds these global values: layers, and versions."""
 
     epoch: int
-    layer: int
-    version: int
+    values: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,10 +178,11 @@ class Session:
                 return self._note_plan(plan, retained)
             case Prepared(task, manifest, progress):
                 return self._note_prepared(task, manifest, progress)
-            case Taken(epoch, layer, version):
-                if self.wants(epoch, layer, version):
-                    self._versions[layer] = version
-                    self._moved.add(layer)
+            case Taken(epoch, values):
+                for layer, version in values:
+                    if self.wants(epoch, layer, version):
+                        self._versions[layer] = version
+                        self._moved.add(layer)
             case Strayed(epoch, layer, version):
                 if self.wants(epoch, layer, version, delta=True):
                     self._versions[layer] = None

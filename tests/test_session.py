@@ -105,7 +105,7 @@ def ready(task: Task = TASK, progress: Progress | None = None) -> Device:
 
 
 def taken(versions: tuple[tuple[int, int], ...] = ALL) -> list[Event]:
-    return [Taken(1, layer, version) for layer, version in versions]
+    return [Taken(1, ((layer, version),)) for layer, version in versions]
 
 
 def published(*layers: int, round_: int = 0) -> list[Event]:
@@ -187,7 +187,7 @@ def test_a_round_goes_from_values_to_steps_to_updates() -> None:
     assert device.after(PlanCame(plan())) == [Subscribe(ALL)]
     assert device.after(*taken(ALL[:2])) == []
     assert device.state == "gathering"
-    assert device.after(Taken(1, 2, 0)) == [Train(plan(), (0, 1, 2), afresh=True), Unsubscribe(ALL)]
+    assert device.after(Taken(1, ((2, 0),))) == [Train(plan(), (0, 1, 2), afresh=True), Unsubscribe(ALL)]
     assert device.state == "training"
     assert device.after(Trained(OUTCOME)) == [Deliver(plan(), (0, 2), OUTCOME)]
     assert device.state == "delivering"
@@ -216,21 +216,26 @@ def test_only_what_the_plan_asks_for_is_wanted() -> None:
     assert not device.session.wants(1, 0, 2)  # an older one
     assert not device.session.wants(1, 0, 6)  # a newer one, in the same slot
     assert not device.session.wants(2, 0, 4)  # another epoch's
-    device.after(Taken(1, 0, 4))
+    device.after(Taken(1, ((0, 4),)))
     assert not device.session.wants(1, 0, 4)  # a duplicate
 
 
 def test_a_value_that_was_not_wanted_changes_nothing() -> None:
     device = ready()
     device.after(PlanCame(plan(versions=(4, 5, 6))))
-    assert device.after(Taken(1, 0, 6), Taken(1, 0, 2), Taken(2, 0, 4), Taken(1, 1, 5), Taken(1, 2, 6)) == []
+    assert (
+        device.after(
+            Taken(1, ((0, 6),)), Taken(1, ((0, 2),)), Taken(2, ((0, 4),)), Taken(1, ((1, 5),)), Taken(1, ((2, 6),))
+        )
+        == []
+    )
     assert device.state == "gathering"
-    assert device.after(Taken(1, 0, 4))[0] == Train(plan(versions=(4, 5, 6)), (0, 1, 2), afresh=True)
+    assert device.after(Taken(1, ((0, 4),)))[0] == Train(plan(versions=(4, 5, 6)), (0, 1, 2), afresh=True)
 
 
 def test_outside_the_cohort_there_is_nothing_to_do() -> None:
     device = ready()
-    device.after(PlanCame(plan()), Taken(1, 0, 0))
+    device.after(PlanCame(plan()), Taken(1, ((0, 0),)))
     assert device.after(PlanCame(plan(1, cohort=("you",)))) == [Unsubscribe(ALL)]
     assert device.state == "idle"
 
@@ -270,7 +275,7 @@ def test_a_missed_round_in_which_nothing_moved_is_missed_all_the_same() -> None:
     device = after_round_0()
     later = plan(2, cycle=0, versions=(1, 0, 0))
     device.after(PlanCame(later))
-    assert device.after(Taken(1, 0, 1))[0] == Train(later, (0, 1, 2), afresh=True)
+    assert device.after(Taken(1, ((0, 1),)))[0] == Train(later, (0, 1, 2), afresh=True)
 
 
 def test_a_gap_in_a_layers_versions_has_everything_begin_afresh() -> None:
@@ -282,15 +287,15 @@ def test_a_gap_in_a_layers_versions_has_everything_begin_afresh() -> None:
 
 def test_a_plan_that_changes_while_values_are_gathered_forgets_none_of_them() -> None:
     device = after_round_0()
-    device.after(PlanCame(plan(1)), Taken(1, 0, 1))
+    device.after(PlanCame(plan(1)), Taken(1, ((0, 1),)))
     changed = plan(1, local_steps=7)
     assert device.after(PlanCame(changed)) == []  # layer 2 is on its way already
-    assert device.after(Taken(1, 2, 1))[0] == Train(changed, (0, 2), afresh=False)
+    assert device.after(Taken(1, ((2, 1),)))[0] == Train(changed, (0, 2), afresh=False)
 
 
 def test_a_newer_plan_while_values_are_gathered_has_them_replaced() -> None:
     device = ready()
-    device.after(PlanCame(plan(0)), Taken(1, 0, 0))
+    device.after(PlanCame(plan(0)), Taken(1, ((0, 0),)))
     newer = plan(1)  # versions 1, 0, 1
     assert device.after(PlanCame(newer)) == [Unsubscribe(((0, 0), (2, 0))), Subscribe(((0, 1), (2, 1)))]
     assert device.after(*taken(((0, 1), (1, 0), (2, 1))))[0] == Train(newer, (0, 1, 2), afresh=True)
@@ -327,7 +332,7 @@ def test_nothing_is_taken_while_training() -> None:
     device = ready()
     device.after(PlanCame(plan(0)), *taken(), PlanCame(plan(1)))
     assert not device.session.wants(1, 0, 1)
-    assert device.after(Taken(1, 0, 1)) == []
+    assert device.after(Taken(1, ((0, 1),))) == []
     assert device.after(Trained(OUTCOME)) == [Subscribe(((0, 1), (2, 1)))]
 
 
@@ -401,7 +406,7 @@ def test_a_round_without_finite_loss_is_reported_and_followed_by_a_fresh_one() -
 
 def test_what_was_taken_before_the_link_was_lost_is_kept() -> None:
     device = ready()
-    device.after(PlanCame(plan()), Taken(1, 0, 0))
+    device.after(PlanCame(plan()), Taken(1, ((0, 0),)))
     assert device.after(Unlinked()) == []
     assert device.after(Linked()) == []
     assert device.after(PlanCame(plan(), retained=True)) == [Subscribe(ALL[1:])]
@@ -460,7 +465,7 @@ def test_a_coordinator_that_went_back_has_everything_fetched_again() -> None:
 
 def test_a_coordinator_that_went_back_to_a_round_that_is_done_has_it_done_again() -> None:
     device = after_round_0()
-    device.after(PlanCame(plan(1)), Taken(1, 0, 1))  # now the update of layer 0 can't be measured any more
+    device.after(PlanCame(plan(1)), Taken(1, ((0, 1),)))  # now the update of layer 0 can't be measured any more
     assert device.after(PlanCame(plan(0))) == [Unsubscribe(((0, 1), (2, 1))), Subscribe(ALL)]
 
 
@@ -633,7 +638,7 @@ def test_outside_the_cohort_no_advance_is_received() -> None:
 
 def test_a_lost_link_has_the_advance_subscribed_to_again() -> None:
     device = after_round_0()
-    device.after(PlanCame(OFFER), Taken(1, 0, 1), Unlinked(), Linked())
+    device.after(PlanCame(OFFER), Taken(1, ((0, 1),)), Unlinked(), Linked())
     assert device.after(PlanCame(OFFER, retained=True)) == [Subscribe((), advance=True)]
 
 
@@ -651,14 +656,14 @@ def test_a_delta_to_something_else_than_is_held_has_the_value_fetched() -> None:
     device = after_round_0()
     device.after(PlanCame(OFFER))
     assert device.after(Strayed(1, 0, 1)) == [Subscribe(((0, 1),))]
-    assert device.after(Taken(1, 2, 1)) == []
-    [train, _] = device.after(Taken(1, 0, 1))
+    assert device.after(Taken(1, ((2, 1),))) == []
+    [train, _] = device.after(Taken(1, ((0, 1),)))
     assert train == Train(OFFER, (0, 2), afresh=False)  # it is in step all the same
 
 
 def test_a_repeated_plan_that_offers_no_advance_any_more_has_the_values_fetched() -> None:
     device = after_round_0()
-    device.after(PlanCame(OFFER), Taken(1, 2, 1))
+    device.after(PlanCame(OFFER), Taken(1, ((2, 1),)))
     assert device.after(PlanCame(plan(1))) == [Subscribe(((0, 1),))]
 
 

@@ -403,7 +403,7 @@ class DeviceInItsWorld(RuleBasedStateMachine):
         assert self.training is None
         epoch, layer, version, _ = content
         self.held[layer] = content
-        self.feed(Taken(epoch, layer, version))
+        self.feed(Taken(epoch, ((layer, version),)))
 
     def unsubscribe_all(self) -> None:
         self.subscribed.clear()
