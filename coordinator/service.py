@@ -30,6 +30,7 @@ from broker.topics import Address, Topics
 from coordinator.arrivals import joined_partial, joined_update
 from coordinator.evaluate import Evaluator, read_evaluation_data
 from coordinator.federation import Federation, RoundOutcome, fresh
+from coordinator.passes import load_if_worth_it
 from coordinator.recorder import Recorder
 from coordinator.records import CycleRecord, RoundRecord, RunResult
 from coordinator.settings import FederationSettings
@@ -94,6 +95,7 @@ class Coordinator:
         """
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.to_thread(self._load_passes), name="load passes")
                 group.create_task(self._record_rounds(), name="record")
                 settling = group.create_task(self._settle_commits(), name="settle")
                 await self._keep_serving()
@@ -103,6 +105,10 @@ class Coordinator:
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
         return self._result()
+
+    def _load_passes(self) -> None:
+        elements = sum(layer.vector_size for layer in self._bundle.manifest.spec.layers)
+        load_if_worth_it(elements * self._settings.cohorts.min_devices)
 
     async def _keep_serving(self) -> None:
         if self._settings.wire.update_codec == "top1":
