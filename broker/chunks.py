@@ -67,9 +67,6 @@ __all__ = [
 Purpose = Literal["global", "update", "delta", "partial"]
 Shapes = tuple[tuple[int, ...], ...]
 
-CHECK_BYTES = 4
-"""What a delta has before the codec's bytes; see `broker.deltas`."""
-
 _WORTH_OPENING = 1 << 17
 """Elements of a layer from which on a fold is quicker by blocks; below, by one vector."""
 
@@ -277,7 +274,6 @@ class Joiner:
             most = partials.most_bytes(layer.vector_size)
         else:
             most = codec_by_id(header.codec).for_tensors(header.shapes).most_bytes(layer.vector_size)
-        most += CHECK_BYTES if header.purpose == "delta" else 0
         if header.data_bytes > most:
             raise DecodeError(f"layer {layer.name}: {header.data_bytes} bytes of data, more than the possible {most}")
 

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from broker.chunks import LayerValue, pack, unpack
-from broker.deltas import pack_delta
+from broker.deltas import check_of, pack_delta
 from broker.messages import DeviceProfile, Report, RoundPlan, Task
 from coordinator import fedavg, fedlama, server
 from coordinator.accounting import Ledger
@@ -33,8 +32,6 @@ from coordinator.settings import FederationSettings
 from models.errors import ConfigError, RejectedUpdate
 from models.fitting import choose
 from models.manifest import Manifest
-
-_T = TypeVar("_T")
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -120,6 +117,16 @@ class RoundOutcome:
     adjustment: CycleRecord | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A layer's next value, its check, how devices come to it, and the discrepancy d_l that was found."""
+
+    drift: float
+    value: NDArray[np.float32]
+    check: int
+    way: LayerValue
+
+
 @dataclass
 class Federation:
     """The state of a run.
@@ -148,7 +155,10 @@ class Federation:
         _check_hyperparameters(self.settings, self.manifest)
         self._spec = self.manifest.spec
         self._online: set[str] = set()
-        self._deltas: dict[int, LayerValue] = {}  # to the present versions
+        self._moves: dict[int, _Move] = {}  # of the layers that are closed, in the open round
+        self._advance: dict[int, LayerValue] = {}  # of the last round in which a layer moved
+        self._checks = [check_of(value) for value in self.values]
+        self._wholes: dict[int, LayerValue] = {}  # values that are no deltas' sum, but came from their codec
         self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
         self._done_before = {record.id: record.rounds_done for record in self.snapshot.devices}  # in an earlier run
 
@@ -268,12 +278,13 @@ class Federation:
             hyperparameters=self.hyperparameters(snapshot.round),
             due=fedavg.due(snapshot.intervals, training.local_steps, last_step),
             versions=snapshot.versions,
+            checks=tuple(self._checks),
             codec=self.settings.wire.update_codec,
             small_codec=self.settings.wire.small_codec,
             small_elements=self.settings.wire.small_elements,
             codecs=self._exceptional_codecs(cohort),
             unfolded=snapshot.unfolded,
-            deltas=tuple(sorted(self._deltas)),
+            advanced=tuple(sorted(self._advance)),
             chunk_bytes=self.settings.wire.chunk_kib * 1024,
             batched=self.settings.wire.batched and not self.settings.aggregation.aggregators,  # who share by layer
             seed=training.seed,
@@ -307,50 +318,32 @@ class Federation:
             raise RejectedUpdate("round", f"site {update.site} sent layer {update.layer} while no round is open")
         self.round.receive_partial(update)
 
-    def close(self, layer: int) -> tuple[LayerValue, ...]:
-        """Aggregate one ready layer of the open round; returns what is to be published: its new value, and its delta.
+    def close(self, layer: int) -> None:
+        """Aggregate one ready layer of the open round; where no update was folded, value and version stay.
 
-        Nothing where no update was folded: value and version stay.
+        What it comes to takes effect when the round finishes: until then a device may ask for the plan's values.
         """
         round_ = self.round
         assert round_ is not None, "a layer is closed in a round"
         aggregate = round_.close(layer, self.values[layer])
         if aggregate is None:
-            return ()
-        spec, snapshot = self._spec.layers[layer], self.snapshot
-        tau = snapshot.intervals[layer]
+            return
+        spec = self._spec.layers[layer]
+        tau = self.snapshot.intervals[layer]
         drift = fedlama.discrepancy(aggregate.discrepancy_numerator, tau, spec.size) if spec.size else 0.0
-        self.snapshot = msgspec.structs.replace(
-            snapshot,
-            versions=_with(snapshot.versions, layer, snapshot.versions[layer] + 1),
-            discrepancy=_with(snapshot.discrepancy, layer, drift),
-        )
         exact = self._stepped(layer, aggregate.value)
-        if codec := self.settings.wire.delta_codec_of(spec.vector_size):
-            self._close_by_delta(layer, exact, codec)
-            return self.encode(layer), self._deltas[layer]
-        self.owed.pop(layer, None)
-        value = self.encode(layer, exact)
-        self.values[layer] = unpack(value, spec)  # what the devices decode is the truth: no drift builds up
-        return (value,)
+        codec = self.settings.wire.delta_codec_of(spec.vector_size)
+        way, value = self._by_delta(layer, exact, codec) if codec else self._by_value(layer, exact)
+        self._moves[layer] = _Move(drift, value, check_of(value), way)
 
     @property
-    def published(self) -> list[LayerValue]:
-        """All that a broker should hold of the layers: their values, and the deltas that the plan speaks of."""
-        return [*(self.encode(layer) for layer in range(len(self.values))), *self._deltas.values()]
+    def advance(self) -> list[LayerValue]:
+        """What leads devices from the versions before to those of the plan, layers ascending; see `broker.deltas`."""
+        return [self._advance[layer] for layer in sorted(self._advance)]
 
-    def encode(self, layer: int, vector: NDArray[np.float32] | None = None) -> LayerValue:
-        """A layer's global value, ready to be published; the current one unless another is given."""
-        return pack(
-            "global",
-            epoch=self.snapshot.epoch,
-            round=self.snapshot.round,
-            layer=layer,
-            version=self.snapshot.versions[layer],
-            layer_spec=self._spec.layers[layer],
-            vector=self.values[layer] if vector is None else vector,
-            codec=self.settings.wire.global_codec,
-        )
+    def whole(self, layer: int) -> LayerValue:
+        """A layer's global value, of the plan's version while a round is open, ready to be published."""
+        return self._wholes.get(layer) or self._encoded(layer, self.values[layer], self.snapshot.versions[layer])
 
     def finish(self, now: float, uplink_bytes: int) -> RoundOutcome:
         """End the open round, which is done; adjust the intervals where a cycle ends with it.
@@ -362,6 +355,7 @@ class Federation:
         round_ = self.round
         assert round_ is not None
         assert round_.done(now), "every layer is closed before a round ends"
+        self._move()
         for name in round_.delivered_everything():
             self.devices[name].rounds_done += 1
         for name in round_.silent():
@@ -461,20 +455,53 @@ class Federation:
         self.memory[layer] = server.to_vector(after)
         return value
 
-    def _close_by_delta(self, layer: int, exact: NDArray[np.float32], codec: str) -> None:
-        """Move a layer's value to what devices come to by a delta, as near to ``exact`` as its codec gets."""
+    def _move(self) -> None:
+        """Let the closed layers' values take effect."""
+        moves, self._moves = self._moves, {}
+        versions, discrepancy = list(self.snapshot.versions), list(self.snapshot.discrepancy)
+        for layer, move in moves.items():
+            versions[layer] += 1
+            discrepancy[layer] = move.drift
+            self.values[layer], self._checks[layer] = move.value, move.check
+            if move.way.purpose == "global":
+                self._wholes[layer] = move.way
+        self.snapshot = msgspec.structs.replace(self.snapshot, versions=tuple(versions), discrepancy=tuple(discrepancy))
+        if moves:
+            self._advance = {layer: move.way for layer, move in moves.items()}
+
+    def _by_delta(self, layer: int, exact: NDArray[np.float32], codec: str) -> tuple[LayerValue, NDArray[np.float32]]:
+        """How devices come to a layer's next value, as near to ``exact`` as the codec gets, and that value."""
         target = exact + self.owed[layer] if layer in self.owed else exact
-        self._deltas[layer], self.values[layer] = pack_delta(
+        way, value = pack_delta(
             epoch=self.snapshot.epoch,
             round=self.snapshot.round,
             layer=layer,
-            version=self.snapshot.versions[layer],
+            version=self.snapshot.versions[layer] + 1,
             layer_spec=self._spec.layers[layer],
             base=self.values[layer],
             target=target,
             codec=codec,
         )
-        self.owed[layer] = target - self.values[layer]
+        self.owed[layer] = target - value
+        return way, value
+
+    def _by_value(self, layer: int, exact: NDArray[np.float32]) -> tuple[LayerValue, NDArray[np.float32]]:
+        """A layer's next value, encoded, and what devices decode: that is the truth, so no drift builds up."""
+        self.owed.pop(layer, None)
+        way = self._encoded(layer, exact, self.snapshot.versions[layer] + 1)
+        return way, unpack(way, self._spec.layers[layer])
+
+    def _encoded(self, layer: int, vector: NDArray[np.float32], version: int) -> LayerValue:
+        return pack(
+            "global",
+            epoch=self.snapshot.epoch,
+            round=self.snapshot.round,
+            layer=layer,
+            version=version,
+            layer_spec=self._spec.layers[layer],
+            vector=vector,
+            codec=self.settings.wire.global_codec,
+        )
 
     def _new_fold(self, layer: int) -> Fold:
         spec = self._spec.layers[layer]
@@ -523,7 +550,3 @@ def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> 
     for name in settings.training.hyperparameters:
         if name not in known:
             raise ConfigError(f"training.hyperparameters.{name}: {manifest.optimiser} has {', '.join(sorted(known))}")
-
-
-def _with(values: tuple[_T, ...], index: int, value: _T) -> tuple[_T, ...]:
-    return (*values[:index], value, *values[index + 1 :])

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from broker.chunks import LayerValue, pack, split, unpack
 from broker.codecs import codec
-from broker.deltas import apply_delta
+from broker.deltas import apply_delta, check_of
 from broker.messages import RoundPlan, Task
 from edge_agent.allocation import return_freed_memory
 from edge_agent.data import TrainingData
@@ -32,18 +32,26 @@ from edge_agent.state import DamagedState, read_progress, restore_state, save_st
 from edge_agent.trainer import OnnxRuntime
 from edge_agent.tuning import Tuned
 from models import fitting
+from models.errors import DecodeError
 from models.manifest import FileEntry, Manifest
 from models.spec import LayerSpec, ModelSpec
 from models.values import Vector
 
 log = logging.getLogger("lamina.agent")
 
-_INLINE_ELEMENTS = 1 << 15
-"""Layers up to this size are decoded on the event loop: handing them to the thread costs more than the work."""
+_INLINE_ELEMENTS = 1 << 19
+"""Up to so many are decoded on the event loop, in milliseconds: a device that waits for values does nothing else."""
 
-_RUN_ELEMENTS = 1 << 16  # of layers encoded in one go
+_RUN_ELEMENTS = 1 << 19  # of layers encoded in one go
 
 _T = TypeVar("_T")
+
+
+class Decoded(NamedTuple):
+    """A layer's value (vector_size,), and its check (`broker.deltas`)."""
+
+    vector: Vector
+    check: int
 
 
 class Learning:
@@ -159,23 +167,11 @@ class Learning:
             for layer, messages in await self._run(partial(self._encoded_updates, plan, run)):
                 yield layer, messages
 
-    async def decoded(self, value: LayerValue) -> Vector:
-        """The layer vector of a value that has arrived.
-
-        Raises:
-            DecodeError: it is not the layer's.
-        """
-        layer = self.layers[value.layer]
-        return await self._unless_small(layer, partial(unpack, value, layer))
-
-    async def moved(self, delta: LayerValue) -> Vector | None:
-        """The layer vector that a delta leads to from the one that is held; ``None`` if it was made for another.
-
-        Raises:
-            DecodeError: it is not the layer's.
-        """
-        layer, held = self.layers[delta.layer], self._ready().held(delta.layer)
-        return await self._unless_small(layer, partial(apply_delta, delta, layer, held))
+    async def decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+        """Of each, in order: what it, or a delta to the value that is held, leads to; or why it is not its layer's."""
+        decode = partial(self._decoded, values)
+        elements = sum(self.layers[value.layer].vector_size for value in values)
+        return decode() if elements <= _INLINE_ELEMENTS else await self._run(decode)
 
     def take(self, layer: int, vector: Vector) -> None:
         """Hold a layer's new global value; no training runs."""
@@ -195,9 +191,20 @@ class Learning:
     async def _run(self, job: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job)
 
-    async def _unless_small(self, layer: LayerSpec, decode: Callable[[], _T]) -> _T:
-        """In the thread, unless going there and back takes longer than decoding. It changes nothing of the learner."""
-        return decode() if layer.vector_size <= _INLINE_ELEMENTS else await self._run(decode)
+    def _decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+        """Wherever it runs, it changes nothing of the learner."""
+        return [self._decoded_one(value) for value in values]
+
+    def _decoded_one(self, value: LayerValue) -> Decoded | DecodeError:
+        layer = self.layers[value.layer]
+        try:
+            if value.purpose == "delta":
+                vector = apply_delta(value, layer, self._ready().held(value.layer))
+            else:
+                vector = unpack(value, layer)
+        except DecodeError as error:
+            return error
+        return Decoded(vector, check_of(vector))
 
     # In the thread.
 

@@ -104,7 +104,7 @@ def test_a_run_leaves_summary_records_model_and_figures(experiment: Experiment) 
     assert summary.failures == ()
     left = {str(path.relative_to(experiment.folder)) for path in experiment.folder.rglob("*") if path.is_file()}
     assert left >= {
-        "summary.json", "rounds.csv", "cycles.json", "model.onnx", "model.safetensors",
+        "summary.json", "rounds.csv", "cycles.jsonl", "model.onnx", "model.safetensors",
         "plots/accuracy.png", "plots/intervals.png", "plots/crossing.png", "plots/discrepancy.png",
     }  # fmt: skip
     assert json.loads((experiment.folder / "summary.json").read_text())["accuracy"] == summary.accuracy

@@ -103,7 +103,7 @@ async def test_device_reads_what_it_needs_and_no_more(folder: Path, port: int) -
         LAB.coordinator_status,
         LAB.round,
         LAB.layer_global("conv", 0, 0),
-        LAB.layer_delta("conv", 1, 0),
+        LAB.advance(0),
         LAB.bundle("ab", 0),
         LAB.device("board-1", "task"),
     ]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper, shape_inference
+from onnx import AttributeProto, TensorProto, numpy_helper, shape_inference
 
 from models.graph.writer import BLOCKED_DOMAIN, OPSET
 
@@ -42,22 +42,25 @@ class Allocation:
     size_bytes: int | None
 
 
-def allocations(model: onnx.ModelProto, batch: int) -> list[Allocation]:
-    """What one run allocates and frees, in order; inputs, constants and outputs lie elsewhere."""
-    sizes = tensor_bytes(model, batch)
-    return list(_allocations(model.graph, engine_order(model.graph.node), sizes))
+def allocations(model: onnx.ModelProto, *batches: int) -> Iterator[list[Allocation]]:
+    """What one run allocates and frees, in order, for each batch; inputs, constants and outputs lie elsewhere."""
+    lives = _lives(model.graph)
+    for batch in batches:
+        sizes = tensor_bytes(model, batch)
+        yield [Allocation(tensor, sizes.get(tensor, 0) if begins else None) for tensor, begins in lives]
 
 
 def highest_bytes(found: Iterable[Allocation]) -> int:
     """The most that is allocated at once."""
     live: dict[str, int] = {}
-    highest = 0
+    now = highest = 0
     for allocation in found:
         if allocation.size_bytes is None:
-            del live[allocation.tensor]
+            now -= live.pop(allocation.tensor)
         else:
             live[allocation.tensor] = allocation.size_bytes
-            highest = max(highest, sum(live.values()))
+            now += allocation.size_bytes
+            highest = max(highest, now)
     return highest
 
 
@@ -113,45 +116,48 @@ def _make_plain(operator: onnx.NodeProto) -> None:
 
 def read(operator: onnx.NodeProto) -> Iterator[str]:
     """The names that an operator reads, those inside a nested graph among them."""
-    yield from (name for name in operator.input if name)
+    yield from filter(None, operator.input)
     for attribute in operator.attribute:
-        for nested in attribute.g.node:
-            yield from read(nested)
+        if attribute.type == AttributeProto.GRAPH:
+            for nested in attribute.g.node:
+                yield from read(nested)
 
 
-def _allocations(
-    graph: onnx.GraphProto, order: Sequence[onnx.NodeProto], sizes: Mapping[str, int]
-) -> Iterator[Allocation]:
+def _lives(graph: onnx.GraphProto) -> list[tuple[str, bool]]:
+    """When tensors come to be (true) and when they end, in one run of whatever batch."""
+    order = engine_order(graph.node)
     elsewhere = {place.name for place in (*graph.output, *graph.input, *graph.initializer)}
-    readers = Counter(name for operator in order for name in set(read(operator)))
+    reads = [tuple(dict.fromkeys(read(operator))) for operator in order]
+    readers = Counter(name for names in reads for name in names)
     products = _read_by_products_only(order)
     held_by: dict[str, str] = {}  # views: the tensor whose memory they are
     left: dict[str, int] = {}  # readers to come, of tensors that are allocated
+    lives: list[tuple[str, bool]] = []
 
     def holder(name: str) -> str:
         while name in held_by:
             name = held_by[name]
         return name
 
-    for operator in order:
+    for operator, names in zip(order, reads, strict=True):
+        written = [name for name in operator.output if name and name not in elsewhere]
         is_view = operator.op_type in _VIEWS or (operator.op_type == "Transpose" and operator.output[0] in products)
-        for name in operator.output:
-            if not name or name in elsewhere:
-                continue
+        for name in written:
             if is_view:
                 held_by[name] = operator.input[0]
                 if (owner := holder(name)) in left:
                     left[owner] += readers[name]
             else:
                 left[name] = readers[name]
-                yield Allocation(name, sizes.get(name, 0))
-        for name in set(read(operator)):
+                lives.append((name, True))
+        for name in names:
             if (owner := holder(name)) in left:
                 left[owner] -= 1
-        for owner in {holder(name) for name in (*read(operator), *operator.output)}:
+        for owner in dict.fromkeys(holder(name) for name in (*names, *written)):
             if left.get(owner) == 0:
                 del left[owner]
-                yield Allocation(owner, None)
+                lives.append((owner, False))
+    return lives
 
 
 def _read_by_products_only(operators: Sequence[onnx.NodeProto]) -> set[str]:

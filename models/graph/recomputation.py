@@ -33,14 +33,19 @@ def recomputing(model: onnx.ModelProto, batch: int, *, worth_bytes: int = 1 << 1
     It is ``model`` itself where no cut saves a tenth, and ``worth_bytes``.
     """
     anatomy = _Anatomy.of(model)
-    whole = highest_bytes(allocations(model, batch))
+    whole = _highest(model, batch)
     best, least = model, min((1 - _WORTH_IT) * whole, whole - worth_bytes)
     for segments in range(2, min(_MOST_SEGMENTS, len(anatomy.points) + 1) + 1):
         candidate = _divided(model, anatomy, _spread(anatomy.points, segments))
-        taken = highest_bytes(allocations(candidate, batch))
+        taken = _highest(candidate, batch)
         if taken < least:
             best, least = candidate, taken
     return best
+
+
+def _highest(model: onnx.ModelProto, batch: int) -> int:
+    (found,) = allocations(model, batch)
+    return highest_bytes(found)
 
 
 @dataclass(frozen=True)
