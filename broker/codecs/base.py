@@ -79,7 +79,7 @@ class ServesMany(Protocol):
         """What ``for_tensors(shapes[k]).decode(datas[k], n)`` gives, for every k; finite.
 
         Raises:
-            DecodeError: one of them does not hold just that. Nothing of a claimed size is allocated before it is checked.
+            DecodeError: one of them does not hold just that. Nothing claimed is allocated before it is checked.
         """
 
 

@@ -163,7 +163,8 @@ class Blocks:
     def _decode_run(self, run: Run, datas: Sequence[bytes]) -> list[Vector]:
         """Layers side by side; only what was squeezed takes a call for each."""
         rest, kernels = run.parted(datas)
-        scales, codes = [], []
+        scales: list[memoryview] = []
+        codes: list[bytes | memoryview] = []
         for data, place in zip(kernels, run.places, strict=True):
             steps, packed = self._read(data, place.kernels_size)
             scales.append(steps)

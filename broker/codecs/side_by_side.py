@@ -142,9 +142,7 @@ class Run:
 
 
 @lru_cache(maxsize=256)
-def runs(
-    shapes: tuple[Shapes, ...], block: int, per_byte: int, most: int
-) -> tuple[tuple[slice, Run | None], ...]:
+def runs(shapes: tuple[Shapes, ...], block: int, per_byte: int, most: int) -> tuple[tuple[slice, Run | None], ...]:
     """The layers in order, cut into runs of at most ``most`` elements of whole blocks.
 
     Args:
