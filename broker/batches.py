@@ -26,7 +26,12 @@ WRAPPING_BYTES = len(_MAGIC) + _LENGTH.size
 
 def size(messages: Sequence[bytes]) -> int:
     """Bytes of the batch that `pack` makes."""
-    return len(_MAGIC) + sum(_LENGTH.size + len(message) for message in messages)
+    return size_of([len(message) for message in messages])
+
+
+def size_of(lengths: Sequence[int]) -> int:
+    """Bytes of the batch of messages of these lengths."""
+    return len(_MAGIC) + _LENGTH.size * len(lengths) + sum(lengths)
 
 
 def pack(messages: Sequence[bytes]) -> bytes:
@@ -34,16 +39,24 @@ def pack(messages: Sequence[bytes]) -> bytes:
     return _MAGIC + b"".join(_LENGTH.pack(len(message)) + message for message in messages)
 
 
-def packed(messages: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
+def packed(messages: Sequence[bytes], most_bytes: int) -> Iterator[bytes]:
     """Batches of all the messages, in their order, each of at most ``most_bytes`` unless one message alone is more."""
-    batch: list[bytes] = []
-    for message in messages:
-        if batch and size([*batch, message]) > most_bytes:
-            yield pack(batch)
-            batch = []
-        batch.append(message)
-    if batch:
-        yield pack(batch)
+    start = 0
+    for count in counts([len(message) for message in messages], most_bytes):
+        yield pack(messages[start : start + count])
+        start += count
+
+
+def counts(lengths: Iterable[int], most_bytes: int) -> Iterator[int]:
+    """How many messages of these lengths go into each batch."""
+    count, filled = 0, len(_MAGIC)
+    for length in lengths:
+        if count and filled + _LENGTH.size + length > most_bytes:
+            yield count
+            count, filled = 0, len(_MAGIC)
+        count, filled = count + 1, filled + _LENGTH.size + length
+    if count:
+        yield count
 
 
 def unpack(payload: bytes) -> list[bytes]:

@@ -4,8 +4,8 @@ When a round is over the coordinator publishes the next plan, and behind it the 
 each its change since the version before (a delta, by a codec that may lose something), or its value, where no codec for
 deltas is set. Advances are of all devices alike, so small layers share messages (`broker.batches`):
 
-    advance/{n}                        retained: the last round's advance, over the one before
-    layer/{layer}/global/{slot}/{n}    retained: a layer's value, by a codec that loses nothing
+    advance/{n}                 retained: the last round's advance, over the one before
+    layer/{layer}/global/{n}    retained while it is the plan's: a layer's value, by a codec that loses nothing
 
 A device of the cohort stays subscribed to ``advance/+``, so what a round needs is on its way to it with the plan.
 Whoever lacks the versions before (a late joiner, one that has missed a round, one whose copy has strayed) subscribes to

@@ -1,6 +1,6 @@
 """Where on the broker does each thing live? The topic tree of protocol 1.
 
-At most 7 slashes, so that AWS IoT Core accepts them. Names in topics are ``[A-Za-z0-9_.-]{1,64}``.
+At most 6 slashes; AWS IoT Core accepts 7. Names in topics are ``[A-Za-z0-9_.-]{1,64}``.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class Topics:
         """Retained: the plan of the round."""
         return f"{self.root}/round"
 
-    def layer_global(self, layer: str, version: int, chunk: int) -> str:
-        """Retained: one chunk of a layer's value. Two slots alternate, so one version is whole at any time."""
-        return f"{self.root}/layer/{layer}/global/{version % 2}/{chunk}"
+    def layer_global(self, layer: str, chunk: int) -> str:
+        """Retained: one chunk of a layer's value."""
+        return f"{self.root}/layer/{layer}/global/{chunk}"
 
-    def layer_global_slot(self, layer: str, version: int) -> str:
-        """Filter for all chunks of the slot that holds ``version``."""
-        return f"{self.root}/layer/{layer}/global/{version % 2}/+"
+    def layer_globals(self, layer: str) -> str:
+        """Filter for all chunks of a layer's value."""
+        return f"{self.root}/layer/{layer}/global/+"
 
     def advance(self, part: int) -> str:
         """Retained: one message of the last round's advance (`broker.deltas`)."""
@@ -129,7 +129,7 @@ class Topics:
                 return Address("coordinator_status")
             case ["round"]:
                 return Address("round")
-            case ["layer", layer, "global", slot, chunk] if slot in ("0", "1") and chunk.isdecimal():
+            case ["layer", layer, "global", chunk] if chunk.isdecimal():
                 return Address("layer_global", layer=layer, chunk=int(chunk))
             case ["advance", part] if part.isdecimal():
                 return Address("advance", chunk=int(part))

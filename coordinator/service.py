@@ -18,11 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from broker import batches, chunks, messages
-from broker.chunks import Joiner, LayerValue, split_file
+from broker.chunks import Joiner, split_file
 from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan
 from broker.redial import first_error, keep_linked
 from broker.seam import Delivery, Dial, Link, Will
@@ -47,6 +48,13 @@ _AWAY_S = 30
 
 _UNRECORDED = 4
 """Finished rounds, each with the model's values, that may wait to be evaluated before training waits for them."""
+
+
+class _Said(NamedTuple):
+    """A layer's value that was published: its version, and in how many chunks."""
+
+    version: int
+    chunks: int
 
 
 class Coordinator:
@@ -79,7 +87,7 @@ class Coordinator:
         self._evaluator = self._make_evaluator()
         self._changed, self._committed, self._asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._requested: set[int] = set()  # layers, whose values are to be published
-        self._said: dict[int, int] = {}  # on this link: layers, and the versions of the values that were published
+        self._said: dict[int, _Said] = {}  # values, by layer, that were published on this link, and stay on the broker
         self._parts = 0  # messages of the last advance
         self._outcomes: asyncio.Queue[RoundOutcome | None] = asyncio.Queue(_UNRECORDED)
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
@@ -174,6 +182,7 @@ class Coordinator:
         address = self._topics.parse(delivery.topic)
         match address.kind:
             case "layer_update":
+                self._uplink_bytes += len(delivery.payload)
                 await self._hear_update(delivery.payload, address, joiner)
             case "updates":
                 await self._hear_batch(delivery.payload, address, joiner)
@@ -204,7 +213,6 @@ class Coordinator:
         self._asked.set()
 
     async def _hear_update(self, payload: bytes, address: Address, joiner: Joiner) -> None:
-        self._uplink_bytes += len(payload)
         self._hear_of(address.device)
         update = await joined_update(joiner, payload, address, self._bundle.manifest.spec)
         if update is not None:
@@ -212,6 +220,7 @@ class Coordinator:
 
     async def _hear_batch(self, payload: bytes, address: Address, joiner: Joiner) -> None:
         """Each of its updates counts by itself."""
+        self._uplink_bytes += len(payload)
         for message in batches.unpack(payload):
             try:
                 await self._hear_update(message, address, joiner)
@@ -293,7 +302,7 @@ class Coordinator:
 
     async def _advance(self, link: Link, plan: RoundPlan) -> None:
         """A plan, and behind it what leads devices that have the versions before to those of the plan."""
-        parts = list(batches.packed(self._advance_messages(), self._chunk_bytes))
+        parts = list(batches.packed(list(self._advance_messages()), self._chunk_bytes))
         needless = range(len(parts), self._parts)  # of a longer advance before it
         self._parts = len(parts)
         await _together(
@@ -301,8 +310,17 @@ class Coordinator:
                 self._say(link, self._topics.round, plan),
                 *(link.publish(self._topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
                 *(link.publish(self._topics.advance(index), b"", retain=True) for index in needless),
+                *(link.publish(topic, b"", retain=True) for topic in self._outdated(plan)),
             ]
         )
+
+    def _outdated(self, plan: RoundPlan) -> Iterator[str]:
+        """Topics of values that are not the plan's any more; who subscribes for the right ones would get them, too."""
+        names = [layer.name for layer in self._bundle.manifest.spec.layers]
+        for layer, said in list(self._said.items()):
+            if said.version != plan.versions[layer]:
+                del self._said[layer]
+                yield from (self._topics.layer_global(names[layer], index) for index in range(said.chunks))
 
     def _advance_messages(self) -> Iterator[bytes]:
         for value in self._federation.advance:
@@ -318,17 +336,18 @@ class Coordinator:
     async def _publish_values(self, link: Link, layers: Iterable[int]) -> None:
         """The values of these layers, unless they were published on this link."""
         federation, specs = self._federation, self._bundle.manifest.spec.layers
-        values: list[LayerValue] = []
+        publishes = []
         for layer in layers:
-            version = federation.snapshot.versions[layer]
-            if self._said.get(layer) != version:
-                self._said[layer] = version
-                values.append(federation.whole(layer))
-        await _together(
-            link.publish(self._topics.layer_global(specs[value.layer].name, value.version, index), chunk, retain=True)
-            for value in values
-            for index, chunk in enumerate(chunks.split(value, self._chunk_bytes))
-        )
+            if layer in self._said and self._said[layer].version == federation.snapshot.versions[layer]:
+                continue
+            value = federation.whole(layer)
+            messages = chunks.split(value, self._chunk_bytes)
+            self._said[layer] = _Said(value.version, len(messages))
+            publishes += [
+                link.publish(self._topics.layer_global(specs[layer].name, index), message, retain=True)
+                for index, message in enumerate(messages)
+            ]
+        await _together(publishes)
 
     @property
     def _chunk_bytes(self) -> int:

@@ -280,7 +280,7 @@ class Connection:
 
     def _filters(self, command: Subscribe | Unsubscribe) -> list[str]:
         topics, layers = self._agency.topics, self._agency.learning.layers
-        values = [topics.layer_global_slot(layers[layer].name, version) for layer, version in command.values]
+        values = [topics.layer_globals(layers[layer].name) for layer, _ in command.values]
         return [*values, topics.advances] if command.advance else values
 
     async def _prepare(self, task: Task) -> None:
@@ -299,6 +299,7 @@ class Connection:
         plan, sending = command.plan, _Sending(self._link)
         async with asyncio.TaskGroup() as group:
             async for layers, topic, messages in self._updates(plan, command.layers):
+                self._agency.tally.uplink_bytes += sum(map(len, messages))
                 sent = [await sending.start(group, topic, message) for message in messages]
                 group.create_task(self._confirm(Published(plan.epoch, plan.round, layers), sent))
             if command.outcome is not None:
@@ -320,7 +321,6 @@ class Connection:
             return tuple(batch), topics.batch(self._device), [batches.pack(list(batch.values()))]
 
         async for layer, messages in self._agency.learning.encoded_updates(plan, layers):
-            self._agency.tally.uplink_bytes += sum(map(len, messages))
             if not plan.batched or len(messages) != 1 or batches.size(messages) > most_bytes:
                 yield (layer,), topics.layer_update(specs[layer].name, self._device), messages
                 continue

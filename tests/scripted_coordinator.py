@@ -73,7 +73,7 @@ class Coordinator:
             codec="float32",
         )
         for index, chunk in enumerate(split(value, 100)):
-            await self.say(self.topics.layer_global(self.spec.layers[layer].name, version, index), chunk)
+            await self.say(self.topics.layer_global(self.spec.layers[layer].name, index), chunk)
 
     def delta(self, layer: int, version: int, target: Vector) -> bytes:
         """The message of a delta of the last published value."""

@@ -356,7 +356,7 @@ async def test_nonsense_is_counted_and_never_fatal(lab: Lab) -> None:
     await lab.coordinator.say(topics.round, b"{}")
     await lab.coordinator.say(topics.coordinator_status, CoordinatorStatus(state="waiting", epoch=1))
     await lab.coordinator.publish_values(PARAMETERS, STATISTICS, (0, 0))
-    await lab.coordinator.say(topics.layer_global("first", 0, 7), b"LAML nonsense")
+    await lab.coordinator.say(topics.layer_global("first", 7), b"LAML nonsense")
     await lab.coordinator.accept()
     await lab.coordinator.plan(0, (0, 0))
     await lab.coordinator.until_report()

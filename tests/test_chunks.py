@@ -182,7 +182,7 @@ def test_newer_transfer_replaces_an_unfinished_one_and_late_chunks_of_the_old_ar
 
 
 def test_stale_retained_chunks_between_fresh_ones_do_no_harm() -> None:
-    # Version 2 had three chunks in this slot, version 4 has two: the third one of version 2 is still retained.
+    # Version 2 had three chunks, version 4 has two: the third one of version 2 is still retained.
     old = replace(value_of(seed=1), purpose="global", version=2, round=2)
     new = replace(value_of(seed=2, codec="float16"), purpose="global", version=4, round=4)
     [_, _, stray] = split(old, 300)

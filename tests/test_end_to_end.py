@@ -157,7 +157,8 @@ async def test_values_are_published_at_the_start_at_the_end_and_on_request(tmp_p
         async with broker.dial("bystander", None) as link:
             await link.subscribe("lamina/v1/whole/layer/+/global/#")
             async for delivery in link.deliveries():
-                if (value := joiner.add(delivery.payload, "coordinator")) is not None:
+                value = joiner.add(delivery.payload, "coordinator") if delivery.payload else None  # empty: cleared
+                if value is not None:
                     heard.append((bundle.manifest.spec.layers[value.layer].name, value.version))
                 delivery.acknowledge()
 

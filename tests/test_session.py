@@ -214,7 +214,7 @@ def test_only_what_the_plan_asks_for_is_wanted() -> None:
     device.after(PlanCame(plan(versions=(4, 5, 6))))
     assert device.session.wants(1, 0, 4)
     assert not device.session.wants(1, 0, 2)  # an older one
-    assert not device.session.wants(1, 0, 6)  # a newer one, in the same slot
+    assert not device.session.wants(1, 0, 6)  # a newer one
     assert not device.session.wants(2, 0, 4)  # another epoch's
     device.after(Taken(1, ((0, 4),)))
     assert not device.session.wants(1, 0, 4)  # a duplicate
