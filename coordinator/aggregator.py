@@ -145,14 +145,14 @@ class Aggregator:
         """Each of its updates counts by itself."""
         assert self._joiner is not None, "updates are subscribed to once the model is known"
         assert self._spec is not None
-        updates, errors = await joined_updates(self._joiner, payload, address, self._spec)
+        updates, damaged = await joined_updates(self._joiner, payload, address, self._spec)
+        for refused in damaged:
+            self._note_refused(refused)
         for update in updates:
             try:
                 self._site.receive(update)
             except RemoteError as error:
-                errors.append(error)
-        for error in errors:
-            self._note_refused(error)
+                self._note_refused(error)
 
     def _hear_plan(self, plan: RoundPlan, retained: bool) -> None:
         if plan.state == "finished":
