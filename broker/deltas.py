@@ -28,10 +28,12 @@ device trains from no other: what it comes to by something else than that value 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import google_crc32c
 import numpy as np
 
-from broker.chunks import LayerValue, pack, unpack
+from broker.chunks import LayerValue, pack, unpack, unpack_all
 from broker.codecs.base import Vector
 from models.errors import DecodeError
 from models.spec import LayerSpec
@@ -81,3 +83,21 @@ def apply_delta(delta: LayerValue, layer_spec: LayerSpec, base: Vector) -> Vecto
     if delta.purpose != "delta":
         raise DecodeError(f"layer {layer_spec.name}: a {delta.purpose} is no delta")
     return base + unpack(delta, layer_spec)
+
+
+def applied(
+    values: Sequence[LayerValue], layer_specs: Sequence[LayerSpec], bases: Sequence[Vector | None]
+) -> list[Vector | DecodeError]:
+    """What each value leads to, or why it leads to nothing: all decoded together, to the bits of one by one.
+
+    Args:
+        values: deltas and whole values.
+        layer_specs: of their layers.
+        bases: what is held of a delta's layer; ``None`` for a whole value.
+    """
+    results: list[Vector | DecodeError] = []
+    for vector, base in zip(unpack_all(values, layer_specs), bases, strict=True):
+        if base is not None and not isinstance(vector, DecodeError):
+            np.add(base, vector, out=vector)
+        results.append(vector)
+    return results

@@ -41,7 +41,7 @@ def chunk_size(total: int, count: int, index: int) -> int:
 
 def seal(magic: bytes, header: bytes, chunk: memoryview) -> bytes:
     """The message of a header and a chunk."""
-    rest = header + bytes(chunk)
+    rest = b"".join((header, chunk))
     return seal_of(magic, rest) + rest
 
 

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from broker.chunks import LayerValue, pack, split, unpack
+from broker.chunks import LayerValue, pack_all, split, unpack
 from broker.codecs import codec
-from broker.deltas import apply_delta, check_of
+from broker.deltas import applied, check_of
 from broker.messages import RoundPlan, Task
 from edge_agent.allocation import return_freed_memory
 from edge_agent.data import TrainingData
@@ -193,18 +193,12 @@ class Learning:
 
     def _decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
         """Wherever it runs, it changes nothing of the learner."""
-        return [self._decoded_one(value) for value in values]
-
-    def _decoded_one(self, value: LayerValue) -> Decoded | DecodeError:
-        layer = self.layers[value.layer]
-        try:
-            if value.purpose == "delta":
-                vector = apply_delta(value, layer, self._ready().held(value.layer))
-            else:
-                vector = unpack(value, layer)
-        except DecodeError as error:
-            return error
-        return Decoded(vector, check_of(vector))
+        specs = [self.layers[value.layer] for value in values]
+        bases = [self._ready().held(value.layer) if value.purpose == "delta" else None for value in values]
+        return [
+            vector if isinstance(vector, DecodeError) else Decoded(vector, check_of(vector))
+            for vector in applied(values, specs, bases)
+        ]
 
     # In the thread.
 
@@ -266,33 +260,29 @@ class Learning:
         )
 
     def _encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> list[tuple[int, list[bytes]]]:
-        encoded = []
-        for layer in layers:
-            try:
-                encoded.append((layer, self._encoded_update(plan, layer)))
-            except ValueError as error:  # the others go out, this one is not waited for
-                log.warning("%s: no update of layer %d: %s", self._settings.device, layer, error)
-                encoded.append((layer, []))
-        return encoded
-
-    def _encoded_update(self, plan: RoundPlan, layer: int) -> list[bytes]:
-        spec = self.layers[layer]
-        codec_name = plan.codec_of(self._settings.device, spec.vector_size)
-        wanted = self._feedback.wanted(layer, self._ready().update(layer))
-        value = pack(
+        specs = [self.layers[layer] for layer in layers]
+        wanted = [self._feedback.wanted(layer, self._ready().update(layer)) for layer in layers]
+        values = pack_all(
             "update",
             epoch=plan.epoch,
             round=plan.round,
-            layer=layer,
-            version=plan.versions[layer],
-            layer_spec=spec,
-            vector=wanted,
-            codec=codec_name,
+            layers=layers,
+            versions=[plan.versions[layer] for layer in layers],
+            layer_specs=specs,
+            vectors=wanted,
+            codecs=[plan.codec_of(self._settings.device, spec.vector_size) for spec in specs],
             weight=float(len(self._data)) if plan.weighting == "num_examples" else 1.0,
         )
-        lost = wanted - unpack(value, spec) if codec(codec_name).biased else None
-        self._feedback.sent(layer, plan.round, plan.versions[layer], lost)
-        return split(value, plan.chunk_bytes)
+        encoded: list[tuple[int, list[bytes]]] = []
+        for layer, spec, vector, value in zip(layers, specs, wanted, values, strict=True):
+            if isinstance(value, ValueError):  # the others go out, this one is not waited for
+                log.warning("%s: no update of layer %d: %s", self._settings.device, layer, value)
+                encoded.append((layer, []))
+                continue
+            lost = vector - unpack(value, spec) if codec(value.codec).biased else None
+            self._feedback.sent(layer, plan.round, plan.versions[layer], lost)
+            encoded.append((layer, split(value, plan.chunk_bytes)))
+        return encoded
 
     def _save(self, progress: Progress) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from broker.codecs.base import Codec, Shapes, Vector, check_finite
+from broker.codecs.base import Codec, Shapes, Vector, check_finite, check_vector, not_finite
 from models.errors import DecodeError
 
 LARGEST_FLOAT16 = np.float32(65504.0)
@@ -54,9 +54,13 @@ class Float16:
 
     def encode(self, vector: Vector) -> bytes:
         """See `Codec.encode`."""
-        check_finite(vector)
-        within = np.minimum(np.maximum(vector, -LARGEST_FLOAT16), LARGEST_FLOAT16)  # half the time of np.clip
-        data: bytes = within.astype("<f2").tobytes()
+        check_vector(vector)
+        peak = max(vector.max(initial=0), -vector.min(initial=0))
+        if not peak < np.inf:  # NaN is not
+            raise not_finite(vector)
+        if peak > LARGEST_FLOAT16:
+            vector = np.minimum(np.maximum(vector, -LARGEST_FLOAT16), LARGEST_FLOAT16)  # half the time of np.clip
+        data: bytes = vector.astype("<f2").tobytes()
         return data
 
     def decode(self, data: bytes, size: int) -> Vector:
