@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from broker import batches
 from broker.chunks import Joiner, LayerValue
-from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan, Task
+from broker.messages import DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan, Task
 from broker.messages import decode as decoded
 from broker.messages import encode as encoded
 from broker.seam import Delivery, Link
@@ -137,7 +137,7 @@ class Connection:
     async def _introduce(self) -> None:
         """Listen first: what is said in answer must not be taken for what the broker kept."""
         topics, device = self._agency.topics, self._device
-        await self._link.subscribe(topics.device(device, "task"), topics.round, topics.coordinator_status)
+        await self._link.subscribe(topics.device(device, "task"), topics.round)
         await self._say("status", DeviceStatus(state="online"))
         await self._say("profile", self._agency.profile)
 
@@ -180,9 +180,6 @@ class Connection:
                 self._agency.feed(TaskCame(decoded(delivery.payload, Task), delivery.retained))
             case "bundle":
                 self._agency.fetcher.add(address.sha256, delivery.payload)
-            case "coordinator_status":
-                status = decoded(delivery.payload, CoordinatorStatus)
-                log.info("%s: the coordinator is %s", self._device, status.state)
 
     async def _hear_value(self, payload: bytes, address: Address) -> None:
         """A chunk of a layer's value; the one that completes it has it taken."""

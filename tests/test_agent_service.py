@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from broker.memory import MemoryBroker
-from broker.messages import CoordinatorStatus
 from edge_agent.data import TrainingData, sample_order
 from edge_agent.service import Agent
 from edge_agent.settings import AgentSettings
@@ -354,7 +353,6 @@ async def test_nonsense_is_counted_and_never_fatal(lab: Lab) -> None:
     await lab.coordinator.say(topics.device("pi", "task"), b"\xff\x00")
     await lab.coordinator.say(topics.device("pi", "task"), b"")  # a retained message that was cleared
     await lab.coordinator.say(topics.round, b"{}")
-    await lab.coordinator.say(topics.coordinator_status, CoordinatorStatus(state="waiting", epoch=1))
     await lab.coordinator.publish_values(PARAMETERS, STATISTICS, (0, 0))
     await lab.coordinator.say(topics.layer_global("first", 7), b"LAML nonsense")
     await lab.coordinator.accept()
