@@ -163,14 +163,12 @@ class Blocks:
     def _decode_run(self, run: Run, datas: Sequence[bytes]) -> list[Vector]:
         """Layers side by side; only what was squeezed takes a call for each."""
         rest, kernels = run.parted(datas)
-        scales: list[memoryview] = []
-        codes: list[bytes | memoryview] = []
+        values, codes = _SCRATCH.of(run.blocks * self._block)
+        packed, scales = codes.data, []
         for data, place in zip(kernels, run.places, strict=True):
-            steps, packed = self._read(data, place.kernels_size)
+            steps, packed[place.codes] = self._read(data, place.kernels_size)  # what lies between layers is not read
             scales.append(steps)
-            codes += packed, place.padding
-        values, _ = _SCRATCH.of(run.blocks * self._block)
-        self._unpack(np.frombuffer(b"".join(codes), np.uint8), values)
+        self._unpack(codes[: codes.size // self._per_byte], values)
         blocks = values.reshape(-1, self._block)
         np.multiply(blocks, self._scales(b"".join(scales))[:, None], out=blocks)
         return run.scatter(values, rest)

@@ -38,7 +38,6 @@ class Place:
         rest: bytes of everything else.
         scales: bytes of its scales.
         codes: bytes of its codes.
-        padding: zeros after them, up to the end of the block.
     """
 
     size: int
@@ -49,7 +48,6 @@ class Place:
     rest: slice
     scales: slice
     codes: slice
-    padding: bytes
 
 
 class Run:
@@ -84,7 +82,6 @@ class Run:
                     rest=slice(FINE_BYTES * floats, FINE_BYTES * (floats + rest)),
                     scales=slice(4 * blocks, 4 * last),
                     codes=slice(start // per_byte, start // per_byte + code_bytes),
-                    padding=bytes((last - blocks) * block // per_byte - code_bytes),
                 )
             )
             self._kernels += [(len(self._pieces) + nth, index, part) for nth, part in enumerate(kernels)]
