@@ -430,5 +430,7 @@ class DeviceInItsWorld(RuleBasedStateMachine):
         return self.epoch, layer, version, self.numbers
 
 
-DeviceInItsWorld.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+DeviceInItsWorld.TestCase.settings = settings(
+    max_examples=3 * settings.default.max_examples, stateful_step_count=40, deadline=None
+)
 TestDeviceInItsWorld = DeviceInItsWorld.TestCase
