@@ -33,7 +33,7 @@ from collections.abc import Sequence
 import google_crc32c
 import numpy as np
 
-from broker.chunks import LayerValue, pack, unpack, unpack_all
+from broker.chunks import LayerValue, pack, pack_all, unpack, unpack_all
 from broker.codecs.base import Vector
 from models.errors import DecodeError
 from models.spec import LayerSpec
@@ -72,6 +72,46 @@ def pack_delta(
         codec=codec,
     )
     return delta, apply_delta(delta, layer_spec, base)
+
+
+def pack_deltas(
+    *,
+    epoch: int,
+    round: int,  # noqa: A002 - the field's word for it
+    layers: Sequence[int],
+    versions: Sequence[int],
+    layer_specs: Sequence[LayerSpec],
+    bases: Sequence[Vector],
+    targets: Sequence[Vector],
+    codecs: Sequence[str],
+) -> list[tuple[LayerValue, Vector]]:
+    """What `pack_delta` gives for each of some layers, in order and to the bit; for layers that are closed together.
+
+    Raises:
+        ValueError: a vector is not its layer's, or holds NaN or infinity.
+        ConfigError: unknown codec.
+    """
+    deltas = pack_all(
+        "delta",
+        epoch=epoch,
+        round=round,
+        layers=layers,
+        versions=versions,
+        layer_specs=layer_specs,
+        vectors=[target - base for target, base in zip(targets, bases, strict=True)],
+        codecs=codecs,
+    )
+    packed: list[LayerValue] = []
+    for delta in deltas:
+        if isinstance(delta, ValueError):
+            raise delta
+        packed.append(delta)
+    results: list[Vector] = []
+    for result in applied(packed, layer_specs, bases):
+        if isinstance(result, DecodeError):
+            raise result
+        results.append(result)
+    return list(zip(packed, results, strict=True))
 
 
 def apply_delta(delta: LayerValue, layer_spec: LayerSpec, base: Vector) -> Vector:
