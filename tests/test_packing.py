@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hn
 from broker.chunks import LayerValue, pack, pack_all, unpack, unpack_all
 from broker.codecs import CODECS, codec
 from broker.codecs.base import ServesMany
-from broker.deltas import applied, apply_delta, pack_delta, pack_deltas
+from broker.deltas import applied, pack_deltas
 from models.errors import ConfigError, DecodeError
 from models.spec import LayerSpec, TensorSpec
 
@@ -208,10 +208,9 @@ def test_unknown_codec_is_the_operators_error() -> None:
         packed_together([layer, layer], [noise(layer, 0)] * 2, ["int8", "float8"])
 
 
-def test_deltas_together_are_those_of_one_by_one_and_lead_devices_to_the_same_bits() -> None:
+def test_deltas_together_lead_devices_to_what_one_by_one_would() -> None:
     layers = [layer_of(((size, 40), (size,)), size) for size in (3, 9, 30, 1)]
-    bases = [noise(layer, 1) for layer in layers]
-    targets = [noise(layer, 2) for layer in layers]
+    bases, targets = [noise(layer, 1) for layer in layers], [noise(layer, 2) for layer in layers]
     names = ["int8", "top10", "int8", "float32"]
     together = pack_deltas(
         epoch=9,
@@ -223,15 +222,12 @@ def test_deltas_together_are_those_of_one_by_one_and_lead_devices_to_the_same_bi
         targets=targets,
         codecs=names,
     )
-    alone = [
-        pack_delta(epoch=9, round=5, layer=number, version=4, layer_spec=layer, base=base, target=target, codec=name)
-        for number, (layer, base, target, name) in enumerate(zip(layers, bases, targets, names, strict=True))
-    ]
-    assert [value for value, _ in together] == [value for value, _ in alone]
-    assert comparable([result for _, result in together]) == comparable([result for _, result in alone])
-    values = [value for value, _ in together]
-    led = applied(values, layers, bases)
-    assert comparable(led) == comparable([result for _, result in together])
+    values, results = [value for value, _ in together], [result for _, result in together]
+    changes = [target - base for target, base in zip(targets, bases, strict=True)]
+    alone = [value.data for value in packed_one_by_one(layers, changes, names) if isinstance(value, LayerValue)]
+    assert [value.data for value in values] == alone
+    moved = [base + unpack(value, layer) for value, layer, base in zip(values, layers, bases, strict=True)]
+    assert comparable(results) == comparable(moved) == comparable(applied(values, layers, bases))
 
 
 def test_a_damaged_delta_and_a_whole_value_among_deltas() -> None:
@@ -244,7 +240,7 @@ def test_a_damaged_delta_and_a_whole_value_among_deltas() -> None:
     damaged, whole, led = applied(values, layers, [bases[0], None, bases[2]])
     assert isinstance(damaged, DecodeError)
     assert comparable([whole]) == comparable([unpack(values[1], layers[1])])
-    assert comparable([led]) == comparable([apply_delta(values[2], layers[2], bases[2])])
+    assert comparable([led]) == comparable([bases[2] + unpack(values[2], layers[2])])
 
 
 def test_a_target_that_is_not_finite_has_no_delta() -> None:
