@@ -29,14 +29,17 @@ device trains from no other: what it comes to by something else than that value 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import google_crc32c
 import numpy as np
 
-from broker.chunks import LayerValue, pack, unpack, unpack_all
+from broker.chunks import LayerValue, pack_all, unpack_all
 from broker.codecs.base import Vector
 from models.errors import DecodeError
 from models.spec import LayerSpec
+
+_T = TypeVar("_T")
 
 
 def check_of(vector: Vector) -> int:
@@ -44,45 +47,35 @@ def check_of(vector: Vector) -> int:
     return int(google_crc32c.value(np.asarray(vector, "<f4").tobytes()))
 
 
-def pack_delta(
+def pack_deltas(
     *,
     epoch: int,
     round: int,  # noqa: A002 - the field's word for it
-    layer: int,
-    version: int,
-    layer_spec: LayerSpec,
-    base: Vector,
-    target: Vector,
-    codec: str,
-) -> tuple[LayerValue, Vector]:
-    """The delta from ``base`` (n,), the version before ``version``, to nearly ``target``, and what devices come to.
+    layers: Sequence[int],
+    versions: Sequence[int],
+    layer_specs: Sequence[LayerSpec],
+    bases: Sequence[Vector],
+    targets: Sequence[Vector],
+    codecs: Sequence[str],
+) -> list[tuple[LayerValue, Vector]]:
+    """For each layer the delta from its base (n,), of the version before, to nearly its target, and what it leads to.
 
     Raises:
-        ValueError: a vector is not the layer's, or holds NaN or infinity.
+        ValueError: a vector is not its layer's, or holds NaN or infinity.
         ConfigError: unknown codec.
     """
-    delta = pack(
+    packed = pack_all(
         "delta",
         epoch=epoch,
         round=round,
-        layer=layer,
-        version=version,
-        layer_spec=layer_spec,
-        vector=target - base,
-        codec=codec,
+        layers=layers,
+        versions=versions,
+        layer_specs=layer_specs,
+        vectors=[target - base for target, base in zip(targets, bases, strict=True)],
+        codecs=codecs,
     )
-    return delta, apply_delta(delta, layer_spec, base)
-
-
-def apply_delta(delta: LayerValue, layer_spec: LayerSpec, base: Vector) -> Vector:
-    """What a delta leads to from the value (n,) that is held.
-
-    Raises:
-        DecodeError: it is no delta of this layer.
-    """
-    if delta.purpose != "delta":
-        raise DecodeError(f"layer {layer_spec.name}: a {delta.purpose} is no delta")
-    return base + unpack(delta, layer_spec)
+    deltas = [_good(delta) for delta in packed]
+    return list(zip(deltas, map(_good, applied(deltas, layer_specs, bases)), strict=True))
 
 
 def applied(
@@ -101,3 +94,9 @@ def applied(
             np.add(base, vector, out=vector)
         results.append(vector)
     return results
+
+
+def _good(made: _T | ValueError | DecodeError) -> _T:
+    if isinstance(made, ValueError | DecodeError):
+        raise made
+    return made

@@ -13,14 +13,13 @@ aggregated, and FedLAMA adjusts the intervals.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from broker.chunks import LayerValue, pack, unpack
-from broker.deltas import check_of, pack_delta
+from broker.deltas import check_of, pack_deltas
 from broker.messages import DeviceProfile, Report, RoundPlan, Task
 from coordinator import fedavg, fedlama, server
 from coordinator.accounting import Ledger
@@ -32,6 +31,7 @@ from coordinator.settings import FederationSettings
 from models.errors import ConfigError, RejectedUpdate
 from models.fitting import choose
 from models.manifest import Manifest
+from models.values import Vector
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -111,9 +111,9 @@ class RoundOutcome:
     expected: int
     seconds: float
     snapshot: Snapshot
-    values: tuple[NDArray[np.float32], ...]
-    owed: dict[int, NDArray[np.float32]]
-    memory: dict[int, NDArray[np.float32]]
+    values: tuple[Vector, ...]
+    owed: dict[int, Vector]
+    memory: dict[int, Vector]
     adjustment: CycleRecord | None
 
 
@@ -122,7 +122,7 @@ class _Move:
     """A layer's next value, its check, how devices come to it, and the discrepancy d_l that was found."""
 
     drift: float
-    value: NDArray[np.float32]
+    value: Vector
     check: int
     way: LayerValue
 
@@ -144,10 +144,10 @@ class Federation:
     settings: FederationSettings
     manifest: Manifest
     digest: str
-    values: list[NDArray[np.float32]]
+    values: list[Vector]
     snapshot: Snapshot
-    owed: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    memory: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    owed: dict[int, Vector] = field(default_factory=dict)
+    memory: dict[int, Vector] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
     round: Round | None = None
 
@@ -318,23 +318,22 @@ class Federation:
             raise RejectedUpdate("round", f"site {update.site} sent layer {update.layer} while no round is open")
         self.round.receive_partial(update)
 
-    def close(self, layer: int) -> None:
-        """Aggregate one ready layer of the open round; where no update was folded, value and version stay.
+    def close(self, layers: Sequence[int]) -> None:
+        """Aggregate ready layers of the open round; where no update was folded, value and version stay.
 
-        What it comes to takes effect when the round finishes: until then a device may ask for the plan's values.
+        What they come to takes effect when the round finishes: until then a device may ask for the plan's values.
         """
         round_ = self.round
         assert round_ is not None, "a layer is closed in a round"
-        aggregate = round_.close(layer, self.values[layer])
-        if aggregate is None:
-            return
-        spec = self._spec.layers[layer]
-        tau = self.snapshot.intervals[layer]
-        drift = fedlama.discrepancy(aggregate.discrepancy_numerator, tau, spec.size) if spec.size else 0.0
-        exact = self._stepped(layer, aggregate.value)
-        codec = self.settings.wire.delta_codec_of(spec.vector_size)
-        way, value = self._by_delta(layer, exact, codec) if codec else self._by_value(layer, exact)
-        self._moves[layer] = _Move(drift, value, check_of(value), way)
+        drifts: dict[int, float] = {}
+        exact: dict[int, Vector] = {}
+        for layer in layers:
+            if aggregate := round_.close(layer, self.values[layer]):
+                size, tau = self._spec.layers[layer].size, self.snapshot.intervals[layer]
+                drifts[layer] = fedlama.discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0
+                exact[layer] = self._stepped(layer, aggregate.value)
+        for layer, (way, value) in self._ways(exact).items():
+            self._moves[layer] = _Move(drifts[layer], value, check_of(value), way)
 
     @property
     def advance(self) -> list[LayerValue]:
@@ -444,7 +443,7 @@ class Federation:
         chosen = {name: self.settings.wire.codec_for(self.devices[name].profile.codecs) for name in cohort}
         return {name: codec for name, codec in chosen.items() if codec}
 
-    def _stepped(self, layer: int, average: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _stepped(self, layer: int, average: Vector) -> Vector:
         """Where the server's optimiser leads from a layer's value, given the cohort's average."""
         settings = self.settings.server
         memory = server.from_vector(settings, self.memory.get(layer), self._spec.layers[layer].size)
@@ -469,29 +468,36 @@ class Federation:
         if moves:
             self._advance = {layer: move.way for layer, move in moves.items()}
 
-    def _by_delta(self, layer: int, exact: NDArray[np.float32], codec: str) -> tuple[LayerValue, NDArray[np.float32]]:
-        """How devices come to a layer's next value, as near to ``exact`` as the codec gets, and that value."""
-        target = exact + self.owed[layer] if layer in self.owed else exact
-        way, value = pack_delta(
+    def _ways(self, exact: dict[int, Vector]) -> dict[int, tuple[LayerValue, Vector]]:
+        """By layer, how devices come to a value as near to the exact one as the codec gets, and that value."""
+        codecs = {layer: self.settings.wire.delta_codec_of(vector.size) for layer, vector in exact.items()}
+        ways = self._by_deltas({layer: vector for layer, vector in exact.items() if codecs[layer]}, codecs)
+        return ways | {layer: self._by_value(layer, vector) for layer, vector in exact.items() if not codecs[layer]}
+
+    def _by_deltas(self, exact: dict[int, Vector], codecs: dict[int, str]) -> dict[int, tuple[LayerValue, Vector]]:
+        layers = list(exact)
+        targets = [exact[layer] + self.owed[layer] if layer in self.owed else exact[layer] for layer in layers]
+        ways = pack_deltas(
             epoch=self.snapshot.epoch,
             round=self.snapshot.round,
-            layer=layer,
-            version=self.snapshot.versions[layer] + 1,
-            layer_spec=self._spec.layers[layer],
-            base=self.values[layer],
-            target=target,
-            codec=codec,
+            layers=layers,
+            versions=[self.snapshot.versions[layer] + 1 for layer in layers],
+            layer_specs=[self._spec.layers[layer] for layer in layers],
+            bases=[self.values[layer] for layer in layers],
+            targets=targets,
+            codecs=[codecs[layer] for layer in layers],
         )
-        self.owed[layer] = target - value
-        return way, value
+        for layer, target, (_, value) in zip(layers, targets, ways, strict=True):
+            self.owed[layer] = target - value
+        return dict(zip(layers, ways, strict=True))
 
-    def _by_value(self, layer: int, exact: NDArray[np.float32]) -> tuple[LayerValue, NDArray[np.float32]]:
+    def _by_value(self, layer: int, exact: Vector) -> tuple[LayerValue, Vector]:
         """A layer's next value, encoded, and what devices decode: that is the truth, so no drift builds up."""
         self.owed.pop(layer, None)
         way = self._encoded(layer, exact, self.snapshot.versions[layer] + 1)
         return way, unpack(way, self._spec.layers[layer])
 
-    def _encoded(self, layer: int, vector: NDArray[np.float32], version: int) -> LayerValue:
+    def _encoded(self, layer: int, vector: Vector, version: int) -> LayerValue:
         return pack(
             "global",
             epoch=self.snapshot.epoch,

@@ -28,7 +28,7 @@ from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Mess
 from broker.redial import first_error, keep_linked
 from broker.seam import Delivery, Dial, Link, Will
 from broker.topics import Address, Topics
-from coordinator.arrivals import joined_partial, joined_update
+from coordinator.arrivals import joined_partial, joined_update, joined_updates
 from coordinator.evaluate import Evaluator, read_evaluation_data
 from coordinator.federation import Federation, RoundOutcome, fresh
 from coordinator.passes import load_if_worth_it
@@ -185,6 +185,7 @@ class Coordinator:
                 self._uplink_bytes += len(delivery.payload)
                 await self._hear_update(delivery.payload, address, joiner)
             case "updates":
+                self._uplink_bytes += len(delivery.payload)
                 await self._hear_batch(delivery.payload, address, joiner)
             case "layer_partial":
                 await self._hear_partial(delivery.payload, address, joiner)
@@ -220,11 +221,14 @@ class Coordinator:
 
     async def _hear_batch(self, payload: bytes, address: Address, joiner: Joiner) -> None:
         """Each of its updates counts by itself."""
-        self._uplink_bytes += len(payload)
-        for message in batches.unpack(payload):
+        self._hear_of(address.device)
+        updates, damaged = await joined_updates(joiner, payload, address, self._bundle.manifest.spec)
+        for error in damaged:
+            self._note_refused(error)
+        for update in updates:
             try:
-                await self._hear_update(message, address, joiner)
-            except RemoteError as error:
+                self._federation.receive(update)
+            except RejectedUpdate as error:
                 self._note_refused(error)
 
     async def _hear_partial(self, payload: bytes, address: Address, joiner: Joiner) -> None:
@@ -276,8 +280,7 @@ class Coordinator:
         federation, round_ = self._federation, self._federation.round
         assert round_ is not None
         while True:
-            for layer in round_.ready(time.monotonic()):
-                federation.close(layer)
+            federation.close(round_.ready(time.monotonic()))
             if round_.done(time.monotonic()):
                 break
             await self._news(round_.patience_ends(time.monotonic()) - time.monotonic())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from broker import batches
 from broker.chunks import Joiner, LayerValue, pack, split, split_file, unpack
-from broker.deltas import check_of, pack_delta
+from broker.deltas import check_of, pack_deltas
 from broker.memory import MemoryBroker
 from broker.messages import DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan, Task, decode, encode
 from broker.seam import Link
@@ -77,15 +77,15 @@ class Coordinator:
 
     def delta(self, layer: int, version: int, target: Vector) -> bytes:
         """The message of a delta of the last published value."""
-        value, self.values[layer] = pack_delta(
+        [(value, self.values[layer])] = pack_deltas(
             epoch=self.epoch,
             round=version - 1,
-            layer=layer,
-            version=version,
-            layer_spec=self.spec.layers[layer],
-            base=self.values[layer],
-            target=target,
-            codec="float32",
+            layers=[layer],
+            versions=[version],
+            layer_specs=[self.spec.layers[layer]],
+            bases=[self.values[layer]],
+            targets=[target],
+            codecs=["float32"],
         )
         [message] = split(value, 1000)
         return message

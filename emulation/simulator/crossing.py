@@ -18,7 +18,7 @@ import numpy as np
 from broker import batches
 from broker.chunks import LayerValue, Purpose, pack, split, unpack
 from broker.codecs import codec
-from broker.deltas import pack_delta
+from broker.deltas import pack_deltas
 from coordinator.settings import Wire
 from edge_agent.error_feedback import ErrorFeedback
 from emulation.simulator.rows import Row
@@ -122,9 +122,9 @@ class Crossing:
             self._moves[layer] = self._values[layer] = self._lengths(value)
             return unpack(value, spec)
         target = average + self._owed[layer] if layer in self._owed else average
-        change, result = pack_delta(
-            epoch=1, round=self._round, layer=layer, version=self._versions[layer], layer_spec=spec,
-            base=base, target=target, codec=name,
+        [(change, result)] = pack_deltas(
+            epoch=1, round=self._round, layers=[layer], versions=[self._versions[layer]], layer_specs=[spec],
+            bases=[base], targets=[target], codecs=[name],
         )  # fmt: skip
         self._owed[layer] = target - result
         self._moves[layer] = self._lengths(change)
