@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hn
 from broker.chunks import LayerValue, pack, pack_all, unpack, unpack_all
 from broker.codecs import CODECS, codec
 from broker.codecs.base import ServesMany
+from broker.deltas import applied, pack_deltas
 from models.errors import ConfigError, DecodeError
 from models.spec import LayerSpec, TensorSpec
 
@@ -205,6 +206,56 @@ def test_unknown_codec_is_the_operators_error() -> None:
     layer = layer_of(((3, 3),))
     with pytest.raises(ConfigError, match="unknown codec"):
         packed_together([layer, layer], [noise(layer, 0)] * 2, ["int8", "float8"])
+
+
+def test_deltas_together_lead_devices_to_what_one_by_one_would() -> None:
+    layers = [layer_of(((size, 40), (size,)), size) for size in (3, 9, 30, 1)]
+    bases, targets = [noise(layer, 1) for layer in layers], [noise(layer, 2) for layer in layers]
+    names = ["int8", "top10", "int8", "float32"]
+    together = pack_deltas(
+        epoch=9,
+        round=5,
+        layers=range(4),
+        versions=[4] * 4,
+        layer_specs=layers,
+        bases=bases,
+        targets=targets,
+        codecs=names,
+    )
+    values, results = [value for value, _ in together], [result for _, result in together]
+    changes = [target - base for target, base in zip(targets, bases, strict=True)]
+    alone = [value.data for value in packed_one_by_one(layers, changes, names) if isinstance(value, LayerValue)]
+    assert [value.data for value in values] == alone
+    moved = [base + unpack(value, layer) for value, layer, base in zip(values, layers, bases, strict=True)]
+    assert comparable(results) == comparable(moved) == comparable(applied(values, layers, bases))
+
+
+def test_a_damaged_delta_and_a_whole_value_among_deltas() -> None:
+    layers = [layer_of(((size, 40),), size) for size in (3, 9, 30)]
+    bases, targets = [noise(layer, 1) for layer in layers], [noise(layer, 2) for layer in layers]
+    deltas = packed_together(layers, [target - base for target, base in zip(targets, bases, strict=True)], ["int8"] * 3)
+    values = [replace(value, purpose="delta") for value in deltas if isinstance(value, LayerValue)]
+    values[0] = replace(values[0], data=values[0].data[:-1])
+    values[1] = replace(values[1], purpose="global")
+    damaged, whole, led = applied(values, layers, [bases[0], None, bases[2]])
+    assert isinstance(damaged, DecodeError)
+    assert comparable([whole]) == comparable([unpack(values[1], layers[1])])
+    assert comparable([led]) == comparable([bases[2] + unpack(values[2], layers[2])])
+
+
+def test_a_target_that_is_not_finite_has_no_delta() -> None:
+    layers = [layer_of(((3, 3),), 0), layer_of(((3, 4),), 1)]
+    with pytest.raises(ValueError, match="1 of 12 values are NaN or infinite"):
+        pack_deltas(
+            epoch=9,
+            round=5,
+            layers=range(2),
+            versions=[4, 4],
+            layer_specs=layers,
+            bases=[np.zeros(9, np.float32), np.zeros(12, np.float32)],
+            targets=[noise(layers[0], 0), np.array([np.nan] + 11 * [1], np.float32)],
+            codecs=["int8", "int8"],
+        )
 
 
 def test_nothing_gives_nothing() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from broker.codecs.base import Codec, Shapes, Vector, check_vector, not_finite
 from broker.codecs.grids import LARGEST_SCALE, Codes, Grid
 from broker.codecs.kernels import kernels
-from broker.codecs.side_by_side import Run, runs
+from broker.codecs.side_by_side import Run, SideBySide, side_by_side
 from broker.codecs.squeezing import most_squeezed, squeezed_parts, unsqueeze
 from broker.foldable import INT8_BLOCK, Delta, Int8Blocks
 from models.errors import DecodeError
@@ -100,23 +100,29 @@ class Blocks:
 
     def encode_all(self, vectors: Sequence[Vector], shapes: Sequence[Shapes]) -> list[bytes]:
         """See `ServesMany.encode_all`."""
+        if self._stochastic or not self._grid.pads:  # the others of a block, or of a vector, would have a say
+            return [self.for_tensors(tensors).encode(it) for it, tensors in zip(vectors, shapes, strict=True)]
+        layers = self._side_by_side(shapes)
+        rest = layers.written_rest(vectors)
         encoded: list[bytes] = []
-        for part, run in runs(tuple(shapes), self._block, self._per_byte, _RUN):
-            if run is None or self._stochastic or not self._grid.pads:
-                them = zip(vectors[part], shapes[part], strict=True)
-                encoded += [self.for_tensors(tensors).encode(vector) for vector, tensors in them]
+        for part, run in layers.runs:
+            if run is None:
+                encoded.append(self.for_tensors(shapes[part.start]).encode(vectors[part.start]))
             else:
-                encoded += self._encode_run(run, vectors[part])
+                encoded += self._encode_run(run, vectors[part], [rest[place] for place in layers.rests[part]])
         return encoded
 
     def decode_all(self, datas: Sequence[bytes], shapes: Sequence[Shapes]) -> list[Vector]:
         """See `ServesMany.decode_all`."""
+        layers = self._side_by_side(shapes)
+        floats, kernels = layers.read(datas)
         decoded: list[Vector] = []
-        for part, run in runs(tuple(shapes), self._block, self._per_byte, _RUN):
+        for part, run in layers.runs:
             if run is None:
-                decoded.append(self._decode_large(datas[part.start], shapes[part.start]))
+                tensors = shapes[part.start]
+                decoded.append(self.for_tensors(tensors).decode(datas[part.start], sum(map(math.prod, tensors))))
             else:
-                decoded += self._decode_run(run, datas[part])
+                decoded += self._decode_run(run, kernels[part], floats)
         return decoded
 
     def open(self, data: bytes, size: int) -> Delta:
@@ -130,21 +136,18 @@ class Blocks:
         """See `Codec.most_bytes`."""
         return _COUNT.size + 4 * self._blocks_of(size) + most_squeezed(self._packed_bytes(size))
 
-    def _decode_large(self, data: bytes, shapes: Shapes) -> Vector:
-        vector = self.for_tensors(shapes).decode(data, sum(map(math.prod, shapes)))
-        if not np.isfinite(vector).all():
-            raise DecodeError(f"{self.name}: NaN or infinity in what is not a kernel")
-        return vector
+    def _side_by_side(self, shapes: Sequence[Shapes]) -> SideBySide:
+        return side_by_side(tuple(shapes), self._block, self._per_byte, _RUN)
 
-    def _encode_run(self, run: Run, vectors: Sequence[Vector]) -> list[bytes]:
+    def _encode_run(self, run: Run, vectors: Sequence[Vector], rests: Sequence[bytes]) -> list[bytes]:
         """Layers side by side, all codes in one go; what there is to squeeze is squeezed layer by layer."""
         kernels, codes = _SCRATCH.of(run.blocks * self._block)
-        rest = run.gather(vectors, kernels)
+        run.gather(vectors, kernels)
         scales, packed = self._quantised(kernels, codes) if run.blocks else (b"", codes)
         written = packed.data
         return [
-            b"".join((rest[place.rest], place.count, scales[place.scales], *squeezed_parts(written[place.codes])))
-            for place in run.places
+            b"".join((rest, place.count, scales[place.scales], *squeezed_parts(written[place.codes])))
+            for rest, place in zip(rests, run.places, strict=True)
         ]
 
     def _quantised(self, kernels: Vector, codes: Codes) -> tuple[bytes, Codes]:
@@ -160,20 +163,17 @@ class Blocks:
             _pack(codes, self._grid.bits, packed)
         return scales.astype("<f4", copy=False).tobytes(), packed
 
-    def _decode_run(self, run: Run, datas: Sequence[bytes]) -> list[Vector]:
+    def _decode_run(self, run: Run, kernels: Sequence[memoryview], floats: Vector) -> list[Vector]:
         """Layers side by side; only what was squeezed takes a call for each."""
-        rest, kernels = run.parted(datas)
-        scales: list[memoryview] = []
-        codes: list[bytes | memoryview] = []
+        values, codes = _SCRATCH.of(run.blocks * self._block)
+        packed, scales = codes.data, []
         for data, place in zip(kernels, run.places, strict=True):
-            steps, packed = self._read(data, place.kernels_size)
+            steps, packed[place.codes] = self._read(data, place.kernels_size)  # what lies between layers is not read
             scales.append(steps)
-            codes += packed, place.padding
-        values, _ = _SCRATCH.of(run.blocks * self._block)
-        self._unpack(np.frombuffer(b"".join(codes), np.uint8), values)
+        self._unpack(codes[: codes.size // self._per_byte], values)
         blocks = values.reshape(-1, self._block)
         np.multiply(blocks, self._scales(b"".join(scales))[:, None], out=blocks)
-        return run.scatter(values, rest)
+        return run.scatter(values, floats)
 
     def _parse(self, data: bytes, size: int) -> tuple[Vector, Codes]:
         """The scales of the blocks, and the packed codes."""
