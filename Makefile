@@ -23,14 +23,17 @@ lint: setup
 
 # Minutes of the same for every network: in CI alone.
 CHOSEN := $(if $(CI),,-m "not exhaustive")
+# A process for each core, four at most, as each loads torch. WORKERS=0: all in one, as a debugger wants it.
+WORKERS ?= logical
+SPREAD := -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 test: lint  ## everything but what takes minutes, with the coverage of the pure files
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report= $(CHOSEN) $(PYTEST_FLAGS)
+	$(BIN)/pytest $(SPREAD) --cov --cov-report= $(CHOSEN) $(PYTEST_FLAGS)
 	$(BIN)/coverage report
 
 quick: setup  ## the tests that take no more than a few seconds each
-	$(BIN)/pytest -m "not slow and not exhaustive" $(PYTEST_FLAGS)
+	$(BIN)/pytest $(SPREAD) -m "not slow and not exhaustive" $(PYTEST_FLAGS)
 
 clean:
 	rm -rf $(VENV) runs build dist .coverage .mypy_cache .ruff_cache .pytest_cache

@@ -4,8 +4,7 @@ No session, no checks, no versions, no late joiners, nothing kept: a server says
 client answers, the server adds up. int8 in blocks with a scale each, without zstd. Two such federations:
 
     minimal   one message of the whole network a client and round, and one back
-    same      as many bytes as ours, a message a layer: 23 and a report from each client; a plan, a status, and a delta
-              and a retained float32 value a layer, back
+    layers    a message a layer: 23 and a report from each client; a plan, a status and 23 deltas, retained, back
 
 Clients live in processes of their own, as our agents do:
 
@@ -54,15 +53,13 @@ class Shape:
         name: of its topics.
         clients: how many.
         sizes: elements of each message of an update.
-        values: whether the values are published too, retained, and a plan and a status.
-        report: whether a client reports.
+        talks: whether a plan and a status are published, too, and each client reports.
     """
 
     name: str
     clients: int
     sizes: tuple[int, ...]
-    values: bool
-    report: bool
+    talks: bool
 
 
 def pack(round_: int, index: int, vector: Vector) -> bytes:
@@ -142,7 +139,7 @@ class Server:
         self._round += 1
         self._publish()
         sums = [np.zeros(size, np.float32) for size in shape.sizes]
-        for _ in range(shape.clients * (len(shape.sizes) + shape.report)):
+        for _ in range(shape.clients * (len(shape.sizes) + shape.talks)):
             message = self._client.inbox.get(timeout=60)
             if message.topic.startswith(f"{self._root}/report"):
                 continue
@@ -160,14 +157,11 @@ class Server:
 
     def _publish(self) -> None:
         shape, root, publish = self._shape, self._root, self._client.publish
-        if shape.values:
+        if shape.talks:
             publish(f"{root}/plan", msgspec.msgpack.encode(self._round), retain=True)
             publish(f"{root}/status", msgspec.msgpack.encode(self._round), retain=True)
         for index, delta in enumerate(self._deltas):
-            publish(f"{root}/delta/{index}", pack(self._round, index, delta), retain=shape.values)
-        if shape.values:
-            for index, value in enumerate(self._values):
-                publish(f"{root}/value/{index}", value.tobytes(), retain=True)
+            publish(f"{root}/delta/{index}", pack(self._round, index, delta), retain=shape.talks)
 
 
 def serve_client(host: str, port: int, federation: str, name: str, sizes: Sequence[int], reports: bool) -> None:
@@ -200,7 +194,7 @@ def bare_federation(address: BrokerAddress, shape: Shape) -> Iterator[Server]:
     """A server whose clients are there."""
     server = Server(address, shape)
     command = [sys.executable, "-m", "benchmarks.bare", address.host, str(address.port), shape.name]
-    what = [",".join(map(str, shape.sizes)), str(int(shape.report))]
+    what = [",".join(map(str, shape.sizes)), str(int(shape.talks))]
     clients = [subprocess.Popen([*command, str(index), *what]) for index in range(shape.clients)]
     try:
         server.wait_for_clients()

@@ -5,10 +5,17 @@ The updates are those of ten local steps, as a device in mid-training makes them
 layers, statistics included, as they would cross the wire.
 
 Speeds are float32 megabytes a second of the thread's own processor time, the best of several runs, so other load on
-the machine counts little. ``whole``: one layer of 4 Mi elements, the kernels of ResNet20's update over and over, each
-time with its elements in another order (there must be nothing to find for Zstandard that a large network would not
-have). ``layers``: ResNet20's own 20 layers one after the other, mostly under 37,000 elements,
-with what every call costs.
+the machine counts little; of one core.
+
+- ``together``: ResNet20's own 23 layers, mostly under 37,000 elements, by `pack_all` and `unpack_all`, as agents encode
+  a round's updates and as batches are decoded. These are ``int8_encode_mb_s`` and ``int8_decode_mb_s``.
+- ``one by one``: the same by `pack` and `unpack`, with what every call costs (``_one_by_one_mb_s``).
+- ``whole``: one layer of 4 Mi elements (``_whole_mb_s``): the kernels of ResNet20's update over and over, each time
+  with its elements in another order (there must be nothing to find for Zstandard that a large network would not have).
+
+``int8_out_us`` and ``int8_in_us`` are microseconds a layer of ResNet20 from vector to message and back: together, and
+`split`, and on the other side `Joiner.add`, and together. ``memcpy`` copies one large vector, ``memcpy_layers`` the
+vectors of the layers.
 
 ``int8_code_entropy`` is what no compression of int8's codes one by one gets below, in bits an element of ResNet20: the
 rest of its bits are scales (0.12), norms and statistics as float16 (0.19), and what Huffman's whole bits waste (0.1).
@@ -30,9 +37,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from benchmarks.reporting import Figures, Row, main
-from broker.chunks import pack, split
+from broker.chunks import Joiner, LayerValue, pack, pack_all, split, unpack, unpack_all
 from broker.codecs import CODECS, codec
-from broker.codecs.base import OpensToFold, Shapes
+from broker.codecs.base import OpensToFold
 from broker.foldable import Int8Blocks
 from broker.topics import Topics
 from models.definition import load_definition
@@ -44,6 +51,7 @@ Vector = npt.NDArray[np.float32]
 
 WARM_UP, LOCAL_STEPS, BATCH = 40, 10, 32
 WHOLE = 1 << 22  # elements
+_OFTEN = 10  # times as many repetitions of what takes less than a millisecond
 
 
 class Network(NamedTuple):
@@ -84,7 +92,7 @@ def cost(name: str, network: Network) -> Cost:
     """Bits an element, and the relative error."""
     encoded_bytes, lost, whole = 0, 0.0, 0.0
     for layer, update in zip(network.spec.layers, network.updates, strict=True):
-        subject = codec(name).for_tensors(_shapes(layer))
+        subject = codec(name).for_tensors(layer.shapes)
         data = subject.encode(update)
         encoded_bytes += len(data)
         apart = (subject.decode(data, update.size) - update)[_kernels(layer)].astype(np.float64)
@@ -120,12 +128,7 @@ def overhead_bytes(network: Network) -> int:
 
 def speed(elements: int, job: Callable[[], object], repetitions: int) -> float:
     """Megabytes of float32 a second of processor time, at its best."""
-    best = float("inf")
-    for _ in range(repetitions):
-        began = time.thread_time()
-        job()
-        best = min(best, time.thread_time() - began)
-    return 4 * elements / best / 1e6
+    return 4 * elements / _turn_by_turn((job,), repetitions)[0] / 1e6
 
 
 def measure(quick: bool) -> tuple[Figures, Sequence[Row]]:
@@ -135,25 +138,29 @@ def measure(quick: bool) -> tuple[Figures, Sequence[Row]]:
     repetitions = 3 if quick else 15
     shape, whole = _whole(resnet)
     copy = speed(WHOLE, whole.copy, repetitions)
-    head = ("codec", "bits digits", "bits resnet20", "error digits", "error resnet20", "encode MB/s whole", "decode",
-            "encode layers", "decode")  # fmt: skip
-    table: list[Row] = [head, ("memcpy", "32", "32", "0", "0", f"{copy:.0f}", f"{copy:.0f}", "", "")]
-    figures: Figures = {"memcpy_mb_s": copy}
+    copies = speed(resnet.size, lambda: [update.copy() for update in resnet.updates], _OFTEN * repetitions)
+    head = ("codec", "bits digits", "bits resnet20", "error digits", "error resnet20", "encode MB/s together", "decode",
+            "encode one by one", "decode", "encode whole", "decode")  # fmt: skip
+    copied = (f"{copies:.0f}",) * 4 + (f"{copy:.0f}",) * 2
+    table: list[Row] = [head, ("memcpy", "32", "32", "0", "0", *copied)]
+    figures: Figures = {"memcpy_mb_s": copy, "memcpy_layers_mb_s": copies}
     for name in CODECS:
         costs = cost(name, digits), cost(name, resnet)
-        speeds = _speeds(name, shape, whole, repetitions), _layer_speeds(name, resnet, repetitions)
+        together, one_by_one = _layer_speeds(name, resnet, repetitions)
+        speeds = {"": together, "_one_by_one": one_by_one, "_whole": _speeds(name, shape, whole, repetitions)}
         table.append(
             (
                 name,
                 *(f"{each.bits:.2f}" for each in costs),
                 *(f"{each.error:.4f}" for each in costs),
-                *(f"{each:.0f}" for pair in speeds for each in pair),
+                *(f"{each:.0f}" for pair in speeds.values() for each in pair),
             )
         )
         if name == "int8":
             figures["int8_bits_per_param"] = costs[1].bits
-            figures["int8_encode_mb_s"], figures["int8_decode_mb_s"] = speeds[0]
-            figures["int8_encode_layers_mb_s"], figures["int8_decode_layers_mb_s"] = speeds[1]
+            for way, (encoding, decoding) in speeds.items():
+                figures[f"int8_encode{way}_mb_s"], figures[f"int8_decode{way}_mb_s"] = encoding, decoding
+            figures["int8_out_us"], figures["int8_in_us"] = _crossing_us(resnet, _OFTEN * repetitions)
             figures["int8_code_entropy"] = code_entropy(resnet)
     figures["overhead_bytes_per_message"] = float(max(overhead_bytes(digits), overhead_bytes(resnet)))
     return figures, table
@@ -169,20 +176,67 @@ def _speeds(name: str, shape: tuple[int, ...], vector: Vector, repetitions: int)
     )
 
 
-def _layer_speeds(name: str, network: Network, repetitions: int) -> tuple[float, float]:
-    """Of encoding and decoding all layers one after the other."""
-    subjects = [codec(name).for_tensors(_shapes(layer)) for layer in network.spec.layers]
-    encoded = [subject.encode(update) for subject, update in zip(subjects, network.updates, strict=True)]
+def _layer_speeds(name: str, network: Network, repetitions: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Of encoding and decoding all layers: together, and one after the other; turn by turn."""
+    layers, updates = network.spec.layers, network.updates
+    values = _packed(network, name)
 
-    def encode() -> None:
-        for subject, update in zip(subjects, network.updates, strict=True):
-            subject.encode(update)
+    def one_by_one() -> None:
+        for index, (layer, update) in enumerate(zip(layers, updates, strict=True)):
+            pack("update", epoch=1, round=0, layer=index, version=0, layer_spec=layer, vector=update, codec=name)
 
-    def decode() -> None:
-        for subject, data, update in zip(subjects, encoded, network.updates, strict=True):
-            subject.decode(data, update.size)
+    def one_by_one_back() -> None:
+        for value, layer in zip(values, layers, strict=True):
+            unpack(value, layer)
 
-    return speed(network.size, encode, repetitions), speed(network.size, decode, repetitions)
+    jobs = (lambda: _packed(network, name), lambda: unpack_all(values, layers), one_by_one, one_by_one_back)
+    best = _turn_by_turn(jobs, (_OFTEN if name == "int8" else 1) * repetitions)
+    rates = [4 * network.size / seconds / 1e6 for seconds in best]
+    return (rates[0], rates[1]), (rates[2], rates[3])
+
+
+def _crossing_us(network: Network, repetitions: int) -> tuple[float, float]:
+    """Microseconds a layer: from vectors to messages, and from messages to vectors."""
+    layers = network.spec.layers
+
+    def out() -> list[bytes]:
+        return [message for value in _packed(network, "int8") for message in split(value, 1 << 18)]
+
+    def back() -> None:
+        values = [value for message in messages if (value := joiner.add(message, "device")) is not None]
+        unpack_all(values, layers)
+        joiner.forget("device")
+
+    messages, joiner = out(), Joiner(network.spec)
+    best = _turn_by_turn((out, back), repetitions)
+    return 1e6 * best[0] / len(layers), 1e6 * best[1] / len(layers)
+
+
+def _turn_by_turn(jobs: Sequence[Callable[[], object]], repetitions: int) -> list[float]:
+    """The least processor time of each, in seconds."""
+    best = [float("inf")] * len(jobs)
+    for _ in range(repetitions):
+        for place, job in enumerate(jobs):
+            began = time.thread_time()
+            job()
+            best[place] = min(best[place], time.thread_time() - began)
+    return best
+
+
+def _packed(network: Network, name: str) -> list[LayerValue]:
+    """All layers, together."""
+    count = len(network.spec.layers)
+    values = pack_all(
+        "update",
+        epoch=1,
+        round=0,
+        layers=range(count),
+        versions=[0] * count,
+        layer_specs=network.spec.layers,
+        vectors=network.updates,
+        codecs=[name] * count,
+    )
+    return [value for value in values if isinstance(value, LayerValue)]
 
 
 def _whole(network: Network) -> tuple[tuple[int, ...], Vector]:
@@ -198,10 +252,6 @@ def _kernels(layer: LayerSpec) -> npt.NDArray[np.bool_]:
     """Which elements of a layer's vector belong to its kernels."""
     tensors = (*layer.parameters, *layer.statistics)
     return np.concatenate([np.full(tensor.size, len(tensor.shape) > 1) for tensor in tensors])
-
-
-def _shapes(layer: LayerSpec) -> Shapes:
-    return tuple(tensor.shape for tensor in (*layer.parameters, *layer.statistics))
 
 
 def _digits(input_shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:

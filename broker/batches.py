@@ -1,7 +1,7 @@
-"""How do the updates of many small layers cross in one message? One after the other, each as it would cross alone.
+"""How do the values of many small layers cross in one message? One after the other, each as it would cross alone.
 
 A broker and two clients take about as long over a message of a hundred bytes as over one of ten thousand, and most
-layers are small. So a device may put the messages of several layers into a batch:
+layers are small. So the messages of several layers may be put into a batch:
 
 | bytes   | field                                                              |
 | ------- | ------------------------------------------------------------------ |
@@ -13,22 +13,50 @@ layers are small. So a device may put the messages of several layers into a batc
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from models.errors import DecodeError
 
 _MAGIC = b"LAMB"
 _LENGTH = struct.Struct("<I")
 
+WRAPPING_BYTES = len(_MAGIC) + _LENGTH.size
+"""What a batch of one message has beside it."""
+
 
 def size(messages: Sequence[bytes]) -> int:
     """Bytes of the batch that `pack` makes."""
-    return len(_MAGIC) + sum(_LENGTH.size + len(message) for message in messages)
+    return size_of([len(message) for message in messages])
+
+
+def size_of(lengths: Sequence[int]) -> int:
+    """Bytes of the batch of messages of these lengths."""
+    return len(_MAGIC) + _LENGTH.size * len(lengths) + sum(lengths)
 
 
 def pack(messages: Sequence[bytes]) -> bytes:
     """The batch of some messages, in their order."""
     return _MAGIC + b"".join(_LENGTH.pack(len(message)) + message for message in messages)
+
+
+def packed(messages: Sequence[bytes], most_bytes: int) -> Iterator[bytes]:
+    """Batches of all the messages, in their order, each of at most ``most_bytes`` unless one message alone is more."""
+    start = 0
+    for count in counts([len(message) for message in messages], most_bytes):
+        yield pack(messages[start : start + count])
+        start += count
+
+
+def counts(lengths: Iterable[int], most_bytes: int) -> Iterator[int]:
+    """How many messages of these lengths go into each batch."""
+    count, filled = 0, len(_MAGIC)
+    for length in lengths:
+        if count and filled + _LENGTH.size + length > most_bytes:
+            yield count
+            count, filled = 0, len(_MAGIC)
+        count, filled = count + 1, filled + _LENGTH.size + length
+    if count:
+        yield count
 
 
 def unpack(payload: bytes) -> list[bytes]:
@@ -38,7 +66,7 @@ def unpack(payload: bytes) -> list[bytes]:
         DecodeError: it is no batch, or ends within a message.
     """
     if payload[: len(_MAGIC)] != _MAGIC:
-        raise DecodeError(f"not a batch of updates: it begins with {bytes(payload[:4])!r}")
+        raise DecodeError(f"not a batch of values: it begins with {bytes(payload[:4])!r}")
     messages, start = [], len(_MAGIC)
     while start < len(payload):
         if start + _LENGTH.size > len(payload):

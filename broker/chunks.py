@@ -23,7 +23,9 @@
 |        | rest    |      | the chunk                                                                         |
 
 The transfer id is the digest of what is transferred: publishing a value again repeats it, so duplicates are seen as
-such, and chunks of two values are never mixed. A conv with its norm (five tensors) takes 105 bytes besides the data.
+such, and chunks of two values are never mixed. A value of several chunks is checked against it when it is joined. With
+a single chunk there is nothing to join: its CRC covers all of it, and a sender that lies could give its lie the right
+digest. A conv with its norm (five tensors) takes 105 bytes besides the data.
 """
 
 from __future__ import annotations
@@ -32,156 +34,53 @@ import hashlib
 import math
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Literal, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from functools import lru_cache
+from typing import NamedTuple
 
 from broker import partials
 from broker.codecs import codec as codec_named
 from broker.codecs import codec_by_id
-from broker.codecs.base import OpensToFold
 from broker.files import FileJoiner, split_file
-from broker.foldable import Delta
 from broker.framing import chunk_size, cut, seal, unseal
+from broker.packing import (
+    LayerValue,
+    Purpose,
+    Shapes,
+    pack,
+    pack_all,
+    pack_partial,
+    unpack,
+    unpack_all,
+    unpack_partial,
+    unpack_to_fold,
+)
 from broker.topics import PROTOCOL
 from models.errors import DecodeError
-from models.spec import LayerSpec, ModelSpec
+from models.spec import ModelSpec
 
 __all__ = [
     "FileJoiner",
     "Joiner",
     "LayerValue",
+    "Purpose",
     "pack",
+    "pack_all",
     "pack_partial",
     "split",
     "split_file",
     "unpack",
+    "unpack_all",
     "unpack_partial",
     "unpack_to_fold",
 ]
-
-Purpose = Literal["global", "update", "delta", "partial"]
-Shapes = tuple[tuple[int, ...], ...]
-
-CHECK_BYTES = 4
-"""What a delta has before the codec's bytes; see `broker.deltas`."""
-
-_WORTH_OPENING = 1 << 17
-"""Elements of a layer from which on a fold is quicker by blocks; below, by one vector."""
 
 _MAGIC = b"LAML"
 _WHAT = struct.Struct("<BBBxHHIIQdI")  # what is transferred: protocol to the data's bytes
 _WHICH = struct.Struct("<II16s")  # which chunk of it
 _PURPOSE_IDS: dict[Purpose, int] = {"global": 1, "update": 2, "delta": 3, "partial": 4}
 _PURPOSES: dict[int, Purpose] = {number: purpose for purpose, number in _PURPOSE_IDS.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class LayerValue:
-    """One layer's value, encoded.
-
-    Attributes:
-        purpose: ``global`` or ``delta``, what the coordinator publishes, or ``update``, what a device does.
-        epoch: of the federation.
-        round: in which it was made.
-        layer: its index in the spec.
-        version: of this global value, or the one that a delta leads to, or that an update is based on.
-        weight: of the update in the average, finite and positive; of a partial, the sum; else 1.
-        codec: name of the codec; empty for a partial.
-        shapes: of the layer's tensors: its parameters, then its statistics.
-        data: the codec's bytes.
-    """
-
-    purpose: Purpose
-    epoch: int
-    round: int
-    layer: int
-    version: int
-    weight: float
-    codec: str
-    shapes: Shapes
-    data: bytes
-
-
-def pack(
-    purpose: Purpose,
-    *,
-    epoch: int,
-    round: int,  # noqa: A002 - the field's word for it
-    layer: int,
-    version: int,
-    layer_spec: LayerSpec,
-    vector: npt.NDArray[np.float32],
-    codec: str,
-    weight: float = 1.0,
-) -> LayerValue:
-    """Encode a layer's vector (n,): its parameters, then its statistics.
-
-    Raises:
-        ValueError: the vector is not the layer's, or holds NaN or infinity.
-        ConfigError: unknown codec.
-    """
-    if vector.shape != (layer_spec.vector_size,):
-        raise ValueError(f"layer {layer_spec.name} takes ({layer_spec.vector_size},), not {vector.shape}")
-    shapes = _shapes(layer_spec)
-    data = codec_named(codec).for_tensors(shapes).encode(vector)
-    return LayerValue(purpose, epoch, round, layer, version, weight, codec, shapes, data)
-
-
-def unpack(value: LayerValue, layer_spec: LayerSpec) -> npt.NDArray[np.float32]:
-    """The vector (n,) in memory of its own.
-
-    Raises:
-        DecodeError: it is another layer's, its data are not what they claim to be, or it holds NaN or infinity.
-    """
-    if value.shapes != _shapes(layer_spec):
-        raise DecodeError(f"layer {layer_spec.name}: tensors {value.shapes}, and the model has {_shapes(layer_spec)}")
-    vector = codec_named(value.codec).for_tensors(value.shapes).decode(value.data, layer_spec.vector_size)
-    if not np.isfinite(vector).all():
-        raise DecodeError(f"layer {layer_spec.name}: holds NaN or infinity")
-    return vector
-
-
-def unpack_to_fold(value: LayerValue, layer_spec: LayerSpec) -> Delta:
-    """What `unpack` gives, and with the same errors; a large one, where its codec can do so, without decoding it first.
-
-    Whether that is finite is left to the fold.
-    """
-    if layer_spec.vector_size < _WORTH_OPENING or value.shapes != _shapes(layer_spec):
-        return unpack(value, layer_spec)
-    codec = codec_named(value.codec).for_tensors(value.shapes)
-    if not isinstance(codec, OpensToFold):
-        return unpack(value, layer_spec)
-    return codec.open(value.data, layer_spec.vector_size)
-
-
-def pack_partial(
-    partial: partials.Partial,
-    *,
-    epoch: int,
-    round: int,  # noqa: A002 - the field's word for it
-    layer: int,
-    version: int,
-    layer_spec: LayerSpec,
-) -> LayerValue:
-    """A layer's partial, encoded."""
-    data = partials.encode(partial)
-    return LayerValue("partial", epoch, round, layer, version, partial.weight, "", _shapes(layer_spec), data)
-
-
-def unpack_partial(value: LayerValue, layer_spec: LayerSpec) -> partials.Partial:
-    """The partial in memory of its own.
-
-    Raises:
-        DecodeError: it is another layer's, or its data are not what they claim to be.
-    """
-    if value.purpose != "partial" or value.shapes != _shapes(layer_spec):
-        raise DecodeError(f"layer {layer_spec.name}: not a partial of it, but a {value.purpose} of {value.shapes}")
-    return partials.decode(value.data, layer_spec.vector_size)
 
 
 def split(value: LayerValue, chunk_bytes: int) -> list[bytes]:
@@ -192,7 +91,7 @@ def split(value: LayerValue, chunk_bytes: int) -> list[bytes]:
     """
     if not (math.isfinite(value.weight) and value.weight > 0):
         raise ValueError(f"weight must be finite and positive, and is {value.weight}")
-    table = b"".join(struct.pack(f"<B{len(shape)}I", len(shape), *shape) for shape in value.shapes)
+    table = _table(value.shapes)
     try:
         what = _WHAT.pack(
             PROTOCOL,
@@ -237,7 +136,8 @@ class Joiner:
         self, spec: ModelSpec, *, epoch: int | None = None, max_transfers: int = 16384, max_bytes: int = 1 << 30
     ) -> None:
         self._layers = spec.layers
-        self._shapes = tuple(_shapes(layer) for layer in spec.layers)
+        self._known = [(layer.shapes, _table(layer.shapes)) for layer in spec.layers]
+        self._most_bytes: dict[tuple[int, Purpose, int], int] = {}  # of a layer's data, by layer, purpose and codec
         self._epoch = epoch
         self._max_transfers = max_transfers
         self._max_bytes = max_bytes
@@ -250,13 +150,16 @@ class Joiner:
         Raises:
             DecodeError: the chunk is damaged or not of this model, or its transfer joined to something else.
         """
-        header, chunk = _parse(payload)
+        header, chunk = _parse(payload, self._known)
         if self._epoch is not None and header.epoch != self._epoch:
             return None
         self._check(header)
         transfer = self._transfer(_Key(sender, header.purpose, header.layer), header)
         if transfer is None or transfer.finished or header.chunk in transfer.chunks:
             return None
+        if header.chunks == 1:
+            transfer.finished = True
+            return _value(header, bytes(chunk))
         self._hold(transfer, header.chunk, chunk)
         if len(transfer.chunks) < header.chunks:
             return None
@@ -270,14 +173,13 @@ class Joiner:
     def _check(self, header: _Header) -> None:
         if header.layer >= len(self._layers):
             raise DecodeError(f"layer {header.layer}, and the model has {len(self._layers)}")
-        layer = self._layers[header.layer]
-        if header.shapes != self._shapes[header.layer]:
-            raise DecodeError(f"layer {layer.name}: tensors {header.shapes}, not {self._shapes[header.layer]}")
-        if header.purpose == "partial":
-            most = partials.most_bytes(layer.vector_size)
-        else:
-            most = codec_by_id(header.codec).for_tensors(header.shapes).most_bytes(layer.vector_size)
-        most += CHECK_BYTES if header.purpose == "delta" else 0
+        layer, (shapes, _) = self._layers[header.layer], self._known[header.layer]
+        if header.shapes is not shapes:  # known ones are the same object
+            raise DecodeError(f"layer {layer.name}: tensors {header.shapes}, not {shapes}")
+        kind = header.layer, header.purpose, header.codec
+        most = self._most_bytes.get(kind)
+        if most is None:
+            most = self._most_bytes[kind] = _most_bytes(header, layer.vector_size)
         if header.data_bytes > most:
             raise DecodeError(f"layer {layer.name}: {header.data_bytes} bytes of data, more than the possible {most}")
 
@@ -315,17 +217,7 @@ class Joiner:
         if _digest(header.what, header.table, chunks) != header.transfer:
             self._drop(transfer.key)
             raise DecodeError(f"layer {header.layer}: the joined transfer has another digest than its id")
-        return LayerValue(
-            purpose=header.purpose,
-            epoch=header.epoch,
-            round=header.round,
-            layer=header.layer,
-            version=header.version,
-            weight=header.weight,
-            codec=codec_by_id(header.codec).name if header.codec else "",
-            shapes=header.shapes,
-            data=b"".join(chunks),
-        )
+        return _value(header, b"".join(chunks))
 
 
 class _Key(NamedTuple):
@@ -368,15 +260,17 @@ class _Header(NamedTuple):
 
     def is_of(self, other: _Header) -> bool:
         """Whether both are chunks of one transfer, cut alike."""
-        return self._replace(chunk=0) == other._replace(chunk=0)
+        return (self.transfer, self.chunks, self.what, self.table) == (
+            other.transfer, other.chunks, other.what, other.table
+        )  # fmt: skip
 
     def is_older_than(self, other: _Header) -> bool:
         """Whether this one belongs to an earlier value in the same epoch."""
         return self.epoch == other.epoch and (self.round, self.version) < (other.round, other.version)
 
 
-def _parse(payload: bytes) -> tuple[_Header, memoryview]:
-    """Header and content of a chunk."""
+def _parse(payload: bytes, known: Sequence[tuple[Shapes, bytes]]) -> tuple[_Header, memoryview]:
+    """Header and content of a chunk; ``known`` are the shapes of each of the model's layers, and its table."""
     rest = unseal(payload, _MAGIC)
     if len(rest) < _WHAT.size + _WHICH.size:
         raise DecodeError(f"layer chunk of {len(payload)} bytes")
@@ -389,7 +283,11 @@ def _parse(payload: bytes) -> tuple[_Header, memoryview]:
         raise DecodeError(f"layer chunk of weight {weight}")
     index, count, transfer = _WHICH.unpack_from(rest, _WHAT.size)
     start = _WHAT.size + _WHICH.size
-    shapes, stop = _read_table(rest, start, tensors)
+    shapes, table = known[layer] if layer < len(known) else ((), b"")
+    stop = start + len(table)
+    if tensors != len(shapes) or rest[start:stop] != table:
+        shapes, stop = _read_table(rest, start, tensors)
+        table = bytes(rest[start:stop])
     chunk = rest[stop:]
     if len(chunk) != chunk_size(data_bytes, count, index):
         raise DecodeError(f"layer chunk {index} of {count} has {len(chunk)} bytes")
@@ -407,9 +305,15 @@ def _parse(payload: bytes) -> tuple[_Header, memoryview]:
         transfer=transfer,
         shapes=shapes,
         what=bytes(rest[: _WHAT.size]),
-        table=bytes(rest[start:stop]),
+        table=table,
     )
     return header, chunk
+
+
+@lru_cache(maxsize=4096)
+def _table(shapes: Shapes) -> bytes:
+    """As it stands in a header."""
+    return b"".join(struct.pack(f"<B{len(shape)}I", len(shape), *shape) for shape in shapes)
 
 
 def _read_table(rest: memoryview, offset: int, tensors: int) -> tuple[Shapes, int]:
@@ -423,8 +327,25 @@ def _read_table(rest: memoryview, offset: int, tensors: int) -> tuple[Shapes, in
     return tuple(shapes), offset
 
 
-def _shapes(layer: LayerSpec) -> Shapes:
-    return tuple(tensor.shape for tensor in chain(layer.parameters, layer.statistics))
+def _most_bytes(header: _Header, size: int) -> int:
+    """The most data that a layer's vector (``size``,) can have."""
+    if header.purpose == "partial":
+        return partials.most_bytes(size)
+    return codec_by_id(header.codec).for_tensors(header.shapes).most_bytes(size)
+
+
+def _value(header: _Header, data: bytes) -> LayerValue:
+    return LayerValue(
+        purpose=header.purpose,
+        epoch=header.epoch,
+        round=header.round,
+        layer=header.layer,
+        version=header.version,
+        weight=header.weight,
+        codec=codec_by_id(header.codec).name if header.codec else "",
+        shapes=header.shapes,
+        data=data,
+    )
 
 
 def _digest(what: bytes, table: bytes, chunks: Iterable[memoryview]) -> bytes:

@@ -1,18 +1,17 @@
-"""How does a layer's new value reach a device that has the one before? As a delta; every other device gets the whole.
+"""How do the layers' new values reach the devices? Those in step get an advance; every other one asks for the values.
 
-For each version of a layer the coordinator publishes, retained, both
+When a round is over the coordinator publishes the next plan, and behind it the *advance* of the layers that moved: for
+each its change since the version before (a delta, by a codec that may lose something), or its value, where no codec for
+deltas is set. Advances are of all devices alike, so small layers share messages (`broker.batches`):
 
-    layer/{layer}/global/{slot}/{n}    the value, by a codec that loses nothing
-    layer/{layer}/delta/{slot}/{n}     its change since the version before, by one that may
+    advance/{n}                 retained: the last round's advance, over the one before
+    layer/{layer}/global/{n}    retained while it is the plan's: a layer's value, by a codec that loses nothing
 
-and a device subscribes to one of them: to the delta, if it holds the version before and the plan says that there is a
-delta; else to the value. So a late joiner, a device that has missed a version, and one whose copy has strayed are
-served by retained messages alone, and none of them needs to be known to the coordinator.
-
-Publishing both costs the coordinator one value more on its own way to the broker, however many devices there are; what
-is saved, it saves on every device's way from it. The alternative, a value now and then and all deltas since, would
-save that one too, and make every late joiner fetch and apply a chain, and the broker keep it. Slots alternate for
-deltas as for values: while one version is being read, the next one is written elsewhere.
+A device of the cohort stays subscribed to ``advance/+``, so what a round needs is on its way to it with the plan.
+Whoever lacks the versions before (a late joiner, one that has missed a round, one whose copy has strayed) subscribes to
+the values of the layers that it lacks, and requests them. The coordinator publishes the values of all layers when it
+comes, and later a value when it is requested and the broker does not have it yet: whole values cost the coordinator
+four times the bytes of a whole advance, and while everyone is in step nobody reads them.
 
 The value that devices come to is the truth: the coordinator decodes its own delta, and adds it to the value before,
 
@@ -22,74 +21,82 @@ so nothing can build up between it and the devices. What the codec loses the coo
 delta (error feedback, whatever the codec: the coordinator has the memory).
 
 A delta added to another value than it was made for would be wrong from then on, and nobody would see it: a coordinator
-that comes back after a crash may publish another version 8 than the one a device has. So a delta carries a check of
-its *result*, and a device whose result differs takes the whole value instead:
-
-| bytes | field                                                                       |
-| ----- | --------------------------------------------------------------------------- |
-| 4     | u32, little-endian: CRC-32C of the new value, as float32, little-endian     |
-| rest  | the codec's bytes of the change                                             |
+that comes back after a crash may publish another version 8 than the one a device has, or than the one that the broker
+still keeps. So the plan carries a check of every layer's value (CRC-32C of its float32 numbers, little-endian), and a
+device trains from no other: what it comes to by something else than that value it does not take.
 """
 
 from __future__ import annotations
 
-import struct
-from dataclasses import replace
+from collections.abc import Sequence
+from typing import TypeVar
 
 import google_crc32c
 import numpy as np
 
-from broker.chunks import CHECK_BYTES, LayerValue, pack, unpack
+from broker.chunks import LayerValue, pack_all, unpack_all
 from broker.codecs.base import Vector
 from models.errors import DecodeError
 from models.spec import LayerSpec
 
-_CHECK = struct.Struct("<I")
-assert _CHECK.size == CHECK_BYTES
+_T = TypeVar("_T")
 
 
-def pack_delta(
+def check_of(vector: Vector) -> int:
+    """What a plan says of a layer's value (n,): its CRC-32C."""
+    return int(google_crc32c.value(np.asarray(vector, "<f4").tobytes()))
+
+
+def pack_deltas(
     *,
     epoch: int,
     round: int,  # noqa: A002 - the field's word for it
-    layer: int,
-    version: int,
-    layer_spec: LayerSpec,
-    base: Vector,
-    target: Vector,
-    codec: str,
-) -> tuple[LayerValue, Vector]:
-    """The delta from ``base`` (n,), the version before ``version``, to nearly ``target``, and what devices come to.
+    layers: Sequence[int],
+    versions: Sequence[int],
+    layer_specs: Sequence[LayerSpec],
+    bases: Sequence[Vector],
+    targets: Sequence[Vector],
+    codecs: Sequence[str],
+) -> list[tuple[LayerValue, Vector]]:
+    """For each layer the delta from its base (n,), of the version before, to nearly its target, and what it leads to.
 
     Raises:
-        ValueError: a vector is not the layer's, or holds NaN or infinity.
+        ValueError: a vector is not its layer's, or holds NaN or infinity.
         ConfigError: unknown codec.
     """
-    change = pack(
+    packed = pack_all(
         "delta",
         epoch=epoch,
         round=round,
-        layer=layer,
-        version=version,
-        layer_spec=layer_spec,
-        vector=target - base,
-        codec=codec,
+        layers=layers,
+        versions=versions,
+        layer_specs=layer_specs,
+        vectors=[target - base for target, base in zip(targets, bases, strict=True)],
+        codecs=codecs,
     )
-    result = base + unpack(change, layer_spec)
-    return replace(change, data=_check_of(result) + change.data), result
+    deltas = [_good(delta) for delta in packed]
+    return list(zip(deltas, map(_good, applied(deltas, layer_specs, bases)), strict=True))
 
 
-def apply_delta(value: LayerValue, layer_spec: LayerSpec, base: Vector) -> Vector | None:
-    """The new value (n,), from the one that is held; ``None`` if the delta was made for another one.
+def applied(
+    values: Sequence[LayerValue], layer_specs: Sequence[LayerSpec], bases: Sequence[Vector | None]
+) -> list[Vector | DecodeError]:
+    """What each value leads to, or why it leads to nothing: all decoded together, to the bits of one by one.
 
-    Raises:
-        DecodeError: it is no delta of this layer.
+    Args:
+        values: deltas and whole values.
+        layer_specs: of their layers.
+        bases: what is held of a delta's layer; ``None`` for a whole value.
     """
-    if value.purpose != "delta" or len(value.data) < CHECK_BYTES:
-        raise DecodeError(f"layer {layer_spec.name}: a {value.purpose} of {len(value.data)} bytes is no delta")
-    result = base + unpack(replace(value, data=value.data[CHECK_BYTES:]), layer_spec)
-    return result if _check_of(result) == value.data[:CHECK_BYTES] else None
+    results: list[Vector | DecodeError] = []
+    for vector, base in zip(unpack_all(values, layer_specs), bases, strict=True):
+        if base is not None and not isinstance(vector, DecodeError):
+            np.add(base, vector, out=vector)
+        results.append(vector)
+    return results
 
 
-def _check_of(vector: Vector) -> bytes:
-    return _CHECK.pack(google_crc32c.value(np.asarray(vector, "<f4").tobytes()))
+def _good(made: _T | ValueError | DecodeError) -> _T:
+    if isinstance(made, ValueError | DecodeError):
+        raise made
+    return made

@@ -41,8 +41,13 @@ def chunk_size(total: int, count: int, index: int) -> int:
 
 def seal(magic: bytes, header: bytes, chunk: memoryview) -> bytes:
     """The message of a header and a chunk."""
-    rest = header + bytes(chunk)
-    return _SEAL.pack(magic, google_crc32c.value(rest)) + rest
+    rest = b"".join((header, chunk))
+    return seal_of(magic, rest) + rest
+
+
+def seal_of(magic: bytes, rest: bytes) -> bytes:
+    """What stands before all else of a message, or of a file that is checked like one."""
+    return _SEAL.pack(magic, google_crc32c.value(rest))
 
 
 def unseal(payload: bytes, magic: bytes) -> memoryview:

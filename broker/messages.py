@@ -64,7 +64,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         codecs: devices that can't encode ``codec`` or ``small_codec``, and the codec for all of their updates.
         unfolded: what became of the round before this one, where it is no matter of course: devices, and the layers
             that were due from them and were not folded.
-        deltas: layers whose value can be had as a delta against the version before it, too.
+        checks: of every layer's global value at that version (`broker.deltas.check_of`).
+        advanced: layers that the last round's advance (`broker.deltas`) leads from the version before to this one.
         chunk_bytes: payload of one message of an update, at most.
         batched: updates of several layers may share a message, of ``chunk_bytes`` at most.
         seed: the federation's; a device derives its sample order from (seed, device, round).
@@ -82,12 +83,13 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     hyperparameters: dict[str, float] = {}
     due: tuple[int, ...] = ()
     versions: tuple[int, ...] = ()
+    checks: tuple[int, ...] = ()
     codec: str = "float32"
     small_codec: str = ""
     small_elements: int = 0
     codecs: dict[str, str] = {}
     unfolded: dict[str, tuple[int, ...]] = {}
-    deltas: tuple[int, ...] = ()
+    advanced: tuple[int, ...] = ()
     chunk_bytes: int = 256 * 1024
     batched: bool = False
     seed: int = 0
@@ -153,6 +155,16 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     reason: str
     cut: int = 0
     manifest: str = ""
+
+
+class Request(Message, frozen=True, kw_only=True, tag="request"):
+    """Device to coordinator: the present values of these layers are wanted whole.
+
+    Attributes:
+        layers: their indices.
+    """
+
+    layers: tuple[int, ...]
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):

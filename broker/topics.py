@@ -1,6 +1,6 @@
 """Where on the broker does each thing live? The topic tree of protocol 1.
 
-At most 7 slashes, so that AWS IoT Core accepts them. Names in topics are ``[A-Za-z0-9_.-]{1,64}``.
+At most 6 slashes; AWS IoT Core accepts 7. Names in topics are ``[A-Za-z0-9_.-]{1,64}``.
 """
 
 from __future__ import annotations
@@ -56,21 +56,22 @@ class Topics:
         """Retained: the plan of the round."""
         return f"{self.root}/round"
 
-    def layer_global(self, layer: str, version: int, chunk: int) -> str:
-        """Retained: one chunk of a layer's value. Two slots alternate, so one version is whole at any time."""
-        return f"{self.root}/layer/{layer}/global/{version % 2}/{chunk}"
+    def layer_global(self, layer: str, chunk: int) -> str:
+        """Retained: one chunk of a layer's value."""
+        return f"{self.root}/layer/{layer}/global/{chunk}"
 
-    def layer_global_slot(self, layer: str, version: int) -> str:
-        """Filter for all chunks of the slot that holds ``version``."""
-        return f"{self.root}/layer/{layer}/global/{version % 2}/+"
+    def layer_globals(self, layer: str) -> str:
+        """Filter for all chunks of a layer's value."""
+        return f"{self.root}/layer/{layer}/global/+"
 
-    def layer_delta(self, layer: str, version: int, chunk: int) -> str:
-        """Retained: one chunk of the delta that leads to ``version``. Slots alternate as for values."""
-        return f"{self.root}/layer/{layer}/delta/{version % 2}/{chunk}"
+    def advance(self, part: int) -> str:
+        """Retained: one message of the last round's advance (`broker.deltas`)."""
+        return f"{self.root}/advance/{part}"
 
-    def layer_delta_slot(self, layer: str, version: int) -> str:
-        """Filter for all chunks of the slot that holds the delta to ``version``."""
-        return f"{self.root}/layer/{layer}/delta/{version % 2}/+"
+    @property
+    def advances(self) -> str:
+        """Filter for the whole of it."""
+        return f"{self.root}/advance/+"
 
     def layer_update(self, layer: str, device: str) -> str:
         """Device to coordinator: chunks of an update."""
@@ -89,7 +90,7 @@ class Topics:
         return f"{self.root}/bundle/{sha256}/+"
 
     def device(self, device: str, leaf: str) -> str:
-        """A device's own topic; ``leaf`` is status, profile, task, report or updates."""
+        """A device's own topic; ``leaf`` is status, profile, task, request, report or updates."""
         return f"{self.root}/device/{device}/{leaf}"
 
     def batch(self, device: str) -> str:
@@ -128,17 +129,17 @@ class Topics:
                 return Address("coordinator_status")
             case ["round"]:
                 return Address("round")
-            case ["layer", layer, "global", slot, chunk] if slot in ("0", "1") and chunk.isdecimal():
+            case ["layer", layer, "global", chunk] if chunk.isdecimal():
                 return Address("layer_global", layer=layer, chunk=int(chunk))
-            case ["layer", layer, "delta", slot, chunk] if slot in ("0", "1") and chunk.isdecimal():
-                return Address("layer_delta", layer=layer, chunk=int(chunk))
+            case ["advance", part] if part.isdecimal():
+                return Address("advance", chunk=int(part))
             case ["layer", layer, "update", device]:
                 return Address("layer_update", layer=layer, device=device)
             case ["layer", layer, "partial", site]:
                 return Address("layer_partial", layer=layer, site=site)
             case ["bundle", sha256, chunk] if chunk.isdecimal():
                 return Address("bundle", sha256=sha256, chunk=int(chunk))
-            case ["device", device, ("status" | "profile" | "task" | "report" | "updates") as leaf]:
+            case ["device", device, ("status" | "profile" | "task" | "request" | "report" | "updates") as leaf]:
                 return Address(leaf, device=device)
         raise DecodeError(f"topic {topic!r} is not of protocol {PROTOCOL}")
 

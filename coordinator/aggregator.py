@@ -13,13 +13,13 @@ import math
 import time
 from collections import Counter
 
-from broker import batches, chunks, messages
+from broker import chunks, messages
 from broker.chunks import FileJoiner, Joiner, LayerValue
 from broker.messages import CoordinatorStatus, DeviceStatus, RoundPlan, Task
 from broker.redial import first_error, keep_linked
 from broker.seam import Delivery, Dial, Link
 from broker.topics import Address, Topics, check_name
-from coordinator.arrivals import joined_update
+from coordinator.arrivals import joined_update, joined_updates
 from coordinator.site import Site, share
 from models.bundle import decode_manifest
 from models.errors import ConfigError, DecodeError, RejectedUpdate, RemoteError
@@ -142,9 +142,15 @@ class Aggregator:
             self._site.receive(update)
 
     async def _hear_batch(self, payload: bytes, address: Address) -> None:
-        for message in batches.unpack(payload):
+        """Each of its updates counts by itself."""
+        assert self._joiner is not None, "updates are subscribed to once the model is known"
+        assert self._spec is not None
+        updates, damaged = await joined_updates(self._joiner, payload, address, self._spec)
+        for refused in damaged:
+            self._note_refused(refused)
+        for update in updates:
             try:
-                await self._hear_update(message, address)
+                self._site.receive(update)
             except RemoteError as error:
                 self._note_refused(error)
 

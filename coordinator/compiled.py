@@ -1,8 +1,8 @@
 """How is a delta added to a sum in a single pass? Compiled by numba, to the bits of `coordinator.passes`.
 
-numba is the optional extra ``fast``; `coordinator.passes.add_pass` and `coordinator.cohort_pass.cohort_pass` alone
-import this file, and only where it is asked for. What is compiled is kept beside this file, or else in numba's own
-cache folder.
+numba is the optional extra ``fast``. Where `coordinator.passes` and `coordinator.cohort_pass` choose a pass, and there
+alone, this file is imported, and only if it is asked for. What is compiled is kept beside this file, or else in numba's
+own cache folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from broker.foldable import INT8_BLOCK, Delta, Floats, Int8Blocks, Joined
-from coordinator.passes import LANES, SNAP, Doubles, Steps, add_in_blocks, add_parts
+from coordinator.passes import GRID, LANES, SNAP, Doubles, Steps, add_in_blocks, add_parts
 
 assert LANES == INT8_BLOCK, "a row of lanes has one scale"
 
@@ -44,6 +44,12 @@ def add_rows_compiled(sums: Steps, local: Floats, base: Floats, weights: Doubles
     _add_rows(sums, flat, pitch, base, weights, lanes)
 
 
+def mean_compiled(sums: Steps, base: Floats, weight: float, parameters: int, value: Floats, lanes: Doubles) -> None:
+    """The pass that reads a mean; see `coordinator.passes.MeanPass`."""
+    _mean(sums[:parameters], base[:parameters], weight, value[:parameters], lanes)
+    _mean(sums[parameters:], base[parameters:], weight, value[parameters:], np.zeros(LANES))
+
+
 # ``flip`` is 0 to add and -1 to take back: (x ^ flip) - flip is x or -x, and costs nothing here.
 
 
@@ -67,6 +73,16 @@ def _add_int8(
             term = np.float64(np.float32(source[lane]) * scale) * weight
             lanes[lane] += term * term
             target[lane] += (np.float64(term + SNAP).view(np.int64) ^ flip) - flip
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _mean(sums: Steps, base: Floats, weight: float, value: Floats, lanes: Doubles) -> None:
+    for row in range(0, sums.size, LANES):
+        source, origin, target = sums[row : row + LANES], base[row : row + LANES], value[row : row + LANES]
+        for lane in range(source.size):
+            mean = np.float64(source[lane]) * GRID / weight
+            lanes[lane] += mean * mean
+            target[lane] = np.float32(np.float64(origin[lane]) + mean)
 
 
 _CACHED = 64 * LANES  # elements of a block: its sums and base stay in a core's cache while all devices go by

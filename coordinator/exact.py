@@ -28,7 +28,21 @@ from numpy.typing import NDArray
 
 from broker.foldable import Delta, Floats
 from coordinator.cohort_pass import cohort_pass
-from coordinator.passes import BIAS, LANES, SNAP, AddPass, Doubles, Scratch, Steps, add_pass, blocks, total, totals
+from coordinator.passes import (
+    BIAS,
+    GRID,
+    LANES,
+    SNAP,
+    AddPass,
+    Doubles,
+    Scratch,
+    Steps,
+    add_pass,
+    blocks,
+    mean_pass,
+    total,
+    totals,
+)
 
 __all__ = ["GRID", "LARGEST_TERM", "MOST_TERMS", "Doubles", "ExactSum", "Steps"]
 
@@ -39,8 +53,7 @@ MOST_TERMS = 2**18
 """How many terms one sum has room for, merged sums included."""
 
 _GRID_BITS = 36
-GRID = 2.0**-_GRID_BITS
-"""What terms are rounded to."""
+assert GRID == 2.0**-_GRID_BITS
 
 _NEAR = 2.0**15  # terms up to here are rounded by adding SNAP
 _ROOM = 2.0**25  # sums up to here stay in the first word: two of them, and a term, still fit
@@ -146,6 +159,24 @@ class ExactSum:
             return self._near[start:stop].astype(np.float64) * GRID
         self._carry(self._far)
         return self._far[start:stop] + self._near[start:stop] * GRID  # two exact numbers, and one rounding
+
+    def mean_from(self, base: Floats, weight: float, parameters: int) -> tuple[Floats, float]:
+        """``base`` and, on top of it, the sum over ``weight``, in float64, each element rounded to float32 once.
+
+        Returns:
+            that, (n,), and the squared norm of the first ``parameters`` elements of the sum over ``weight``.
+        """
+        value, lanes = np.empty(self.size, np.float32), np.zeros(LANES)
+        if self._far is None:
+            self._settle()
+            mean_pass(self.size, self._compiled)(self._near, base, weight, parameters, value, lanes)
+            return value, total(lanes)
+        scratch = Scratch(self.size)
+        for start, stop in blocks(self.size):
+            mean = self.value(start, stop) / weight
+            scratch.add_squares(mean[: max(0, parameters - start)], lanes)
+            value[start:stop] = base[start:stop] + mean
+        return value, total(lanes)
 
     def words(self) -> tuple[Steps, Steps | None]:
         """The sum as integers: multiples of `GRID`, and whole numbers to be added where these have no room.

@@ -13,15 +13,13 @@ aggregated, and FedLAMA adjusts the intervals.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from broker.chunks import LayerValue, pack, unpack
-from broker.deltas import pack_delta
+from broker.deltas import check_of, pack_deltas
 from broker.messages import DeviceProfile, Report, RoundPlan, Task
 from coordinator import fedavg, fedlama, server
 from coordinator.accounting import Ledger
@@ -33,8 +31,7 @@ from coordinator.settings import FederationSettings
 from models.errors import ConfigError, RejectedUpdate
 from models.fitting import choose
 from models.manifest import Manifest
-
-_T = TypeVar("_T")
+from models.values import Vector
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -114,10 +111,20 @@ class RoundOutcome:
     expected: int
     seconds: float
     snapshot: Snapshot
-    values: tuple[NDArray[np.float32], ...]
-    owed: dict[int, NDArray[np.float32]]
-    memory: dict[int, NDArray[np.float32]]
+    values: tuple[Vector, ...]
+    owed: dict[int, Vector]
+    memory: dict[int, Vector]
     adjustment: CycleRecord | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A layer's next value, its check, how devices come to it, and the discrepancy d_l that was found."""
+
+    drift: float
+    value: Vector
+    check: int
+    way: LayerValue
 
 
 @dataclass
@@ -137,10 +144,10 @@ class Federation:
     settings: FederationSettings
     manifest: Manifest
     digest: str
-    values: list[NDArray[np.float32]]
+    values: list[Vector]
     snapshot: Snapshot
-    owed: dict[int, NDArray[np.float32]] = field(default_factory=dict)
-    memory: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    owed: dict[int, Vector] = field(default_factory=dict)
+    memory: dict[int, Vector] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)
     round: Round | None = None
 
@@ -148,7 +155,10 @@ class Federation:
         _check_hyperparameters(self.settings, self.manifest)
         self._spec = self.manifest.spec
         self._online: set[str] = set()
-        self._deltas: dict[int, LayerValue] = {}  # to the present versions
+        self._moves: dict[int, _Move] = {}  # of the layers that are closed, in the open round
+        self._advance: dict[int, LayerValue] = {}  # of the last round in which a layer moved
+        self._checks = [check_of(value) for value in self.values]
+        self._wholes: dict[int, LayerValue] = {}  # values that are no deltas' sum, but came from their codec
         self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
         self._done_before = {record.id: record.rounds_done for record in self.snapshot.devices}  # in an earlier run
 
@@ -268,12 +278,13 @@ class Federation:
             hyperparameters=self.hyperparameters(snapshot.round),
             due=fedavg.due(snapshot.intervals, training.local_steps, last_step),
             versions=snapshot.versions,
+            checks=tuple(self._checks),
             codec=self.settings.wire.update_codec,
             small_codec=self.settings.wire.small_codec,
             small_elements=self.settings.wire.small_elements,
             codecs=self._exceptional_codecs(cohort),
             unfolded=snapshot.unfolded,
-            deltas=tuple(sorted(self._deltas)),
+            advanced=tuple(sorted(self._advance)),
             chunk_bytes=self.settings.wire.chunk_kib * 1024,
             batched=self.settings.wire.batched and not self.settings.aggregation.aggregators,  # who share by layer
             seed=training.seed,
@@ -307,50 +318,31 @@ class Federation:
             raise RejectedUpdate("round", f"site {update.site} sent layer {update.layer} while no round is open")
         self.round.receive_partial(update)
 
-    def close(self, layer: int) -> tuple[LayerValue, ...]:
-        """Aggregate one ready layer of the open round; returns what is to be published: its new value, and its delta.
+    def close(self, layers: Sequence[int]) -> None:
+        """Aggregate ready layers of the open round; where no update was folded, value and version stay.
 
-        Nothing where no update was folded: value and version stay.
+        What they come to takes effect when the round finishes: until then a device may ask for the plan's values.
         """
         round_ = self.round
         assert round_ is not None, "a layer is closed in a round"
-        aggregate = round_.close(layer, self.values[layer])
-        if aggregate is None:
-            return ()
-        spec, snapshot = self._spec.layers[layer], self.snapshot
-        tau = snapshot.intervals[layer]
-        drift = fedlama.discrepancy(aggregate.discrepancy_numerator, tau, spec.size) if spec.size else 0.0
-        self.snapshot = msgspec.structs.replace(
-            snapshot,
-            versions=_with(snapshot.versions, layer, snapshot.versions[layer] + 1),
-            discrepancy=_with(snapshot.discrepancy, layer, drift),
-        )
-        exact = self._stepped(layer, aggregate.value)
-        if codec := self.settings.wire.delta_codec_of(spec.vector_size):
-            self._close_by_delta(layer, exact, codec)
-            return self.encode(layer), self._deltas[layer]
-        self.owed.pop(layer, None)
-        value = self.encode(layer, exact)
-        self.values[layer] = unpack(value, spec)  # what the devices decode is the truth: no drift builds up
-        return (value,)
+        drifts: dict[int, float] = {}
+        exact: dict[int, Vector] = {}
+        for layer in layers:
+            if aggregate := round_.close(layer, self.values[layer]):
+                size, tau = self._spec.layers[layer].size, self.snapshot.intervals[layer]
+                drifts[layer] = fedlama.discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0
+                exact[layer] = self._stepped(layer, aggregate.value)
+        for layer, (way, value) in self._ways(exact).items():
+            self._moves[layer] = _Move(drifts[layer], value, check_of(value), way)
 
     @property
-    def published(self) -> list[LayerValue]:
-        """All that a broker should hold of the layers: their values, and the deltas that the plan speaks of."""
-        return [*(self.encode(layer) for layer in range(len(self.values))), *self._deltas.values()]
+    def advance(self) -> list[LayerValue]:
+        """What leads devices from the versions before to those of the plan, layers ascending; see `broker.deltas`."""
+        return [self._advance[layer] for layer in sorted(self._advance)]
 
-    def encode(self, layer: int, vector: NDArray[np.float32] | None = None) -> LayerValue:
-        """A layer's global value, ready to be published; the current one unless another is given."""
-        return pack(
-            "global",
-            epoch=self.snapshot.epoch,
-            round=self.snapshot.round,
-            layer=layer,
-            version=self.snapshot.versions[layer],
-            layer_spec=self._spec.layers[layer],
-            vector=self.values[layer] if vector is None else vector,
-            codec=self.settings.wire.global_codec,
-        )
+    def whole(self, layer: int) -> LayerValue:
+        """A layer's global value, of the plan's version while a round is open, ready to be published."""
+        return self._wholes.get(layer) or self._encoded(layer, self.values[layer], self.snapshot.versions[layer])
 
     def finish(self, now: float, uplink_bytes: int) -> RoundOutcome:
         """End the open round, which is done; adjust the intervals where a cycle ends with it.
@@ -362,6 +354,7 @@ class Federation:
         round_ = self.round
         assert round_ is not None
         assert round_.done(now), "every layer is closed before a round ends"
+        self._move()
         for name in round_.delivered_everything():
             self.devices[name].rounds_done += 1
         for name in round_.silent():
@@ -450,7 +443,7 @@ class Federation:
         chosen = {name: self.settings.wire.codec_for(self.devices[name].profile.codecs) for name in cohort}
         return {name: codec for name, codec in chosen.items() if codec}
 
-    def _stepped(self, layer: int, average: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _stepped(self, layer: int, average: Vector) -> Vector:
         """Where the server's optimiser leads from a layer's value, given the cohort's average."""
         settings = self.settings.server
         memory = server.from_vector(settings, self.memory.get(layer), self._spec.layers[layer].size)
@@ -461,20 +454,60 @@ class Federation:
         self.memory[layer] = server.to_vector(after)
         return value
 
-    def _close_by_delta(self, layer: int, exact: NDArray[np.float32], codec: str) -> None:
-        """Move a layer's value to what devices come to by a delta, as near to ``exact`` as its codec gets."""
-        target = exact + self.owed[layer] if layer in self.owed else exact
-        self._deltas[layer], self.values[layer] = pack_delta(
+    def _move(self) -> None:
+        """Let the closed layers' values take effect."""
+        moves, self._moves = self._moves, {}
+        versions, discrepancy = list(self.snapshot.versions), list(self.snapshot.discrepancy)
+        for layer, move in moves.items():
+            versions[layer] += 1
+            discrepancy[layer] = move.drift
+            self.values[layer], self._checks[layer] = move.value, move.check
+            if move.way.purpose == "global":
+                self._wholes[layer] = move.way
+        self.snapshot = msgspec.structs.replace(self.snapshot, versions=tuple(versions), discrepancy=tuple(discrepancy))
+        if moves:
+            self._advance = {layer: move.way for layer, move in moves.items()}
+
+    def _ways(self, exact: dict[int, Vector]) -> dict[int, tuple[LayerValue, Vector]]:
+        """By layer, how devices come to a value as near to the exact one as the codec gets, and that value."""
+        codecs = {layer: self.settings.wire.delta_codec_of(vector.size) for layer, vector in exact.items()}
+        ways = self._by_deltas({layer: vector for layer, vector in exact.items() if codecs[layer]}, codecs)
+        return ways | {layer: self._by_value(layer, vector) for layer, vector in exact.items() if not codecs[layer]}
+
+    def _by_deltas(self, exact: dict[int, Vector], codecs: dict[int, str]) -> dict[int, tuple[LayerValue, Vector]]:
+        layers = list(exact)
+        targets = [exact[layer] + self.owed[layer] if layer in self.owed else exact[layer] for layer in layers]
+        ways = pack_deltas(
+            epoch=self.snapshot.epoch,
+            round=self.snapshot.round,
+            layers=layers,
+            versions=[self.snapshot.versions[layer] + 1 for layer in layers],
+            layer_specs=[self._spec.layers[layer] for layer in layers],
+            bases=[self.values[layer] for layer in layers],
+            targets=targets,
+            codecs=[codecs[layer] for layer in layers],
+        )
+        for layer, target, (_, value) in zip(layers, targets, ways, strict=True):
+            self.owed[layer] = target - value
+        return dict(zip(layers, ways, strict=True))
+
+    def _by_value(self, layer: int, exact: Vector) -> tuple[LayerValue, Vector]:
+        """A layer's next value, encoded, and what devices decode: that is the truth, so no drift builds up."""
+        self.owed.pop(layer, None)
+        way = self._encoded(layer, exact, self.snapshot.versions[layer] + 1)
+        return way, unpack(way, self._spec.layers[layer])
+
+    def _encoded(self, layer: int, vector: Vector, version: int) -> LayerValue:
+        return pack(
+            "global",
             epoch=self.snapshot.epoch,
             round=self.snapshot.round,
             layer=layer,
-            version=self.snapshot.versions[layer],
+            version=version,
             layer_spec=self._spec.layers[layer],
-            base=self.values[layer],
-            target=target,
-            codec=codec,
+            vector=vector,
+            codec=self.settings.wire.global_codec,
         )
-        self.owed[layer] = target - self.values[layer]
 
     def _new_fold(self, layer: int) -> Fold:
         spec = self._spec.layers[layer]
@@ -523,7 +556,3 @@ def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> 
     for name in settings.training.hyperparameters:
         if name not in known:
             raise ConfigError(f"training.hyperparameters.{name}: {manifest.optimiser} has {', '.join(sorted(known))}")
-
-
-def _with(values: tuple[_T, ...], index: int, value: _T) -> tuple[_T, ...]:
-    return (*values[:index], value, *values[index + 1 :])

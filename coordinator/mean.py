@@ -30,7 +30,6 @@ from coordinator.fold import (
     check_vector,
     check_weight,
 )
-from coordinator.passes import LANES, Scratch, blocks, total
 from models.errors import RejectedUpdate
 
 
@@ -178,14 +177,9 @@ class LayerFold:
         if not self.count:
             raise ValueError("nothing was folded: the layer keeps its value")
         weight = math.fsum(self._weights.values())
-        value = np.empty(self.vector_size, np.float32)
-        squares, scratch = np.zeros(LANES), Scratch(self.vector_size)
-        for start, stop in blocks(self.vector_size):
-            mean = self._sum.value(start, stop) / weight
-            scratch.add_squares(mean[: max(0, self.size - start)], squares)
-            value[start:stop] = base[start:stop] + mean  # in float64, rounded to float32 once
+        value, square = self._sum.mean_from(base, weight, self.size)
         # Both moments round, so devices that agree may end a hair below zero.
-        numerator = max(0.0, math.fsum(self._moments.values()) / weight - total(squares))
+        numerator = max(0.0, math.fsum(self._moments.values()) / weight - square)
         return Aggregate(value, numerator, weight, self.devices)
 
     def _added_together(self, devices: Sequence[str], local: Vectors, base: Vector, weights: Doubles) -> Doubles:

@@ -17,16 +17,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.foldable import Delta, Joined
+from broker.foldable import Delta, Floats, Joined
 
 Doubles = NDArray[np.float64]
 Steps = NDArray[np.int64]
+
+GRID = 2.0**-36
+"""What terms are rounded to."""
 
 SNAP = 1.5 * 2.0**16
 """Added to a term of at most 2^15, it leaves the term's multiple of 2^-36 in the result's last bits."""
@@ -40,6 +44,7 @@ LANES = 256
 _BLOCK = 128 * LANES  # elements: the scratch blocks and the sums' slice fill half of a 1 MiB cache
 
 _WORTH_LOADING = 1 << 16  # elements of a delta from which on the compiled pass is worth loading
+_WORTH_LOADING_FIRST = 1 << 20  # elements that a round folds, in layers of whatever size
 _COMPILED = "coordinator.compiled"
 
 
@@ -69,12 +74,39 @@ def add_pass(size: int, compiled: bool | None = None) -> AddPass:
     return add_compiled
 
 
+class MeanPass(Protocol):
+    """Reads a mean from sums, and adds it to a base."""
+
+    def __call__(
+        self, sums: Steps, base: Floats, weight: float, parameters: int, value: Floats, lanes: Doubles, /
+    ) -> None:
+        """Set ``value`` to ``base + sums * GRID / weight``, and add the squares of the quotient to ``lanes``.
+
+        In float64, with one rounding to float32. Of the quotient, the first ``parameters`` elements count.
+        """
+
+
+def mean_pass(size: int, compiled: bool | None = None) -> MeanPass:
+    """The pass for vectors of ``size`` elements; ``compiled`` as in `add_pass`."""
+    if not (worth_compiling(size, _WORTH_LOADING) if compiled is None else compiled):
+        return mean_in_blocks
+    from coordinator.compiled import mean_compiled
+
+    return mean_compiled
+
+
 def worth_compiling(elements: int, worth_loading: int) -> bool:
     """Whether to take the compiled pass, which gives the same bits: once it is loaded, always.
 
     Until then from ``worth_loading`` elements on, where numba is installed: it takes a second and 125 MiB.
     """
     return _COMPILED in sys.modules or (elements >= worth_loading and find_spec("numba") is not None)
+
+
+def load_if_worth_it(elements: int) -> None:
+    """Load the compiled pass, which takes a second, before a federation that folds so many elements a round begins."""
+    if worth_compiling(elements, _WORTH_LOADING_FIRST):
+        import_module(_COMPILED)
 
 
 def add_in_blocks(sums: Steps, delta: Delta, start: int, weight: float, take_back: bool, lanes: Doubles) -> None:
@@ -90,6 +122,17 @@ def add_in_blocks(sums: Steps, delta: Delta, start: int, weight: float, take_bac
             scratch.add_squares(term, lanes)
             term += SNAP
             step(sums[first:last], term.view(np.int64), out=sums[first:last])
+
+
+def mean_in_blocks(sums: Steps, base: Floats, weight: float, parameters: int, value: Floats, lanes: Doubles) -> None:
+    """The pass in numpy; see `MeanPass`."""
+    scratch = Scratch(sums.size)
+    for start, stop in blocks(sums.size):
+        mean = scratch.term[: stop - start]
+        np.multiply(sums[start:stop], GRID, out=mean)
+        mean /= weight
+        scratch.add_squares(mean[: max(0, parameters - start)], lanes)
+        np.add(base[start:stop], mean, out=value[start:stop], casting="same_kind")
 
 
 def add_parts(

@@ -1,4 +1,4 @@
-"""Where are a run's records? ``rounds.csv``, a line a round, and ``cycles.json``, an entry an adjustment."""
+"""Where are a run's records? ``rounds.csv``, a line a round, and ``cycles.jsonl``, a line an adjustment."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 
 from coordinator.records import CycleRecord, RoundRecord
-from coordinator.store import replace_file
 
+CYCLES = "cycles.jsonl"
 _FIELDS = RoundRecord.__struct_fields__
+_encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(CycleRecord)
 
 
 class Recorder:
@@ -23,15 +24,15 @@ class Recorder:
 
     def __init__(self, folder: Path, round: int = 0) -> None:  # noqa: A002 - the project's word
         folder.mkdir(parents=True, exist_ok=True)
-        self._rounds, self._cycles_path = folder / "rounds.csv", folder / "cycles.json"
+        self._rounds, self._cycles = folder / "rounds.csv", folder / CYCLES
         kept = [row for row in self._old_rows() if int(row["round"]) < round]
         with self._rounds.open("w", newline="") as file:
             writer = csv.DictWriter(file, _FIELDS)
             writer.writeheader()
             writer.writerows(kept)
         last_cycle = max((int(row["cycle"]) for row in kept), default=-1)
-        self._cycles = [record for record in self._old_cycles() if record.cycle <= last_cycle]
-        self._write_cycles()
+        cycles = [record for record in read_cycles(self._cycles) if record.cycle <= last_cycle]
+        self._cycles.write_bytes(_encoder.encode_lines(cycles))
 
     def add_round(self, record: RoundRecord) -> None:
         """Append a line."""
@@ -39,12 +40,9 @@ class Recorder:
             csv.writer(file).writerow([_cell(getattr(record, name)) for name in _FIELDS])
 
     def add_cycle(self, record: CycleRecord) -> None:
-        """Append an entry."""
-        self._cycles.append(record)
-        self._write_cycles()
-
-    def _write_cycles(self) -> None:
-        replace_file(self._cycles_path, msgspec.json.encode(self._cycles))
+        """Append a line."""
+        with self._cycles.open("ab") as file:
+            file.write(_encoder.encode_lines([record]))
 
     def _old_rows(self) -> list[dict[str, str]]:
         try:
@@ -53,11 +51,14 @@ class Recorder:
         except FileNotFoundError:
             return []
 
-    def _old_cycles(self) -> list[CycleRecord]:
-        try:
-            return msgspec.json.decode(self._cycles_path.read_bytes(), type=list[CycleRecord])
-        except FileNotFoundError:
-            return []
+
+def read_cycles(path: Path) -> list[CycleRecord]:
+    """The lines of a ``cycles.jsonl``, of which a run that was killed may have left the last one torn."""
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [_decoder.decode(line) for line in lines]
 
 
 def _cell(value: object) -> object:

@@ -1,8 +1,8 @@
 """How do bytes reach the federation, and its decisions the network? The coordinator's thin asyncio shell.
 
-Two tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* publishes what it decides.
-Two more outlive the link, and work while the next round trains: *record* evaluates finished rounds and writes them
-down, *settle* sees that commits are on the disk.
+Three tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* publishes what it decides,
+*serve requests* publishes the values that devices ask for. Two more outlive the link, and work while the next round
+trains: *record* evaluates finished rounds and writes them down, *settle* sees that commits are on the disk.
 
 Everything that the coordinator says is retained, and is said anew on every connection: a broker that lost its memory,
 or a device that comes late, needs nothing else.
@@ -16,20 +16,22 @@ import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from broker import batches, chunks, messages
-from broker.chunks import Joiner, LayerValue, split_file
-from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Message, Report, RoundPlan
+from broker.chunks import Joiner, split_file
+from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan
 from broker.redial import first_error, keep_linked
 from broker.seam import Delivery, Dial, Link, Will
 from broker.topics import Address, Topics
-from coordinator.arrivals import joined_partial, joined_update
+from coordinator.arrivals import joined_partial, joined_update, joined_updates
 from coordinator.evaluate import Evaluator, read_evaluation_data
 from coordinator.federation import Federation, RoundOutcome, fresh
+from coordinator.passes import load_if_worth_it
 from coordinator.recorder import Recorder
 from coordinator.records import CycleRecord, RoundRecord, RunResult
 from coordinator.settings import FederationSettings
@@ -46,6 +48,13 @@ _AWAY_S = 30
 
 _UNRECORDED = 4
 """Finished rounds, each with the model's values, that may wait to be evaluated before training waits for them."""
+
+
+class _Said(NamedTuple):
+    """A layer's value that was published: its version, and in how many chunks."""
+
+    version: int
+    chunks: int
 
 
 class Coordinator:
@@ -76,7 +85,10 @@ class Coordinator:
         self._federation = self._restore()
         self._recorder = Recorder(self._folder, self._federation.snapshot.round)
         self._evaluator = self._make_evaluator()
-        self._changed, self._committed = asyncio.Event(), asyncio.Event()
+        self._changed, self._committed, self._asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._requested: set[int] = set()  # layers, whose values are to be published
+        self._said: dict[int, _Said] = {}  # values, by layer, that were published on this link, and stay on the broker
+        self._parts = 0  # messages of the last advance
         self._outcomes: asyncio.Queue[RoundOutcome | None] = asyncio.Queue(_UNRECORDED)
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self._accuracy: float | None = None
@@ -91,6 +103,7 @@ class Coordinator:
         """
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.to_thread(self._load_passes), name="load passes")
                 group.create_task(self._record_rounds(), name="record")
                 settling = group.create_task(self._settle_commits(), name="settle")
                 await self._keep_serving()
@@ -100,6 +113,10 @@ class Coordinator:
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
         return self._result()
+
+    def _load_passes(self) -> None:
+        elements = sum(layer.vector_size for layer in self._bundle.manifest.spec.layers)
+        load_if_worth_it(elements * self._settings.cohorts.min_devices)
 
     async def _keep_serving(self) -> None:
         if self._settings.wire.update_codec == "top1":
@@ -118,9 +135,13 @@ class Coordinator:
     async def _serve(self, link: Link) -> None:
         await self._announce(link)
         async with asyncio.TaskGroup() as group:
-            listening = group.create_task(self._listen(link), name="listen")
+            serving = [
+                group.create_task(self._listen(link), name="listen"),
+                group.create_task(self._serve_requests(link), name="serve requests"),
+            ]
             await self._drive(link)
-            listening.cancel()
+            for task in serving:
+                task.cancel()
         await self._retire(link)
 
     async def _announce(self, link: Link) -> None:
@@ -130,16 +151,16 @@ class Coordinator:
         for path in {self._bundle.path(entry) for entry in entries(self._bundle.manifest)}:
             await self._publish_file(link, path.stem, path.read_bytes())
         await self._publish_file(link, self._bundle.digest, (self._bundle.folder / MANIFEST_NAME).read_bytes())
-        await self._publish_values(link, federation.published)
+        self._said.clear()
+        await self._publish_values(link, range(len(federation.values)))
         for name, device in federation.devices.items():
             await self._say(link, self._topics.device(name, "task"), device.task)
         topics = self._topics
-        await link.subscribe(topics.devices("status"), topics.devices("profile"), topics.devices("report"))
-        await link.subscribe(topics.partials)
+        await link.subscribe(*map(topics.devices, ("status", "profile", "request", "report")), topics.partials)
         if not self._settings.aggregation.aggregators:
             await link.subscribe(topics.updates, topics.devices("updates"))
         if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
-            await self._say(link, topics.round, federation.round.plan)
+            await self._advance(link, federation.round.plan)
 
     async def _listen(self, link: Link) -> None:
         joiner = Joiner(self._bundle.manifest.spec, epoch=self._federation.snapshot.epoch)
@@ -161,8 +182,10 @@ class Coordinator:
         address = self._topics.parse(delivery.topic)
         match address.kind:
             case "layer_update":
+                self._uplink_bytes += len(delivery.payload)
                 await self._hear_update(delivery.payload, address, joiner)
             case "updates":
+                self._uplink_bytes += len(delivery.payload)
                 await self._hear_batch(delivery.payload, address, joiner)
             case "layer_partial":
                 await self._hear_partial(delivery.payload, address, joiner)
@@ -171,6 +194,8 @@ class Coordinator:
             case "report":
                 self._hear_of(address.device)
                 self._federation.report(address.device, messages.decode(delivery.payload, Report))
+            case "request":
+                self._hear_request(messages.decode(delivery.payload, Request))
             case "profile":
                 await self._hear_profile(link, messages.decode(delivery.payload, DeviceProfile), address)
         self._changed.set()
@@ -183,8 +208,12 @@ class Coordinator:
         log.info("%s %s: %s", profile.device, verdict, task.reason)
         await self._say(link, self._topics.device(profile.device, "task"), task)
 
+    def _hear_request(self, request: Request) -> None:
+        """Have the values published that the broker does not have yet."""
+        self._requested |= set(request.layers) & set(range(len(self._federation.values)))
+        self._asked.set()
+
     async def _hear_update(self, payload: bytes, address: Address, joiner: Joiner) -> None:
-        self._uplink_bytes += len(payload)
         self._hear_of(address.device)
         update = await joined_update(joiner, payload, address, self._bundle.manifest.spec)
         if update is not None:
@@ -192,10 +221,14 @@ class Coordinator:
 
     async def _hear_batch(self, payload: bytes, address: Address, joiner: Joiner) -> None:
         """Each of its updates counts by itself."""
-        for message in batches.unpack(payload):
+        self._hear_of(address.device)
+        updates, damaged = await joined_updates(joiner, payload, address, self._bundle.manifest.spec)
+        for error in damaged:
+            self._note_refused(error)
+        for update in updates:
             try:
-                await self._hear_update(message, address, joiner)
-            except RemoteError as error:
+                self._federation.receive(update)
+            except RejectedUpdate as error:
                 self._note_refused(error)
 
     async def _hear_partial(self, payload: bytes, address: Address, joiner: Joiner) -> None:
@@ -227,10 +260,9 @@ class Coordinator:
         while not federation.finished:
             if federation.round is None:
                 await self._devices_are_there()
-                plan = federation.begin(time.monotonic())
-                await self._say(link, self._topics.round, plan)
+                await self._advance(link, federation.begin(time.monotonic()))
                 await self._say(link, self._topics.coordinator_status, self._status())
-            await self._finish_round(link)
+            await self._finish_round()
 
     async def _devices_are_there(self) -> None:
         began, wait_s = time.monotonic(), self._settings.cohorts.wait_s
@@ -239,7 +271,7 @@ class Coordinator:
                 raise ConfigError(self._too_few(wait_s))
             await self._news(1.0)
 
-    async def _finish_round(self, link: Link) -> None:
+    async def _finish_round(self) -> None:
         """Close the open round's layers as they become ready, and commit it before the next one is planned.
 
         A coordinator that dies before the commit plans the round again, and is sent the same updates again. One that
@@ -247,17 +279,14 @@ class Coordinator:
         """
         federation, round_ = self._federation, self._federation.round
         assert round_ is not None
-        async with asyncio.TaskGroup() as group:
-            while True:
-                closed = [federation.close(layer) for layer in round_.ready(time.monotonic())]
-                if fresh_values := [value for values in closed for value in values]:
-                    group.create_task(self._publish_values(link, fresh_values), name="publish layers")
-                if round_.done(time.monotonic()):
-                    break
-                await self._news(round_.patience_ends(time.monotonic()) - time.monotonic())
-            outcome = federation.finish(time.monotonic(), self._uplink_bytes)
-            await self._outcomes.put(outcome)  # first: a line too many is dropped at a restart, none is added
-            await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
+        while True:
+            federation.close(round_.ready(time.monotonic()))
+            if round_.done(time.monotonic()):
+                break
+            await self._news(round_.patience_ends(time.monotonic()) - time.monotonic())
+        outcome = federation.finish(time.monotonic(), self._uplink_bytes)
+        await self._outcomes.put(outcome)  # first: a line too many is dropped at a restart, none is added
+        await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
         self._committed.set()
 
     async def _news(self, timeout_s: float) -> None:
@@ -274,14 +303,58 @@ class Coordinator:
     async def _say(self, link: Link, topic: str, message: Message) -> None:
         await link.publish(topic, messages.encode(message), retain=True)
 
-    async def _publish_values(self, link: Link, values: list[LayerValue]) -> None:
-        layers, chunk_bytes = self._bundle.manifest.spec.layers, self._settings.wire.chunk_kib * 1024
-        topic_of = {"global": self._topics.layer_global, "delta": self._topics.layer_delta}
+    async def _advance(self, link: Link, plan: RoundPlan) -> None:
+        """A plan, and behind it what leads devices that have the versions before to those of the plan."""
+        parts = list(batches.packed(list(self._advance_messages()), self._chunk_bytes))
+        needless = range(len(parts), self._parts)  # of a longer advance before it
+        self._parts = len(parts)
         await _together(
-            link.publish(topic_of[value.purpose](layers[value.layer].name, value.version, index), chunk, retain=True)
-            for value in values
-            for index, chunk in enumerate(chunks.split(value, chunk_bytes))
+            [
+                self._say(link, self._topics.round, plan),
+                *(link.publish(self._topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
+                *(link.publish(self._topics.advance(index), b"", retain=True) for index in needless),
+                *(link.publish(topic, b"", retain=True) for topic in self._outdated(plan)),
+            ]
         )
+
+    def _outdated(self, plan: RoundPlan) -> Iterator[str]:
+        """Topics of values that are not the plan's any more; who subscribes for the right ones would get them, too."""
+        names = [layer.name for layer in self._bundle.manifest.spec.layers]
+        for layer, said in list(self._said.items()):
+            if said.version != plan.versions[layer]:
+                del self._said[layer]
+                yield from (self._topics.layer_global(names[layer], index) for index in range(said.chunks))
+
+    def _advance_messages(self) -> Iterator[bytes]:
+        for value in self._federation.advance:
+            yield from chunks.split(value, self._chunk_bytes - batches.WRAPPING_BYTES)
+
+    async def _serve_requests(self, link: Link) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            requested, self._requested = self._requested, set()
+            await self._publish_values(link, sorted(requested))
+
+    async def _publish_values(self, link: Link, layers: Iterable[int]) -> None:
+        """The values of these layers, unless they were published on this link."""
+        federation, specs = self._federation, self._bundle.manifest.spec.layers
+        publishes = []
+        for layer in layers:
+            if layer in self._said and self._said[layer].version == federation.snapshot.versions[layer]:
+                continue
+            value = federation.whole(layer)
+            messages = chunks.split(value, self._chunk_bytes)
+            self._said[layer] = _Said(value.version, len(messages))
+            publishes += [
+                link.publish(self._topics.layer_global(specs[layer].name, index), message, retain=True)
+                for index, message in enumerate(messages)
+            ]
+        await _together(publishes)
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return self._settings.wire.chunk_kib * 1024
 
     async def _publish_file(self, link: Link, sha256: str, content: bytes) -> None:
         parts = split_file(content, self._settings.wire.chunk_kib * 1024)
@@ -296,6 +369,7 @@ class Coordinator:
         """
         federation, topics = self._federation, self._topics
         snapshot = federation.snapshot
+        await self._publish_values(link, range(len(federation.values)))
         await self._say(link, topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
         await self._say(link, topics.coordinator_status, self._status("finished"))
         for name in federation.devices:

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.framing import seal, unseal
+from broker.framing import seal_of, unseal
 from coordinator.federation import Snapshot
 from models.errors import ConfigError, DecodeError
 from models.spec import ModelSpec
@@ -124,9 +124,11 @@ class Store:
             )
             for layer in moved
         }
-        content = seal(_MAGIC, msgspec.msgpack.encode(_Commit(snapshot, layers)), memoryview(b""))
+        content = msgspec.msgpack.encode(_Commit(snapshot, layers))
         draft = self._path(snapshot.round).with_suffix(".draft")
-        draft.write_bytes(content)
+        with draft.open("wb") as file:
+            file.write(seal_of(_MAGIC, content))
+            file.write(content)
         draft.replace(self._path(snapshot.round))
         versions = {layer: snapshot.versions[layer] for layer in moved}
         self._written |= versions
@@ -199,7 +201,7 @@ def _bytes_of(vectors: Mapping[int, _Vector] | None, layer: int) -> bytes | None
 
 
 def _bytes(vector: _Vector) -> bytes:
-    return vector.astype("<f4").tobytes()
+    return vector.astype("<f4", copy=False).tobytes()
 
 
 def _vector(content: bytes) -> _Vector:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from broker import batches
-from broker.chunks import Joiner
-from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Message, Report, RoundPlan, Task
+from broker.chunks import Joiner, LayerValue
+from broker.messages import DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan, Task
 from broker.messages import decode as decoded
 from broker.messages import encode as encoded
 from broker.seam import Delivery, Link
@@ -29,6 +28,7 @@ from edge_agent.events import (
     Event,
     Linked,
     Outcome,
+    Passed,
     PlanCame,
     Prepare,
     Prepared,
@@ -43,6 +43,7 @@ from edge_agent.events import (
 )
 from edge_agent.fetch import Fetcher
 from edge_agent.learning import Learning
+from edge_agent.session import Session
 from models.bundle import decode_manifest
 from models.errors import DecodeError, LinkError, RemoteError
 
@@ -51,11 +52,7 @@ log = logging.getLogger("lamina.agent")
 GOODBYE_S = 2.0
 MESSAGES_AT_ONCE = 20  # of an update, besides those of the layer that was encoded last
 
-
-class Wants(Protocol):
-    """See `edge_agent.session.Session.wants`."""
-
-    def __call__(self, epoch: int, layer: int, version: int, *, delta: bool = False) -> bool: ...  # noqa: D102
+_ADVANCE = "/advance"  # a sender to the joiner, as layers are; no layer's name holds a slash
 
 
 LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw
@@ -86,8 +83,8 @@ class Agency:
         learning: the learner in its thread.
         fetcher: of the bundle's files.
         tally: is counted on.
-        feed: tells the session what happened, and does what it wants.
-        wants: whether the session wants a value of this epoch, layer and version.
+        session: says which values are wanted.
+        feed: tells it what happened, and does what it wants.
     """
 
     profile: DeviceProfile
@@ -95,8 +92,8 @@ class Agency:
     learning: Learning
     fetcher: Fetcher
     tally: Tally
+    session: Session
     feed: Callable[[Event], None]
-    wants: Wants
 
 
 class Connection:
@@ -140,7 +137,7 @@ class Connection:
     async def _introduce(self) -> None:
         """Listen first: what is said in answer must not be taken for what the broker kept."""
         topics, device = self._agency.topics, self._device
-        await self._link.subscribe(topics.device(device, "task"), topics.round, topics.coordinator_status)
+        await self._link.subscribe(topics.device(device, "task"), topics.round)
         await self._say("status", DeviceStatus(state="online"))
         await self._say("profile", self._agency.profile)
 
@@ -163,24 +160,26 @@ class Connection:
                 if delivery.payload:  # an empty one clears what was retained
                     await self._hear(delivery, address)
             except RemoteError as error:
-                self._agency.tally.refused[kind] += 1
-                log.warning("%s: refused a message: %s", self._device, error)
+                self._note_refused(kind, error)
             finally:
                 delivery.acknowledge()
 
+    def _note_refused(self, kind: str, error: RemoteError) -> None:
+        self._agency.tally.refused[kind] += 1
+        log.warning("%s: refused a message: %s", self._device, error)
+
     async def _hear(self, delivery: Delivery, address: Address) -> None:
         match address.kind:
-            case "layer_global" | "layer_delta":
+            case "layer_global":
                 await self._hear_value(delivery.payload, address)
+            case "advance":
+                await self._hear_advance(delivery.payload)
             case "round":
                 self._agency.feed(PlanCame(decoded(delivery.payload, RoundPlan), delivery.retained))
             case "task":
                 self._agency.feed(TaskCame(decoded(delivery.payload, Task), delivery.retained))
             case "bundle":
                 self._agency.fetcher.add(address.sha256, delivery.payload)
-            case "coordinator_status":
-                status = decoded(delivery.payload, CoordinatorStatus)
-                log.info("%s: the coordinator is %s", self._device, status.state)
 
     async def _hear_value(self, payload: bytes, address: Address) -> None:
         """A chunk of a layer's value; the one that completes it has it taken."""
@@ -188,23 +187,62 @@ class Connection:
         agency.tally.downlink_bytes += len(payload)
         if self._joiner is None:
             return
-        value = self._joiner.add(payload, f"{address.kind} {address.layer}")
+        value = self._joiner.add(payload, address.layer)
         if value is None:
             return
-        delta = value.purpose == "delta"
-        if address.kind != f"layer_{value.purpose}" or agency.learning.layers[value.layer].name != address.layer:
+        if value.purpose != "global" or agency.learning.layers[value.layer].name != address.layer:
             raise DecodeError(f"{value.purpose} of layer {value.layer} on the topic of layer {address.layer}")
-        if not agency.wants(value.epoch, value.layer, value.version, delta=delta):
+        if self._wants(value):
+            await self._take([value])
+
+    async def _hear_advance(self, payload: bytes) -> None:
+        """Each of its values counts by itself."""
+        self._agency.tally.downlink_bytes += len(payload)
+        if self._joiner is None:
             return
-        vector = await (agency.learning.moved(value) if delta else agency.learning.decoded(value))
-        if not agency.wants(value.epoch, value.layer, value.version, delta=delta):
-            return
-        if vector is None:
-            log.warning("%s: holds another layer %s than the coordinator", self._device, address.layer)
+        wanted: list[LayerValue] = []
+        for message in batches.unpack(payload):
+            try:
+                value = self._joiner.add(message, _ADVANCE)
+                if value is None:
+                    continue
+                if value.purpose not in ("delta", "global"):
+                    raise DecodeError(f"{value.purpose} of layer {value.layer} in an advance")
+            except RemoteError as error:
+                self._note_refused("advance", error)
+                continue
+            if self._wants(value):
+                wanted.append(value)
+            else:
+                self._agency.feed(Passed(value.epoch, value.layer, value.version))
+        await self._take(wanted)
+
+    def _wants(self, value: LayerValue) -> bool:
+        return self._agency.session.wants(value.epoch, value.layer, value.version, delta=value.purpose == "delta")
+
+    async def _take(self, values: Sequence[LayerValue]) -> None:
+        agency, taken = self._agency, []
+        for value, found in zip(values, await agency.learning.decoded(values), strict=True):
+            if isinstance(found, RemoteError):
+                self._note_refused(value.purpose, found)
+            elif not self._wants(value):  # any more
+                continue
+            elif found.check == agency.session.check(value.layer):
+                agency.learning.take(value.layer, found.vector)
+                taken.append((value.layer, value.version))
+            else:
+                self._note_strayed(value)
+        if taken:
+            agency.feed(Taken(values[0].epoch, tuple(taken)))
+
+    def _note_strayed(self, value: LayerValue) -> None:
+        """It leads to another value than the plan's: what is held is another, or it is from before a crash."""
+        agency, name = self._agency, self._agency.learning.layers[value.layer].name
+        log.warning("%s: a %s leads to another layer %s than the plan's", self._device, value.purpose, name)
+        if self._joiner is not None:  # the right one may count as older
+            self._joiner.forget(name if value.purpose == "global" else _ADVANCE)
+        if value.purpose == "delta":
             agency.feed(Strayed(value.epoch, value.layer, value.version))
-            return
-        agency.learning.take(value.layer, vector)
-        agency.feed(Taken(value.epoch, value.layer, value.version))
 
     # What the session wants.
 
@@ -230,18 +268,17 @@ class Connection:
             most = 2 * sum(4 * layer.vector_size for layer in layers)  # bytes: every layer at once, however encoded
             self._joiner = Joiner(self._agency.learning.spec, max_bytes=most)
         for layer, _ in command.values:  # what came before, unwanted, must count when it comes again
-            self._joiner.forget(f"layer_global {layers[layer].name}")
-            self._joiner.forget(f"layer_delta {layers[layer].name}")
+            self._joiner.forget(layers[layer].name)
+        if command.advance:
+            self._joiner.forget(_ADVANCE)
         await self._link.subscribe(*self._filters(command))
+        if command.values:
+            await self._say("request", Request(layers=tuple(layer for layer, _ in command.values)), retain=False)
 
     def _filters(self, command: Subscribe | Unsubscribe) -> list[str]:
         topics, layers = self._agency.topics, self._agency.learning.layers
-        return [
-            (topics.layer_delta_slot if layer in command.deltas else topics.layer_global_slot)(
-                layers[layer].name, version
-            )
-            for layer, version in command.values
-        ]
+        values = [topics.layer_globals(layers[layer].name) for layer, _ in command.values]
+        return [*values, topics.advances] if command.advance else values
 
     async def _prepare(self, task: Task) -> None:
         agency = self._agency
@@ -257,41 +294,39 @@ class Connection:
     async def _deliver(self, command: Deliver) -> None:
         """The messages of all layers, then the report, without waiting for one before the next is sent."""
         plan, sending = command.plan, _Sending(self._link)
-        batch: dict[int, bytes] = {}  # messages that wait for others to share theirs with, by layer
         async with asyncio.TaskGroup() as group:
-            async for layer, messages in self._agency.learning.encoded_updates(plan, command.layers):
+            async for layers, topic, messages in self._updates(plan, command.layers):
                 self._agency.tally.uplink_bytes += sum(map(len, messages))
-                if not plan.batched or len(messages) != 1 or batches.size(messages) > plan.chunk_bytes:
-                    await self._send_layer(group, sending, plan, layer, messages)
-                    continue
-                if batches.size([*batch.values(), *messages]) > plan.chunk_bytes:
-                    await self._send_batch(group, sending, plan, batch)
-                    batch = {}
-                batch[layer] = messages[0]
-            await self._send_batch(group, sending, plan, batch)
+                sent = [await sending.start(group, topic, message) for message in messages]
+                group.create_task(self._confirm(Published(plan.epoch, plan.round, layers), sent))
             if command.outcome is not None:
                 topic = self._agency.topics.device(self._device, "report")
                 sent = [await sending.start(group, topic, encoded(self._report(plan, command.outcome)))]
-                group.create_task(self._confirm(Published(plan.epoch, plan.round, REPORT), sent))
+                group.create_task(self._confirm(Published(plan.epoch, plan.round, (REPORT,)), sent))
 
-    async def _send_layer(
-        self, group: asyncio.TaskGroup, sending: _Sending, plan: RoundPlan, layer: int, messages: list[bytes]
-    ) -> None:
-        topic = self._agency.topics.layer_update(self._agency.learning.layers[layer].name, self._device)
-        sent = [await sending.start(group, topic, message) for message in messages]
-        group.create_task(self._confirm(Published(plan.epoch, plan.round, layer), sent))
+    async def _updates(
+        self, plan: RoundPlan, layers: Sequence[int]
+    ) -> AsyncIterator[tuple[tuple[int, ...], str, list[bytes]]]:
+        """All messages of the layers' updates: layers, and where what is to be published for them."""
+        topics, specs, most_bytes = self._agency.topics, self._agency.learning.layers, plan.chunk_bytes
+        batch: dict[int, bytes] = {}  # messages that wait for others to share theirs with, by layer
 
-    async def _send_batch(
-        self, group: asyncio.TaskGroup, sending: _Sending, plan: RoundPlan, batch: dict[int, bytes]
-    ) -> None:
-        if len(batch) == 1:
-            ((layer, message),) = batch.items()
-            await self._send_layer(group, sending, plan, layer, [message])
-        elif batch:
-            topic = self._agency.topics.batch(self._device)
-            sent = [await sending.start(group, topic, batches.pack(list(batch.values())))]
-            for layer in batch:
-                group.create_task(self._confirm(Published(plan.epoch, plan.round, layer), sent))
+        def packed() -> tuple[tuple[int, ...], str, list[bytes]]:
+            if len(batch) == 1:
+                ((layer, message),) = batch.items()
+                return (layer,), topics.layer_update(specs[layer].name, self._device), [message]
+            return tuple(batch), topics.batch(self._device), [batches.pack(list(batch.values()))]
+
+        async for layer, messages in self._agency.learning.encoded_updates(plan, layers):
+            if not plan.batched or len(messages) != 1 or batches.size(messages) > most_bytes:
+                yield (layer,), topics.layer_update(specs[layer].name, self._device), messages
+                continue
+            if batches.size([*batch.values(), *messages]) > most_bytes:
+                yield packed()
+                batch = {}
+            batch[layer] = messages[0]
+        if batch:
+            yield packed()
 
     async def _confirm(self, published: Published, sent: list[asyncio.Task[None]]) -> None:
         await asyncio.gather(*sent)

@@ -95,7 +95,15 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The device now holds a layer's global value of this version."""
+    """The device now holds these global values: layers, and versions."""
+
+    epoch: int
+    values: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Strayed:
+    """A delta to this version has come, and what the device holds of the layer isn't what it was made for."""
 
     epoch: int
     layer: int
@@ -103,8 +111,8 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Strayed:
-    """A delta to this version has come, and what the device holds of the layer isn't what it was made for."""
+class Passed:
+    """Of an advance something has come for which the device had no use, yet."""
 
     epoch: int
     layer: int
@@ -120,14 +128,14 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The broker has all of the update of a layer, or the report (``REPORT``)."""
+    """The broker has all of the updates of some layers, or the report (``REPORT``)."""
 
     epoch: int
     round: int
-    layer: int
+    layers: tuple[int, ...]
 
 
-Event = Linked | Unlinked | TaskCame | PlanCame | Prepared | Taken | Strayed | Trained | Published
+Event = Linked | Unlinked | TaskCame | PlanCame | Prepared | Taken | Strayed | Passed | Trained | Published
 
 
 # What to do.
@@ -142,10 +150,15 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Receive the global values of these (layer, version), or of layers in ``deltas`` the deltas, from the start."""
+    """Receive some global values from their start, having them published first, and the advance.
+
+    Attributes:
+        values: layers, and versions.
+        advance: whether the advance is meant, too.
+    """
 
     values: tuple[tuple[int, int], ...]
-    deltas: tuple[int, ...] = ()
+    advance: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,7 @@ class Unsubscribe:
     """Receive them no longer."""
 
     values: tuple[tuple[int, int], ...]
-    deltas: tuple[int, ...] = ()
+    advance: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from broker.chunks import LayerValue, pack, split, unpack
+from broker.chunks import LayerValue, pack_all, split, unpack
 from broker.codecs import codec
-from broker.deltas import apply_delta
+from broker.deltas import applied, check_of
 from broker.messages import RoundPlan, Task
 from edge_agent.allocation import return_freed_memory
 from edge_agent.data import TrainingData
@@ -32,18 +32,26 @@ from edge_agent.state import DamagedState, read_progress, restore_state, save_st
 from edge_agent.trainer import OnnxRuntime
 from edge_agent.tuning import Tuned
 from models import fitting
+from models.errors import DecodeError
 from models.manifest import FileEntry, Manifest
 from models.spec import LayerSpec, ModelSpec
 from models.values import Vector
 
 log = logging.getLogger("lamina.agent")
 
-_INLINE_ELEMENTS = 1 << 15
-"""Layers up to this size are decoded on the event loop: handing them to the thread costs more than the work."""
+_INLINE_ELEMENTS = 1 << 19
+"""Up to so many are decoded on the event loop, in milliseconds: a device that waits for values does nothing else."""
 
-_RUN_ELEMENTS = 1 << 16  # of layers encoded in one go
+_RUN_ELEMENTS = 1 << 19  # of layers encoded in one go
 
 _T = TypeVar("_T")
+
+
+class Decoded(NamedTuple):
+    """A layer's value (vector_size,), and its check (`broker.deltas`)."""
+
+    vector: Vector
+    check: int
 
 
 class Learning:
@@ -159,23 +167,11 @@ class Learning:
             for layer, messages in await self._run(partial(self._encoded_updates, plan, run)):
                 yield layer, messages
 
-    async def decoded(self, value: LayerValue) -> Vector:
-        """The layer vector of a value that has arrived.
-
-        Raises:
-            DecodeError: it is not the layer's.
-        """
-        layer = self.layers[value.layer]
-        return await self._unless_small(layer, partial(unpack, value, layer))
-
-    async def moved(self, delta: LayerValue) -> Vector | None:
-        """The layer vector that a delta leads to from the one that is held; ``None`` if it was made for another.
-
-        Raises:
-            DecodeError: it is not the layer's.
-        """
-        layer, held = self.layers[delta.layer], self._ready().held(delta.layer)
-        return await self._unless_small(layer, partial(apply_delta, delta, layer, held))
+    async def decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+        """Of each, in order: what it, or a delta to the value that is held, leads to; or why it is not its layer's."""
+        decode = partial(self._decoded, values)
+        elements = sum(self.layers[value.layer].vector_size for value in values)
+        return decode() if elements <= _INLINE_ELEMENTS else await self._run(decode)
 
     def take(self, layer: int, vector: Vector) -> None:
         """Hold a layer's new global value; no training runs."""
@@ -195,9 +191,14 @@ class Learning:
     async def _run(self, job: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job)
 
-    async def _unless_small(self, layer: LayerSpec, decode: Callable[[], _T]) -> _T:
-        """In the thread, unless going there and back takes longer than decoding. It changes nothing of the learner."""
-        return decode() if layer.vector_size <= _INLINE_ELEMENTS else await self._run(decode)
+    def _decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+        """Wherever it runs, it changes nothing of the learner."""
+        specs = [self.layers[value.layer] for value in values]
+        bases = [self._ready().held(value.layer) if value.purpose == "delta" else None for value in values]
+        return [
+            vector if isinstance(vector, DecodeError) else Decoded(vector, check_of(vector))
+            for vector in applied(values, specs, bases)
+        ]
 
     # In the thread.
 
@@ -259,33 +260,29 @@ class Learning:
         )
 
     def _encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> list[tuple[int, list[bytes]]]:
-        encoded = []
-        for layer in layers:
-            try:
-                encoded.append((layer, self._encoded_update(plan, layer)))
-            except ValueError as error:  # the others go out, this one is not waited for
-                log.warning("%s: no update of layer %d: %s", self._settings.device, layer, error)
-                encoded.append((layer, []))
-        return encoded
-
-    def _encoded_update(self, plan: RoundPlan, layer: int) -> list[bytes]:
-        spec = self.layers[layer]
-        codec_name = plan.codec_of(self._settings.device, spec.vector_size)
-        wanted = self._feedback.wanted(layer, self._ready().update(layer))
-        value = pack(
+        specs = [self.layers[layer] for layer in layers]
+        wanted = [self._feedback.wanted(layer, self._ready().update(layer)) for layer in layers]
+        values = pack_all(
             "update",
             epoch=plan.epoch,
             round=plan.round,
-            layer=layer,
-            version=plan.versions[layer],
-            layer_spec=spec,
-            vector=wanted,
-            codec=codec_name,
+            layers=layers,
+            versions=[plan.versions[layer] for layer in layers],
+            layer_specs=specs,
+            vectors=wanted,
+            codecs=[plan.codec_of(self._settings.device, spec.vector_size) for spec in specs],
             weight=float(len(self._data)) if plan.weighting == "num_examples" else 1.0,
         )
-        lost = wanted - unpack(value, spec) if codec(codec_name).biased else None
-        self._feedback.sent(layer, plan.round, plan.versions[layer], lost)
-        return split(value, plan.chunk_bytes)
+        encoded: list[tuple[int, list[bytes]]] = []
+        for layer, spec, vector, value in zip(layers, specs, wanted, values, strict=True):
+            if isinstance(value, ValueError):  # the others go out, this one is not waited for
+                log.warning("%s: no update of layer %d: %s", self._settings.device, layer, value)
+                encoded.append((layer, []))
+                continue
+            lost = vector - unpack(value, spec) if codec(value.codec).biased else None
+            self._feedback.sent(layer, plan.round, plan.versions[layer], lost)
+            encoded.append((layer, split(value, plan.chunk_bytes)))
+        return encoded
 
     def _save(self, progress: Progress) -> None:
         try:

@@ -22,7 +22,7 @@ from broker.chunks import Joiner, pack, split
 from broker.messages import RoundPlan, Task
 from edge_agent.data import TrainingData
 from edge_agent.events import Progress, Train
-from edge_agent.learning import Learning
+from edge_agent.learning import Decoded, Learning
 from edge_agent.settings import AgentSettings
 from models.bundle import Bundle, read_bundle
 from models.errors import ConfigError, LaminaError
@@ -90,7 +90,9 @@ async def _two_rounds(bundle: Bundle, learning: Learning, cut: int, batch_size: 
         joiner = Joiner(manifest.spec)
         for chunk in received:
             if (value := joiner.add(bytes(chunk), "coordinator")) is not None:
-                learning.take(value.layer, await learning.decoded(value))
+                [decoded] = await learning.decoded([value])
+                assert isinstance(decoded, Decoded)
+                learning.take(value.layer, decoded.vector)
         plan = RoundPlan(
             epoch=0,
             round=round_,

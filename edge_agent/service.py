@@ -106,8 +106,8 @@ class Agent:
             learning=self._learning,
             fetcher=self._fetcher,
             tally=self.tally,
+            session=self._session,
             feed=self._feed,
-            wants=self._session.wants,
         )
         self._connection = Connection(agency, link)
         log.info("%s: linked to federation %s", self._device, self._settings.federation)

@@ -18,11 +18,14 @@ The rules, which hold in every state and for every order of events:
     others and its momentum. Otherwise - the first round of a cycle, a missed or abandoned round, a start without saved
     state - it begins *afresh*: every layer from its global value, without momentum.
 5.  Training begins when the device holds the global value of every layer at the plan's version. What it holds already
-    is not fetched again, unless a version has gone back, for then the same version may mean another value.
-6.  Globals are subscribed to by layer and version, when a plan asks for them, and no longer than until the last one of
-    them is here; so each crosses the network once. A value that the plan doesn't ask for is not taken. Where the plan
-    offers a delta and the version before is held, the delta is taken in place of the value; where it turns out to be
-    made for another value than the one that is held, that one counts no longer, and the value is fetched.
+    is not fetched again, unless a version has gone back or means another value: its check says so.
+6.  What the plan's advance leads to from a version that is held comes by the advance. All other values are subscribed
+    to, and asked for, by layer and version, when a plan asks for them, and no longer than until the last one of them is
+    here; so each crosses the network once. What the plan doesn't ask for is not taken. Where a delta turns out to be
+    made for another value than the one that is held, that one counts no longer, and the value is fetched. The advance
+    stays subscribed to as long as the device is of the cohort, so that the next one comes with its plan. One that
+    passed while it could not be taken, because a round was still training or the plan had not been heard, is
+    subscribed to anew: the broker has kept it.
 7.  Updates belong to the plan whose steps are done, and are void once there is another plan. They go out when that
     plan has been heard on the present link, and all go out again when it is heard on another link, or when the
     coordinator itself repeats it: what the broker acknowledged may have died with it, or before the coordinator heard.
@@ -50,6 +53,7 @@ from edge_agent.events import (
     Event,
     Linked,
     Outcome,
+    Passed,
     PlanCame,
     Prepare,
     Prepared,
@@ -69,8 +73,8 @@ from edge_agent.events import (
 )
 from models.manifest import Manifest
 
-_Form = tuple[int, int, bool]
-"""In which a global value is awaited: its layer, its version, and whether it comes as a delta."""
+_Value = tuple[int, int]
+"""A global value: its layer, and its version."""
 
 State = Literal["waiting", "preparing", "idle", "gathering", "training", "delivering", "ended"]
 
@@ -104,7 +108,9 @@ class Session:
         self._latest: RoundPlan | None = None  # the last plan of this epoch, from which versions only grow
         self._gathering: RoundPlan | None = None
         self._afresh = True
-        self._subscribed: set[_Form] = set()
+        self._subscribed: set[_Value] = set()
+        self._advancing = False  # subscribed to the advance
+        self._passed: dict[int, int] = {}  # layers, and versions to which it led when that could not be taken
         self._done: RoundPlan | None = None  # the plan whose steps the local values contain
         self._outcome: Outcome | None = None
         self._owed: set[int] = set()  # layers, and REPORT, that the broker has not acknowledged
@@ -134,14 +140,18 @@ class Session:
         return Progress(self._task.epoch, self._task.manifest, self._task.cut, self._done, versions, self._outcome)
 
     def wants(self, epoch: int, layer: int, version: int, *, delta: bool = False) -> bool:
-        """Whether a layer's global value, or its delta, that has arrived is to be taken."""
-        return (
-            self.state == "gathering"
-            and self._task is not None
-            and epoch == self._task.epoch
-            and (layer, version, delta) in self._subscribed
-            and self._versions[layer] != version
-        )
+        """Whether a layer's global value, or the delta that leads to it, is to be taken now that it has arrived."""
+        plan = self._gathering
+        if plan is None or epoch != plan.epoch or plan.versions[layer] != version:
+            return False
+        held = self._versions[layer]
+        return held == version - 1 if delta else held != version
+
+    def check(self, layer: int) -> int:
+        """Of the global value that is wanted."""
+        if self._gathering is None:
+            raise RuntimeError(f"no value of layer {layer} is wanted")
+        return self._gathering.checks[layer]
 
     def receive(self, event: Event) -> list[Command]:
         """What to do now that something has happened, in this order."""
@@ -159,6 +169,8 @@ class Session:
                 self._linked, self._heard = False, False
                 self._preparing = None
                 self._subscribed.clear()
+                self._advancing = False
+                self._passed.clear()
                 self._in_flight.clear()
             case TaskCame(task, retained):
                 return self._note_task(task, retained)
@@ -166,17 +178,21 @@ class Session:
                 return self._note_plan(plan, retained)
             case Prepared(task, manifest, progress):
                 return self._note_prepared(task, manifest, progress)
-            case Taken(epoch, layer, version):
-                if self.wants(epoch, layer, version) or self.wants(epoch, layer, version, delta=True):
-                    self._versions[layer] = version
-                    self._moved.add(layer)
+            case Taken(epoch, values):
+                for layer, version in values:
+                    if self.wants(epoch, layer, version):
+                        self._versions[layer] = version
+                        self._moved.add(layer)
             case Strayed(epoch, layer, version):
                 if self.wants(epoch, layer, version, delta=True):
                     self._versions[layer] = None
+            case Passed(epoch, layer, version):
+                if self._task is not None and epoch == self._task.epoch:
+                    self._passed[layer] = version
             case Trained(outcome):
                 self._note_trained(outcome)
-            case Published(epoch, round_, layer):
-                return self._note_published(epoch, round_, layer)
+            case Published(epoch, round_, layers):
+                return self._note_published(epoch, round_, set(layers))
         return []
 
     def _note_task(self, task: Task, retained: bool) -> list[Command]:
@@ -212,7 +228,8 @@ class Session:
         self._preparing = None
         self._manifest = manifest
         self._versions = [None] * len(manifest.spec.layers)
-        if progress is not None and progress.serves(task) and len(progress.versions) == len(self._versions):
+        lengths = set() if progress is None else {len(progress.versions), len(progress.plan.checks)}
+        if progress is not None and progress.serves(task) and lengths == {len(self._versions)}:
             self._versions = list(progress.versions)
             self._done = self._latest = progress.plan
             self._outcome = progress.outcome
@@ -225,7 +242,7 @@ class Session:
         return []
 
     def _note_versions(self) -> None:
-        """Where a version of the plan has gone back, nothing of what the device has is of any use."""
+        """Where values of the plan are not those that went before, nothing of what the device has is of any use."""
         plan, task = self._plan, self._task
         if (
             self._manifest is None
@@ -249,12 +266,12 @@ class Session:
         self._done, self._outcome = plan, outcome
         self._owe(plan)
 
-    def _note_published(self, epoch: int, round_: int, layer: int) -> list[Command]:
+    def _note_published(self, epoch: int, round_: int, layers: set[int]) -> list[Command]:
         done = self._done
-        if done is None or (epoch, round_) != (done.epoch, done.round) or layer not in self._owed:
+        if done is None or (epoch, round_) != (done.epoch, done.round) or not layers & self._owed:
             return []
-        self._owed.discard(layer)
-        self._in_flight.discard(layer)
+        self._owed -= layers
+        self._in_flight -= layers
         return [Save(self.progress)] if not self._owed and self.progress is not None else []
 
     # What to do.
@@ -314,7 +331,7 @@ class Session:
         if self._gathering is None or self._work(plan) != self._work(self._gathering):
             self._gathering, self._afresh = plan, not self._in_step(plan)
         missing = {
-            (layer, planned, layer in plan.deltas and held == planned - 1)
+            (layer, planned): layer in plan.advanced and held == planned - 1
             for layer, (planned, held) in enumerate(zip(plan.versions, self._versions, strict=True))
             if held != planned
         }
@@ -322,24 +339,44 @@ class Session:
             return self._train(plan)
         if not (self._linked and self._heard):
             return []
-        kept = {form for form in self._subscribed if self._is_held(form, plan)}
-        outdated, new = self._subscribed - kept - missing, missing - self._subscribed
-        self._subscribed = kept | missing
-        return [*_unless_empty(Unsubscribe, outdated), *_unless_empty(Subscribe, new)]
+        by_advance = {value for value, advanced in missing.items() if advanced}
+        return self._fetch(plan, missing.keys() - by_advance, by_advance)
+
+    def _fetch(self, plan: RoundPlan, whole: set[_Value], by_advance: set[_Value]) -> list[Command]:
+        """Receive these values whole, and those by the advance, unless they are on their way already."""
+        commands: list[Command] = []
+        kept = {value for value in self._subscribed if self._is_held(value, plan)}
+        if outdated := self._subscribed - kept - whole:
+            commands.append(Unsubscribe(tuple(sorted(outdated))))
+        new = whole - self._subscribed
+        self._subscribed = kept | whole
+        advance = bool(by_advance and not self._advancing) or not by_advance.isdisjoint(self._passed.items())
+        if advance:
+            self._advancing = True
+            self._passed.clear()
+        if new or advance:
+            commands.append(Subscribe(tuple(sorted(new)), advance))
+        return commands
 
     def _train(self, plan: RoundPlan) -> list[Command]:
         reset = range(len(plan.versions)) if self._afresh else sorted(self._moved)
-        unsubscribe = self._stand_by()
+        unsubscribe = self._leave_values()
         self._running, self._leaving_off, self._void = plan, False, False
         self._moved.clear()
         self._done = self._outcome = None
         return [Train(plan, tuple(reset), self._afresh), *unsubscribe]
 
     def _stand_by(self) -> list[Command]:
-        """Gather nothing."""
+        """Gather nothing, and wait for no advance."""
+        advancing, self._advancing = self._advancing, False
+        self._passed.clear()
+        return self._leave_values(advancing)
+
+    def _leave_values(self, advance: bool = False) -> list[Command]:
+        """Gather nothing for now."""
         self._gathering = None
         subscribed, self._subscribed = self._subscribed, set()
-        return _unless_empty(Unsubscribe, subscribed)
+        return [Unsubscribe(tuple(sorted(subscribed)), advance)] if subscribed or advance else []
 
     def _withdraw(self) -> list[Command]:
         """Owe nothing."""
@@ -349,9 +386,9 @@ class Session:
 
     # What is so.
 
-    def _is_held(self, form: _Form, plan: RoundPlan) -> bool:
-        """Whether what came in that form is what the plan asks for."""
-        layer, version, _ = form
+    def _is_held(self, value: _Value, plan: RoundPlan) -> bool:
+        """Whether the value has come, and is what the plan asks for."""
+        layer, version = value
         return self._versions[layer] == version == plan.versions[layer]
 
     def _is_done(self, plan: RoundPlan) -> bool:
@@ -383,7 +420,7 @@ class Session:
         """What a plan asks of this device: two may differ in what they say of others, in what they offer, and so on."""
         mine = (self._device,) if self._device in plan.cohort else ()
         codecs = {device: codec for device, codec in plan.codecs.items() if device == self._device}
-        return msgspec.structs.replace(plan, cohort=mine, codecs=codecs, deadline_s=0.0, unfolded={}, deltas=())
+        return msgspec.structs.replace(plan, cohort=mine, codecs=codecs, deadline_s=0.0, unfolded={}, advanced=())
 
     def _owe(self, plan: RoundPlan) -> None:
         """Owe the updates of the layers that are due and trained here, and the report of what was trained."""
@@ -407,21 +444,20 @@ def _identity(task: Task) -> tuple[int, str, int]:
 
 
 def _goes_back(plan: RoundPlan, followed: RoundPlan) -> bool:
-    """Whether the coordinator has resumed from before the plan that was followed last."""
-    return any(new < old for new, old in zip(plan.versions, followed.versions, strict=True))
+    """Whether the coordinator has resumed from before the plan that was followed last.
 
-
-def _unless_empty(command: type[Subscribe] | type[Unsubscribe], forms: set[_Form]) -> list[Command]:
-    if not forms:
-        return []
-    values = tuple((layer, version) for layer, version, _ in sorted(forms))
-    return [command(values, tuple(layer for layer, _, delta in sorted(forms) if delta))]
+    Then a version is lower, or, where rounds have passed again meanwhile, as high and another value.
+    """
+    values = zip(plan.versions, plan.checks, followed.versions, followed.checks, strict=True)
+    return any(new < old or (new == old and check != before) for new, check, old, before in values)
 
 
 def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
     layers = len(manifest.spec.layers)
     if len(plan.versions) != layers:
         return f"it has {len(plan.versions)} versions, and the model {layers} layers"
+    if len(plan.checks) != layers:
+        return f"it has {len(plan.checks)} checks, and the model {layers} layers"
     if stray := [layer for layer in plan.due if not 0 <= layer < layers]:
         return f"layer {stray[0]} is due, and the model has {layers}"
     if plan.local_steps < 1 or plan.batch_size < 1 or plan.round < 0:

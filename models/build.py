@@ -193,23 +193,26 @@ def _written(
     definition: Definition, draft: Draft, batch_size: int, recipe: Recipe, engines: Collection[str]
 ) -> Manifest:
     spec = derive_spec(definition)
-    training = {cut: training_graph(definition, spec, cut, recipe) for cut in spec.cuts}
     spans = list(pairwise(spec.block_at(cut) for cut in spec.cuts))
     pieces = [forward_graph(definition, spec, first, stop) for first, stop in spans]
     writing = _Writing(definition, spec, draft, batch_size, recipe, engines, pieces)
+    sub_models: list[SubModel] = []
+    for cut in spec.cuts:  # one after the other: all graphs of a cut are written from one trace of its step
+        step = training_graph(definition, spec, cut, recipe)
+        sub_models.append(writing.sub_model(cut, step))
     return Manifest(
         spec=spec,
         batch_size=batch_size,
-        sub_models=tuple(writing.sub_model(cut, step) for cut, step in training.items()),
+        sub_models=tuple(sub_models),
         pieces=tuple(
             Piece(first, stop, writing.add(piece)) for (first, stop), piece in zip(spans, pieces, strict=True)
         ),
         inference=writing.add(inference_graph(definition, spec)),
         values=draft.add(encode_values(initial_values(definition, spec)), ".safetensors"),
         optimiser=recipe.optimiser,
-        optimiser_state=tuple(training[0].optimiser_state),
-        hyperparameters=dict(training[0].hyperparameters),
-        optimiser_scalars=training[0].optimiser_scalars,
+        optimiser_state=step.optimiser_state,
+        hyperparameters=step.hyperparameters,
+        optimiser_scalars=step.optimiser_scalars,
         anchored=recipe.proximal,
     )
 

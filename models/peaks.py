@@ -15,7 +15,7 @@ The constants below are of ONNX Runtime 1.31 on Linux, taken from measurements o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 
@@ -68,12 +68,14 @@ def cost(
     operators = sum(len(graph.graph.node) for graph in graphs)
     received, row_mib = _mib(_PACKED * sum(layer.vector_size for layer in spec.layers)), _row_mib(spec, cut)
     most = max(layer.vector_size for layer in spec.layers)
+    sizes = sizes or batches(batch_size)
+    arenas = map(sum, zip(*(_arenas_mib(graph, sizes) for graph in graphs), strict=True))
     return Cost(
         resident_mib=_LINK_MIB + _ENGINE_MIB + _OPERATOR_MIB * operators + _mib(elements) + received,
         transient_mib=max([_mib(_COPIES_RECEIVED * most), *map(_piece_mib, pieces)]),
         arena=tuple(
-            (batch, _WORKSPACE * sum(_arena_mib(graph, batch) for graph in graphs) + _COPIES_READ * batch * row_mib)
-            for batch in sizes or batches(batch_size)
+            (batch, _WORKSPACE * arena_mib + _COPIES_READ * batch * row_mib)
+            for batch, arena_mib in zip(sizes, arenas, strict=True)
         ),
     )
 
@@ -91,14 +93,17 @@ def _row_mib(spec: ModelSpec, cut: int) -> float:
 
 def _piece_mib(piece: onnx.ModelProto) -> float:
     values = sum(math.prod(tensor.dims) for tensor in piece.graph.initializer)
-    return _COPIES_FROZEN * _mib(values) + _arena_mib(piece, _FORWARD_BATCH)
+    (arena_mib,) = _arenas_mib(piece, [_FORWARD_BATCH])
+    return _COPIES_FROZEN * _mib(values) + arena_mib
 
 
-def _arena_mib(graph: onnx.ModelProto, batch: int) -> float:
-    run, arena = allocations(graph, batch), Arena()
-    for _ in range(2):  # the second run begins with regions that are there
-        arena.run(run)
-    return arena.touched_bytes / MIB
+def _arenas_mib(graph: onnx.ModelProto, batches: Sequence[int]) -> Iterator[float]:
+    """What the graph's arena takes, for each batch."""
+    for run in allocations(graph, *batches):
+        arena = Arena()
+        for _ in range(2):  # the second run begins with regions that are there
+            arena.run(run)
+        yield arena.touched_bytes / MIB
 
 
 def _mib(elements: float) -> float:

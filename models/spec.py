@@ -46,7 +46,7 @@ class TensorSpec(msgspec.Struct, frozen=True):
         return math.prod(self.shape)
 
 
-class LayerSpec(msgspec.Struct, frozen=True):
+class LayerSpec(msgspec.Struct, frozen=True, dict=True):
     """A unit of aggregation: a conv with its norm, a dense with its bias.
 
     Attributes:
@@ -71,10 +71,15 @@ class LayerSpec(msgspec.Struct, frozen=True):
         """Elements of the running statistics."""
         return sum(tensor.size for tensor in self.statistics)
 
-    @property
+    @cached_property
     def vector_size(self) -> int:
         """Length of the layer's value on the wire: parameters, then statistics."""
         return self.size + self.statistics_size
+
+    @cached_property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors in the layer's vector, in their order."""
+        return tuple(tensor.shape for tensor in (*self.parameters, *self.statistics))
 
 
 class BlockSpec(msgspec.Struct, frozen=True):

@@ -23,4 +23,5 @@ fi
 tests=("$@")
 [ ${#tests[@]} -gt 0 ] || tests=(tests/test_graph_{rules,training,shapes,random}.py
     tests/test_{trainer,engine,learner,input_side,exactness}.py)
-OMP_NUM_THREADS=1 "$second/bin/python" -m pytest -q -m "not slow" -p no:cacheprovider "${tests[@]}"
+OMP_NUM_THREADS=1 "$second/bin/python" -m pytest -q -n logical --maxprocesses 4 --dist worksteal -m "not slow" \
+    -p no:cacheprovider "${tests[@]}"

@@ -15,9 +15,9 @@ from broker.topics import Topics
 async def bridged(centre: MemoryBroker, site: MemoryBroker, topics: Topics, name: str) -> AsyncIterator[None]:
     """Pass on what `broker/mosquitto/site.conf` passes on, while the context lasts."""
     root = topics.root
-    leaves = ("coordinator/#", "round", "layer/+/global/#", "layer/+/delta/#", "bundle/#", "device/+/task")
+    leaves = ("coordinator/#", "round", "layer/+/global/#", "advance/+", "bundle/#", "device/+/task")
     incoming = [f"{root}/{leaf}" for leaf in leaves]
-    outgoing = [f"{root}/device/+/{leaf}" for leaf in ("status", "profile", "report")] + [topics.partials]
+    outgoing = [f"{root}/device/+/{leaf}" for leaf in ("status", "profile", "request", "report")] + [topics.partials]
     async with centre.dial(f"bridge-{name}") as there, site.dial(f"bridge-{name}") as here:
         pumps = [
             asyncio.create_task(_pump(there, here, incoming, name="in")),
@@ -34,6 +34,6 @@ async def bridged(centre: MemoryBroker, site: MemoryBroker, topics: Topics, name
 async def _pump(source: Link, target: Link, filters: list[str], name: str) -> None:
     await source.subscribe(*filters)
     async for delivery in source.deliveries():
-        retain = delivery.retained or ("/partial/" not in delivery.topic and "/report" not in delivery.topic)
+        retain = delivery.retained or not any(f"/{leaf}" in delivery.topic for leaf in ("partial", "request", "report"))
         await target.publish(delivery.topic, delivery.payload, retain=retain)
         delivery.acknowledge()

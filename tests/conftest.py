@@ -1,4 +1,7 @@
-"""Brokers for every test that needs one. They live as long as the test session, so use topics of your own (`root`)."""
+"""What tests share: brokers for those that need one, and what is left to CI or left out of coverage.
+
+Brokers live as long as the test session (of each worker), so use topics of your own (`root`).
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,30 @@ from itertools import count
 from typing import Never
 
 import pytest
+from hypothesis import settings
 
 from broker.link import mqtt_dial
 from broker.memory import MemoryBroker
 from broker.seam import Dial
 from broker.starter import RunningBroker, find_mosquitto, has_amqtt, running_broker
 
+# A property that breaks rarely is searched for in CI; on a laptop a third of the examples will do.
+settings.register_profile("laptop", max_examples=34)
+if not os.environ.get("CI"):
+    settings.load_profile("laptop")
+
 _numbers = count()
 _real = pytest.mark.broker
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave coverage out of the tests of networks.
+
+    It sees every call of torch's, which takes half as long again, and finds nothing: the files that it is of are pure.
+    """
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item.module, "torch"):
+            item.add_marker("no_cover")
 
 
 def missing(what: str) -> Never:

@@ -11,9 +11,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from broker import batches
 from broker.chunks import Joiner, LayerValue, pack, split, split_file, unpack
+from broker.deltas import check_of, pack_deltas
 from broker.memory import MemoryBroker
-from broker.messages import DeviceProfile, DeviceStatus, Message, Report, RoundPlan, Task, decode, encode
+from broker.messages import DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan, Task, decode, encode
 from broker.seam import Link
 from broker.topics import Topics
 from models.bundle import MANIFEST_NAME, Bundle, entries, read_bundle
@@ -26,7 +28,7 @@ class Coordinator:
     """One federation with one device, ``pi``.
 
     Attributes:
-        statuses, profiles, reports, updates: what came, in order.
+        statuses, profiles, requests, reports, updates: what came, in order.
         values: every layer's global value, to be published.
     """
 
@@ -37,6 +39,7 @@ class Coordinator:
         self.epoch = 1
         self.statuses: list[str] = []
         self.profiles: list[DeviceProfile] = []
+        self.requests: list[tuple[int, ...]] = []
         self.reports: list[Report] = []
         self.updates: list[LayerValue] = []
         self.values: dict[int, Vector] = {}
@@ -70,7 +73,25 @@ class Coordinator:
             codec="float32",
         )
         for index, chunk in enumerate(split(value, 100)):
-            await self.say(self.topics.layer_global(self.spec.layers[layer].name, version, index), chunk)
+            await self.say(self.topics.layer_global(self.spec.layers[layer].name, index), chunk)
+
+    def delta(self, layer: int, version: int, target: Vector) -> bytes:
+        """The message of a delta of the last published value."""
+        [(value, self.values[layer])] = pack_deltas(
+            epoch=self.epoch,
+            round=version - 1,
+            layers=[layer],
+            versions=[version],
+            layer_specs=[self.spec.layers[layer]],
+            bases=[self.values[layer]],
+            targets=[target],
+            codecs=["float32"],
+        )
+        [message] = split(value, 1000)
+        return message
+
+    async def advance(self, *messages: bytes) -> None:
+        await self.say(self.topics.advance(0), batches.pack(messages))
 
     async def accept(self, cut: int = 0) -> None:
         task = Task(epoch=self.epoch, accepted=True, reason="fits", cut=cut, manifest=self.bundle.digest)
@@ -89,6 +110,7 @@ class Coordinator:
             "hyperparameters": {"lr": 0.5, "momentum": 0.9},
             "due": tuple(range(len(versions))),
             "versions": versions,
+            "checks": tuple(check_of(self.values[layer]) for layer in range(len(versions))),
         }
         plan = msgspec.convert({**given, **fields, "kind": "plan"}, RoundPlan)
         await self.say(self.topics.round, plan)
@@ -119,14 +141,15 @@ class Coordinator:
 
     async def listen(self) -> None:
         topics = self.topics
-        await self.link.subscribe(topics.devices("status"), topics.devices("profile"), topics.devices("report"))
-        await self.link.subscribe(topics.updates)
+        await self.link.subscribe(*map(topics.devices, ("status", "profile", "request", "report")), topics.updates)
         async for delivery in self.link.deliveries():
             match topics.parse(delivery.topic).kind:
                 case "status":
                     self.statuses.append(decode(delivery.payload, DeviceStatus).state)
                 case "profile":
                     self.profiles.append(decode(delivery.payload, DeviceProfile))
+                case "request":
+                    self.requests.append(decode(delivery.payload, Request).layers)
                 case "report":
                     self.reports.append(decode(delivery.payload, Report))
                 case "layer_update":

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from broker.memory import MemoryBroker
-from broker.messages import CoordinatorStatus
 from edge_agent.data import TrainingData, sample_order
 from edge_agent.service import Agent
 from edge_agent.settings import AgentSettings
@@ -269,6 +268,81 @@ async def test_a_broker_that_stays_away_is_given_up(lab: Lab) -> None:
         await agent.run()
 
 
+# The advance.
+
+
+async def test_an_agent_in_step_goes_on_from_the_advance_behind_the_plan(lab: Lab) -> None:
+    await lab.ready()
+    await lab.coordinator.plan(0, (0, 0))
+    await lab.coordinator.until_report()
+    assert lab.coordinator.requests == [(0, 1)]
+    twin, *_ = trained(Twin.start(), 0)
+    for round_ in (1, 2):
+        twin.parameters[:6] = [0.5, -0.5, 1, 0, 0.25, round_]
+        twin.parameters[6:] = round_
+        twin.shift = np.array([0.5, 0.5])
+        deltas = [lab.coordinator.delta(layer, round_, vector) for layer, vector in enumerate(layers_of(twin))]
+        await lab.coordinator.plan(round_, (round_, round_), advanced=(0, 1))
+        await lab.coordinator.advance(*deltas)
+        report = await lab.coordinator.until_report(round_ + 1)
+        twin, loss, _ = trained(twin, round_)
+        assert report.loss == pytest.approx(loss, rel=1e-4)
+    assert lab.coordinator.requests == [(0, 1)]
+
+
+async def test_what_is_damaged_or_strayed_in_an_advance_costs_that_layer_alone(lab: Lab) -> None:
+    agent = await lab.ready()
+    await lab.coordinator.plan(0, (0, 0))
+    await lab.coordinator.until_report()
+    twin, *_ = trained(Twin.start(), 0)
+    twin.parameters[6:] = 0.5
+    first, second = layers_of(twin)
+    lab.coordinator.values[0] = lab.coordinator.values[0] + 1  # not what the agent holds
+    strayed, sound = lab.coordinator.delta(0, 1, first), lab.coordinator.delta(1, 1, second)
+    await lab.coordinator.plan(1, (1, 1), advanced=(0, 1))
+    await lab.coordinator.advance(sound[:-1] + b"?", strayed, sound)
+    while len(lab.coordinator.requests) < 2:
+        await asyncio.sleep(0)
+    assert lab.coordinator.requests == [(0, 1), (0,)]
+    await lab.coordinator.publish_value(0, 1, lab.coordinator.values[0])
+    report = await lab.coordinator.until_report(2)
+    assert report.loss == pytest.approx(trained(twin, 1)[1], rel=1e-4)
+    assert agent.tally.refused == {"advance": 1}
+
+
+async def test_a_value_that_the_broker_kept_from_before_a_crash_is_not_taken(lab: Lab) -> None:
+    """A coordinator that lost its last rounds comes to another version 1, and the broker still has the one that was."""
+    await lab.ready()
+    await lab.coordinator.publish_value(0, 1, layers_of(Twin.start())[0] + 1)
+    twin = Twin.start()
+    twin.parameters[:6] = 0.25
+    lab.coordinator.values[0] = layers_of(twin)[0]
+    await lab.coordinator.plan(1, (1, 0))
+    while not lab.coordinator.requests:
+        await asyncio.sleep(0)
+    await lab.coordinator.publish_value(0, 1, lab.coordinator.values[0])
+    report = await lab.coordinator.until_report()
+    assert report.loss == pytest.approx(trained(twin, 1)[1], rel=1e-4)
+
+
+async def test_an_advance_that_passed_while_training_is_taken_from_the_broker(lab: Lab) -> None:
+    await lab.ready(data=MANY)
+    await lab.coordinator.plan(0, (0, 0), local_steps=1)
+    await lab.coordinator.until_report()
+    first, second = layers_of(Twin.start())
+    delta = lab.coordinator.delta(0, 1, first)
+    await lab.coordinator.plan(1, (1, 0), local_steps=LONG, advanced=(0,))
+    await lab.coordinator.advance(delta)
+    await asyncio.sleep(0.1)
+    delta = lab.coordinator.delta(1, 1, second)
+    await lab.coordinator.plan(2, (1, 1), local_steps=1, advanced=(1,))
+    await lab.coordinator.advance(delta)
+    report = await lab.coordinator.until_report(2)
+    assert report.round == 2
+    assert report.loss == pytest.approx(Twin.start().step(MANY.x[:2], MANY.y[:2], {})[0], rel=1e-4)
+    assert lab.coordinator.requests == [(0, 1)]
+
+
 # What goes wrong on the way.
 
 
@@ -279,9 +353,8 @@ async def test_nonsense_is_counted_and_never_fatal(lab: Lab) -> None:
     await lab.coordinator.say(topics.device("pi", "task"), b"\xff\x00")
     await lab.coordinator.say(topics.device("pi", "task"), b"")  # a retained message that was cleared
     await lab.coordinator.say(topics.round, b"{}")
-    await lab.coordinator.say(topics.coordinator_status, CoordinatorStatus(state="waiting", epoch=1))
     await lab.coordinator.publish_values(PARAMETERS, STATISTICS, (0, 0))
-    await lab.coordinator.say(topics.layer_global("first", 0, 7), b"LAML nonsense")
+    await lab.coordinator.say(topics.layer_global("first", 7), b"LAML nonsense")
     await lab.coordinator.accept()
     await lab.coordinator.plan(0, (0, 0))
     await lab.coordinator.until_report()

@@ -182,7 +182,7 @@ def test_newer_transfer_replaces_an_unfinished_one_and_late_chunks_of_the_old_ar
 
 
 def test_stale_retained_chunks_between_fresh_ones_do_no_harm() -> None:
-    # Version 2 had three chunks in this slot, version 4 has two: the third one of version 2 is still retained.
+    # Version 2 had three chunks, version 4 has two: the third one of version 2 is still retained.
     old = replace(value_of(seed=1), purpose="global", version=2, round=2)
     new = replace(value_of(seed=2, codec="float16"), purpose="global", version=4, round=4)
     [_, _, stray] = split(old, 300)
@@ -265,9 +265,7 @@ def test_transfers_in_mind_stay_under_the_limit() -> None:
         (48, struct.pack("<I", 0), "chunk 0 of 0"),
         (48, struct.pack("<I", 2), "layer chunk 0 of 2 has 20 bytes"),
         (48, struct.pack("<I", 2**32 - 1), "20 bytes are not cut into 4294967295 chunks"),
-        (52, bytes(16), "another digest than its id"),
         (69, struct.pack("<I", 3), "layer dense: tensors"),
-        (80, b"\xff", "another digest than its id"),
     ],
 )
 def test_well_sealed_nonsense_is_refused(offset: int, new: bytes, message: str) -> None:
@@ -277,6 +275,26 @@ def test_well_sealed_nonsense_is_refused(offset: int, new: bytes, message: str) 
         joiner.add(sealed_again(payload, offset, new), "pi")
     assert joiner.held_bytes == 0
     assert joiner.add(payload, "pi") == value_of(1)
+
+
+@pytest.mark.parametrize(("offset", "new"), [(52, bytes(16)), (80, b"\xff")])
+def test_chunks_that_join_to_something_else_than_their_digest_says_are_refused(offset: int, new: bytes) -> None:
+    payloads = split(value_of(1), 68 + 10 + 13)  # two of 10 bytes of data
+    first, second = (sealed_again(payload, offset, new) for payload in payloads)
+    joiner = Joiner(SPEC)
+    assert joiner.add(first, "pi") is None
+    with pytest.raises(DecodeError, match="another digest than its id"):
+        joiner.add(second, "pi")
+    assert joiner.held_bytes == 0
+    assert [joiner.add(payload, "pi") for payload in payloads] == [None, value_of(1)]
+
+
+def test_single_chunk_is_what_its_crc_covers() -> None:
+    # Whoever could seal another content could have given it its own digest.
+    [payload] = split(value_of(1), 1000)
+    joined = Joiner(SPEC).add(sealed_again(payload, 78, struct.pack("<f", 0.5)), "pi")
+    assert joined is not None
+    assert unpack(joined, DENSE).tolist() == [0.5, *vector_of(DENSE)[1:].tolist()]
 
 
 def test_another_kind_of_message_is_refused() -> None:

@@ -36,6 +36,16 @@ def test_float16_is_the_nearest_half_within_its_range(name: str, vector: Vector)
     assert back.tolist() == nearest
 
 
+def test_float16_of_many_elements_is_what_numpy_makes_of_them() -> None:
+    largest = int(np.float32(65504.0).view(np.int32))
+    borders = np.arange(1 << 12, largest, 1 << 12)  # in the middle between two halves, or on one
+    anywhere = np.random.default_rng(0).integers(0, largest, 100_000)
+    bits = np.concatenate([borders - 1, borders, borders + 1, anywhere, [0, largest]]).astype(np.int32)
+    vector = np.concatenate([bits.view(np.float32), -bits.view(np.float32)])
+    with np.errstate(under="ignore"):
+        assert codec("float16").encode(vector) == vector.astype("<f2").tobytes()
+
+
 @given(vector=hn.arrays(np.float32, 50, elements=st.floats(2**-14, 65504.0, width=32)))
 def test_float16_keeps_eleven_bits(vector: Vector) -> None:
     back = codec("float16").decode(codec("float16").encode(vector), 50)

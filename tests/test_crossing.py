@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from broker import batches
 from broker.chunks import pack, split
 from broker.memory import MemoryBroker
 from coordinator.settings import Aggregation, Cohorts, Wire
@@ -45,10 +46,13 @@ def test_a_wire_that_loses_nothing_changes_no_bit(tmp_path: Path) -> None:
 def test_bytes_are_those_of_the_messages(tmp_path: Path) -> None:
     ground = lay(setting(tmp_path, training={"rounds": 2}))  # FedAvg, two rounds, four devices that are always active
     _, crossing = crossed(ground, parity.FLOATS)
-    layers = [len(split(_update(ground, layer), 1 << 18)[0]) for layer in range(len(ground.spec.layers))]
-    assert crossing.up.payload_bytes == 2 * 4 * sum(layers)
-    assert crossing.up.messages == 2 * 4 * len(layers)
-    assert crossing.down.payload_bytes == 2 * 4 * sum(layers)  # the values of the last round are fetched by nobody
+    layers = [split(_update(ground, layer), 1 << 18)[0] for layer in range(len(ground.spec.layers))]
+    together = len(batches.pack(layers))
+    assert crossing.up.payload_bytes == 2 * 4 * together
+    assert crossing.up.messages == 2 * 4
+    # Values one by one, then an advance; that of the last round is heard by nobody.
+    assert crossing.down.payload_bytes == 4 * (sum(map(len, layers)) + together)
+    assert crossing.down.messages == 4 * (len(layers) + 1)
 
 
 def _update(ground: Ground, layer: int):  # type: ignore[no-untyped-def]
@@ -97,6 +101,8 @@ async def test_a_federation_loses_the_same_and_sends_as_many_bytes(
     result, tensors = await parity.federate(ground, bundle, MemoryBroker().dial, tmp_path, wire)
     assert tuple(result.aggregations) == simulation.standing.aggregations
     assert result.uplink_bytes == pytest.approx(crossing.up.payload_bytes, rel=0.01)
+    # Devices that leave the cohort hear of it with an advance more, and don't report any more that they got it.
+    assert 0.94 * crossing.down.payload_bytes < result.downlink_bytes <= crossing.down.payload_bytes
     federated, moved = to_row(ground.spec, tensors), np.linalg.norm(simulation.values - ground.initial)
     assert np.linalg.norm(simulation.values - federated) < apart * moved
     exact, _ = crossed(ground, parity.FLOATS)

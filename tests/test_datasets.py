@@ -283,7 +283,9 @@ class Mischief:
         return os.mkdir, ("mischief",)
 
 
-@pytest.mark.parametrize("payload", [Mischief(), eval, np.load, {b"data": Mischief()}], ids=str)
+@pytest.mark.parametrize(
+    "payload", [Mischief(), eval, np.load, {b"data": Mischief()}], ids=["object", "builtin", "function", "inside"]
+)
 def test_a_pickle_that_names_anything_but_arrays_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payload: Any
 ) -> None:

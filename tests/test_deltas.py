@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from broker.chunks import Joiner, LayerValue, split, unpack
-from broker.deltas import apply_delta, pack_delta
-from broker.messages import Report
+from broker.deltas import applied, check_of, pack_deltas
+from broker.messages import Report, RoundPlan
 from coordinator.federation import Federation, fresh
 from coordinator.round import Update
 from coordinator.settings import Aggregation, FederationSettings, Server, Training, Wire
@@ -49,40 +49,31 @@ def noise(seed: int, scale: float = 1.0) -> np.ndarray:
 
 
 def delta(base: np.ndarray, target: np.ndarray, codec: str = "int8", version: int = 1) -> tuple[LayerValue, np.ndarray]:
-    return pack_delta(
-        epoch=9, round=5, layer=0, version=version, layer_spec=LAYER, base=base, target=target, codec=codec
+    [made] = pack_deltas(
+        epoch=9,
+        round=5,
+        layers=[0],
+        versions=[version],
+        layer_specs=[LAYER],
+        bases=[base],
+        targets=[target],
+        codecs=[codec],
     )
+    return made
 
 
-def test_golden_bytes_of_protocol_1() -> None:
-    pair = LayerSpec("pair", (TensorSpec("w", (1, 2), "kernel"),))
-    base, target = np.array([1, 2], np.float32), np.array([1.5, 1], np.float32)
-    value, result = pack_delta(
-        epoch=9, round=5, layer=0, version=1, layer_spec=pair, base=base, target=target, codec="float32"
-    )
-    check = struct.pack("<I", google_crc32c.value(struct.pack("<2f", 1.5, 1)))
-    assert value.data == check + struct.pack("<2f", 0.5, -1)
-    assert value.data.hex() == "8a008cf20000003f000080bf"
-    assert result.tolist() == [1.5, 1]
+def apply_delta(value: LayerValue, layer: LayerSpec, base: np.ndarray) -> np.ndarray:
+    [vector] = applied([value], [layer], [base])
+    assert not isinstance(vector, DecodeError)
+    return vector
 
 
-def test_delta_to_another_value_is_not_applied() -> None:
-    base = noise(0)
-    value, result = delta(base, noise(1))
-    applied = apply_delta(value, LAYER, base)
-    assert applied is not None
-    assert applied.tobytes() == result.tobytes()
-    other = base.copy()
-    other[17] = np.nextafter(other[17], np.float32(9))
-    assert apply_delta(value, LAYER, other) is None
-
-
-def test_what_is_no_delta_is_refused() -> None:
-    value, _ = delta(noise(0), noise(1))
-    with pytest.raises(DecodeError, match="is no delta"):
-        apply_delta(replace(value, data=b"abc"), LAYER, noise(0))
-    with pytest.raises(DecodeError, match="is no delta"):
-        apply_delta(replace(value, purpose="global"), LAYER, noise(0))
+def test_a_check_is_the_crc_of_the_numbers() -> None:
+    vector = np.array([1.5, 1], np.float32)
+    assert check_of(vector) == google_crc32c.value(struct.pack("<2f", 1.5, 1)) == 0xF28C008A
+    other = vector.copy()
+    other[1] = np.nextafter(other[1], np.float32(9))
+    assert check_of(other) != check_of(vector)
 
 
 @pytest.mark.parametrize("codec", ["float32", "int8", "int4", "sign", "top10"])
@@ -90,11 +81,9 @@ def test_a_delta_crosses_the_wire_within_its_bound(codec: str) -> None:
     base, scattered = np.zeros(SIZE, np.float32), noise(1)
     value, result = delta(base, scattered, codec)
     joiner = Joiner(models_spec())
-    joined = [back for payload in split(value, 200) if (back := joiner.add(payload, "layer_delta dense"))]
+    joined = [back for payload in split(value, 200) if (back := joiner.add(payload, "coordinator"))]
     assert joined == [value]
-    applied = apply_delta(joined[0], LAYER, base)
-    assert applied is not None
-    assert applied.tobytes() == result.tobytes()
+    assert apply_delta(joined[0], LAYER, base).tobytes() == result.tobytes()
 
 
 def models_spec() -> ModelSpec:
@@ -121,28 +110,29 @@ def lossy(codec: str, **changes: object) -> FederationSettings:
 
 
 class Listener:
-    """A device that takes deltas where it can, and values where it must."""
+    """A device that takes the advance where it can, and values where it must."""
 
     def __init__(self) -> None:
         self.versions: list[int | None] = [None] * len(SPEC.layers)
         self.values: list[np.ndarray] = [np.empty(0, np.float32)] * len(SPEC.layers)
         self.deltas = self.wholes = 0
 
-    def hear(self, published: list[LayerValue], plan_deltas: tuple[int, ...]) -> None:
-        """Retained messages: the latest value of every layer, and the latest delta."""
-        held = {(value.purpose, value.layer): value for value in published}
-        for layer, spec in enumerate(SPEC.layers):
-            whole = held["global", layer]
-            if self.versions[layer] == whole.version:
+    def hear(self, subject: Federation, plan: RoundPlan) -> None:
+        """A plan, its advance, and whatever value is requested."""
+        advance = {value.layer: value for value in subject.advance}
+        assert tuple(advance) == plan.advanced
+        for layer, (spec, version) in enumerate(zip(SPEC.layers, plan.versions, strict=True)):
+            if self.versions[layer] == version:
                 continue
-            if layer in plan_deltas and self.versions[layer] == whole.version - 1:
-                vector = apply_delta(held["delta", layer], spec, self.values[layer])
-                assert vector is not None
+            if layer in advance and self.versions[layer] == version - 1:
+                assert advance[layer].version == version
+                vector = apply_delta(advance[layer], spec, self.values[layer])
                 self.deltas += 1
             else:
-                vector = unpack(whole, spec)
+                vector = unpack(subject.whole(layer), spec)
                 self.wholes += 1
-            self.values[layer], self.versions[layer] = vector, whole.version
+            assert check_of(vector) == plan.checks[layer]
+            self.values[layer], self.versions[layer] = vector, version
 
 
 def run_rounds(
@@ -154,15 +144,14 @@ def run_rounds(
         plan = subject.begin(now=0.0)
         for every, listener in listeners.items():
             if round_ % every == 0:
-                listener.hear(subject.published, plan.deltas)
+                listener.hear(subject, plan)
                 assert [value.tobytes() for value in listener.values] == [value.tobytes() for value in subject.values]
         for name in ("one", "two"):
             for layer in plan.due:
                 vector = rng.standard_normal(SPEC.layers[layer].vector_size).astype(np.float32)
                 subject.receive(Update(name, layer, 9, plan.round, plan.versions[layer], 1.0, vector))
             subject.report(name, Report(epoch=9, round=plan.round, steps=5, loss=1.0, accuracy=0.5, step_s=0.1))
-        for layer in subject.round.ready(now=1.0):  # type: ignore[union-attr]
-            subject.close(layer)
+        subject.close(subject.round.ready(now=1.0))  # type: ignore[union-attr]
         subject.finish(now=1.0, uplink_bytes=0)
 
 
@@ -194,17 +183,45 @@ def test_small_layers_go_whole_in_their_own_codec() -> None:
     wire = Wire(update_codec="float32", delta_codec="sign", small_elements=200)  # of 160, 369 and 45 elements
     subject = federation(msgspec.structs.replace(SETTINGS, wire=wire))
     run_rounds(subject, 1, {})
-    assert [value.codec for value in subject.published if value.purpose == "delta"] == ["float32", "sign", "float32"]
+    assert [(value.purpose, value.codec) for value in subject.advance] == [
+        ("delta", "float32"),
+        ("delta", "sign"),
+        ("delta", "float32"),
+    ]
 
 
-def test_restarted_coordinator_offers_values_until_it_has_made_deltas() -> None:
+def test_without_a_codec_for_deltas_values_are_what_advances() -> None:
+    wire = Wire(update_codec="float32", global_codec="int8", delta_codec="")
+    subject = federation(msgspec.structs.replace(SETTINGS, wire=wire))
+    run_rounds(subject, 1, {})
+    assert [(value.purpose, value.codec) for value in subject.advance] == [("global", "int8")] * 3
+    for layer, value in enumerate(subject.advance):
+        assert unpack(value, SPEC.layers[layer]).tobytes() == subject.values[layer].tobytes()
+        assert subject.whole(layer) == value  # not encoded once more, which would lose more
+
+
+def test_an_advance_is_of_the_last_round_in_which_something_moved() -> None:
     subject = federation(lossy("int8"))
     run_rounds(subject, 1, {})
-    assert subject.begin(now=0.0).deltas == (0, 1, 2)
+    first = subject.advance
+    plan = subject.begin(now=0.0)
+    for name in ("one", "two"):
+        subject.report(name, Report(epoch=9, round=plan.round, steps=5, loss=math.nan, accuracy=0.5, step_s=0.1))
+    subject.close(plan.due)
+    subject.finish(now=1.0, uplink_bytes=0)
+    assert subject.advance == first
+    assert subject.begin(now=0.0).advanced == (0, 1, 2)
+
+
+def test_restarted_coordinator_offers_values_until_it_has_made_an_advance() -> None:
+    subject = federation(lossy("int8"))
+    run_rounds(subject, 1, {})
+    assert subject.begin(now=0.0).advanced == (0, 1, 2)
     again = Federation(subject.settings, subject.manifest, "cafe", list(subject.values), subject.snapshot)
     with_devices(again)
-    assert again.begin(now=0.0).deltas == ()
-    assert {value.purpose for value in again.published} == {"global"}
+    assert again.begin(now=0.0).advanced == ()
+    assert again.advance == []
+    assert [again.whole(layer).purpose for layer in range(3)] == ["global"] * 3
 
 
 def test_deltas_need_a_codec_of_values_that_loses_nothing() -> None:

@@ -30,6 +30,7 @@ from models.errors import ConfigError, DataError, LaminaError, ModelError
 from tests.whole_federation import MODERATE, STRONG, TOO_SMALL, WEAK, samples, small_bundle
 
 ROOT = Path(__file__).parent.parent
+NETS = Path(__file__).with_name("small_nets.py")
 MIXED = (Group("strong", 2), Group("moderate", 1, "moderate"), Group("weak", 1, "weak"))
 
 
@@ -104,7 +105,7 @@ def test_a_run_leaves_summary_records_model_and_figures(experiment: Experiment) 
     assert summary.failures == ()
     left = {str(path.relative_to(experiment.folder)) for path in experiment.folder.rglob("*") if path.is_file()}
     assert left >= {
-        "summary.json", "rounds.csv", "cycles.json", "model.onnx", "model.safetensors",
+        "summary.json", "rounds.csv", "cycles.jsonl", "model.onnx", "model.safetensors",
         "plots/accuracy.png", "plots/intervals.png", "plots/crossing.png", "plots/discrepancy.png",
     }  # fmt: skip
     assert json.loads((experiment.folder / "summary.json").read_text())["accuracy"] == summary.accuracy
@@ -191,7 +192,7 @@ def test_a_bundle_is_named_by_all_that_it_depends_on(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bundle_is_built_once_and_again_when_it_is_damaged(tmp_path: Path) -> None:
-    experiment, said = Experiment(model="digits_cnn", batch_size=4), []
+    experiment, said = Experiment(model=f"{NETS}:convolutional", batch_size=4), []
     built = bundle_for(experiment, tmp_path, said.append)
     assert min(sub_model.peak_mib for sub_model in built.manifest.sub_models) > 0
     assert bundle_for(experiment, tmp_path, said.append).digest == built.digest
@@ -244,14 +245,14 @@ def test_a_device_that_is_killed_is_reported_and_the_run_goes_on(experiment: Exp
             (victim,) = [child for child in psutil.Process().children() if "strong-2.json" in " ".join(child.cmdline())]
             victim.kill()
 
-    prepared = prepare(changed(experiment, training=Training(rounds=30, local_steps=2), deadlines=Deadlines(round_s=1)))
+    prepared = prepare(changed(experiment, training=Training(rounds=8, local_steps=2), deadlines=Deadlines(round_s=1)))
     outcome = trained(prepared, "mosquitto", Watcher(kill_one))
-    assert outcome.result.rounds == 30
+    assert outcome.result.rounds == 8
     assert len(outcome.failures) == 1
     assert "strong-2: the process ended with status -9" in outcome.failures[0]
     done = {device.id: device.rounds_done for device in outcome.result.devices}
-    assert done["strong-2"] < 30
-    assert done["strong-1"] == 30
+    assert done["strong-2"] < 8
+    assert done["strong-1"] == 8
 
 
 @pytest.mark.broker
@@ -272,17 +273,23 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "coordinator.cli", "emulate", *words]
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the command trains more than once, and builds the bundle once."""
+    return tmp_path_factory.mktemp("digits")
+
+
 @pytest.mark.broker
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mosquitto", "amqtt"])
-def test_the_command_trains_digits_on_unequal_devices(tmp_path: Path, kind: str) -> None:
+def test_the_command_trains_digits_on_unequal_devices(digits: Path, kind: str) -> None:
     done = subprocess.run(
-        command("--rounds", "12", "--devices", "4", "--out", str(tmp_path)),
+        command("--rounds", "12", "--devices", "4", "--out", str(digits)),
         cwd=ROOT, env={**os.environ, "BROKER": kind}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "round 12/12" in done.stdout
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    summary = json.loads((digits / "summary.json").read_text())
     assert summary["broker"] == kind
     assert summary["accuracy"] > 0.8
     assert summary["c_ratio"] < 0.85

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from broker.address import BrokerAddress
+from broker.chunks import Joiner
 from broker.link import mqtt_dial
 from broker.memory import MemoryBroker
 from broker.messages import DeviceStatus, encode
@@ -136,6 +138,48 @@ async def test_an_agent_that_restarts_goes_on_with_the_others(tmp_path: Path, bu
     done = {device.id: device.rounds_done for device in result.devices}
     assert done["d0"] == done["d2"] == 10
     assert 7 <= done["d1"] <= 10  # it may have missed a round or two of a cycle while it was away
+
+
+async def test_values_are_published_at_the_start_at_the_end_and_on_request(tmp_path: Path, bundle: Bundle) -> None:
+    broker, third_round = MemoryBroker(), asyncio.Event()
+    setup = Setup(
+        tmp_path,
+        bundle,
+        broker.dial,
+        rounds=60,
+        aggregation=Aggregation(phi=1),
+        observe=lambda record: third_round.set() if record.round == 2 else None,
+    )
+    heard: list[tuple[str, int]] = []  # layers and versions, as a bystander hears them
+
+    async def bystander() -> None:
+        joiner = Joiner(bundle.manifest.spec)
+        async with broker.dial("bystander", None) as link:
+            await link.subscribe("lamina/v1/whole/layer/+/global/#")
+            async for delivery in link.deliveries():
+                value = joiner.add(delivery.payload, "coordinator") if delivery.payload else None  # empty: cleared
+                if value is not None:
+                    heard.append((bundle.manifest.spec.layers[value.layer].name, value.version))
+                delivery.acknowledge()
+
+    listening = asyncio.create_task(bystander())
+    async with setup.agents() as agents, asyncio.timeout(PATIENCE_S):
+        running = asyncio.create_task(setup.coordinator().run())
+        await third_round.wait()
+        agents[1].cancel()
+        await asyncio.wait({agents[1]})
+        before_restart = list(heard)
+        shutil.rmtree(tmp_path / "d1")
+        agents[1] = asyncio.create_task(setup.agent(1).run())
+        result = await running
+    listening.cancel()
+    names = [layer.name for layer in bundle.manifest.spec.layers]
+    assert before_restart == [(name, 0) for name in names]
+    assert [name for name, version in heard if version == 60] == names
+    done = {device.id: device.rounds_done for device in result.devices}
+    assert done["d0"] == done["d2"] == 60
+    assert 3 < done["d1"] < 60
+    assert {version for _, version in heard} - {0, 60}  # for the one that came back without anything that it had
 
 
 async def test_a_coordinator_that_restarts_ends_in_the_same_bits(tmp_path: Path, bundle: Bundle) -> None:

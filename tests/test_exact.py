@@ -151,3 +151,27 @@ def test_lengths_around_the_lanes_and_blocks_are_summed_whole() -> None:
             half = len(lanes) // 2
             lanes = [lanes[i] + lanes[half + i] for i in range(half)]
         assert square == lanes[0]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("far", [False, True])
+def test_a_mean_is_read_and_added_in_float64_and_rounded_once(compiled: bool, far: bool) -> None:
+    if compiled:
+        pytest.importorskip("numba")
+    rng = np.random.default_rng(2)
+    for size in (1, LANES + 1, 3 * LANES + 7, 128 * LANES + 300):
+        base = rng.normal(size=size).astype(np.float32)
+        sum_ = ExactSum(size, compiled=compiled)
+        for weight in (3.0, 5.0):
+            add(sum_, (rng.normal(size=size) * (2.0**20 if far else 1)).astype(np.float32), weight)
+        parameters = size - size // 3
+        value, square = sum_.mean_from(base, 8.0, parameters)
+        mean = sum_.value(0, size) / 8.0
+        assert value.tobytes() == (base + mean).astype(np.float32).tobytes()
+        lanes = [0.0] * LANES
+        for k, x in enumerate(mean[:parameters].tolist()):
+            lanes[k % LANES] += x * x
+        while len(lanes) > 1:
+            half = len(lanes) // 2
+            lanes = [lanes[i] + lanes[half + i] for i in range(half)]
+        assert square == lanes[0]

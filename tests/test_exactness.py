@@ -1,5 +1,7 @@
 """The gradients of every network of the zoo are torch's, and so is where some steps lead."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from torch import nn
@@ -11,30 +13,41 @@ from models.graph.tracing import trace
 from models.source import split_options, zoo_names
 
 QUICK = ("digits_cnn", "sensor_cnn", "tiny_transformer")
-ALL = [name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive) for name in NETWORKS]
+
+
+def params(names: Iterable[str]) -> list[object]:
+    return [pytest.param(name, marks=() if name in QUICK else pytest.mark.exhaustive) for name in names]
+
+
+@pytest.fixture(scope="module", params=params(NETWORKS))
+def smooth(request: pytest.FixtureRequest) -> tuple[Definition, Compared]:
+    """A network without kinks, whose graphs are written once for all tests of it."""
+    definition = without_kinks(load_definition(NETWORKS[request.param]))
+    return definition, Compared(definition, batch_size=4)
 
 
 def test_the_whole_zoo_is_measured() -> None:
     assert {split_options(source)[0] for source in NETWORKS.values()} == set(zoo_names())
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_without_kinks_gradients_are_exact_to_1e_5(name: str) -> None:
-    smooth = without_kinks(load_definition(NETWORKS[name]))
-    assert not kinks(smooth)
-    assert Compared(smooth, batch_size=4).of_gradients().ours < 1e-5
+def test_without_kinks_gradients_are_exact_to_1e_5(smooth: tuple[Definition, Compared]) -> None:
+    definition, compared = smooth
+    assert not kinks(definition)
+    assert compared.of_gradients().ours < 1e-5
 
 
-@pytest.mark.parametrize("name", [pytest.param("resnet20", marks=pytest.mark.exhaustive), "digits_cnn", "sensor_cnn"])
+@pytest.mark.parametrize("name", params(["resnet20", "digits_cnn", "sensor_cnn"]))
 def test_with_rectifiers_gradients_are_within_twice_what_torch_reaches_in_float32(name: str) -> None:
     found = Compared(load_definition(NETWORKS[name]), batch_size=4).of_gradients(5)
     assert found.ours <= 2 * found.torchs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits_cnn", "ds_cnn", "text_lstm", "tiny_transformer"])
-def test_after_50_steps_parameters_are_exact_to_1e_5_or_to_what_torch_reaches_in_float32(name: str) -> None:
-    found = Compared(without_kinks(load_definition(NETWORKS[name])), batch_size=4).after_steps(50)
+@pytest.mark.parametrize("smooth", params(["digits_cnn", "ds_cnn", "text_lstm", "tiny_transformer"]), indirect=True)
+def test_after_50_steps_parameters_are_exact_to_1e_5_or_to_what_torch_reaches_in_float32(
+    smooth: tuple[Definition, Compared],
+) -> None:
+    found = smooth[-1].after_steps(50)
     assert found.ours <= max(1e-5, 2 * found.torchs)
     assert found.ours < 1e-4
 

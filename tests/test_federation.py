@@ -90,8 +90,7 @@ def play(subject: Federation, deltas: dict[str, float], rounds: int = 1) -> list
     for _ in range(rounds):
         plan = subject.begin(now=0.0)
         deliver(subject, plan, deltas)
-        for layer in subject.round.ready(now=1.0):  # type: ignore[union-attr]
-            subject.close(layer)
+        subject.close(subject.round.ready(now=1.0))  # type: ignore[union-attr]
         subject.finish(now=1.0, uplink_bytes=0)
         plans.append(plan)
     return plans
@@ -244,7 +243,7 @@ def test_a_restarted_coordinator_plans_the_same_round_again() -> None:
     assert not again.can_begin(waited_s=0.0)  # the cycle's cohort must register first
     with_devices(again, one=100.0, two=100.0)
     assert again.can_begin(waited_s=0.0)
-    assert again.begin(now=0.0) == subject.begin(now=0.0)
+    assert again.begin(now=0.0) == msgspec.structs.replace(subject.begin(now=0.0), advanced=())
     assert {record.id: record.rounds_done for record in again.device_records()} == {"one": 1, "two": 1}
 
 
@@ -266,8 +265,7 @@ def test_a_device_that_misses_the_deadline_is_taken_for_lost() -> None:
     subject = with_devices(federation(), one=100.0, two=100.0)
     plan = subject.begin(now=0.0)
     deliver(subject, plan, {"one": 1.0})
-    for layer in subject.round.ready(now=600.0):  # type: ignore[union-attr]
-        subject.close(layer)
+    subject.close(subject.round.ready(now=600.0))  # type: ignore[union-attr]
     outcome = subject.finish(now=600.0, uplink_bytes=0)
     assert (outcome.updates, outcome.expected) == (3, 6)
     assert subject.accepted == 1
@@ -279,8 +277,7 @@ def test_a_device_that_came_back_too_late_for_a_layer_is_not_taken_for_lost() ->
     plan = subject.begin(now=0.0)
     subject.went("two", now=0.0, patience_s=0.0)
     deliver(subject, plan, {"one": 1.0})
-    for layer in subject.round.ready(now=1.0):  # type: ignore[union-attr]
-        subject.close(layer)
+    subject.close(subject.round.ready(now=1.0))  # type: ignore[union-attr]
     subject.came("two")
     subject.report("two", Report(epoch=9, round=plan.round, steps=5, loss=1.0, accuracy=0.5, step_s=0.1))
     subject.finish(now=2.0, uplink_bytes=0)
@@ -317,8 +314,7 @@ def test_the_next_plan_says_what_was_not_folded() -> None:
     plan = subject.begin(now=0.0)
     assert plan.unfolded == {}
     deliver(subject, plan, {"one": 1.0})
-    for layer in subject.round.ready(now=600.0):  # type: ignore[union-attr]
-        subject.close(layer)
+    subject.close(subject.round.ready(now=600.0))  # type: ignore[union-attr]
     subject.finish(now=600.0, uplink_bytes=0)
     subject.came("two")
     assert subject.begin(now=601.0).unfolded == {"two": (0, 1, 2)}

@@ -53,7 +53,8 @@ NETWORKS = {
     "text_lstm": lambda: load_definition("text_lstm,length=7,vocabulary=20,width=5,hidden=6"),
 }
 QUICK = ["smooth", "digits_cnn", "leaf_cnn", "text_lstm"]
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet20", "resnet20 with group norm")]
+SLOW = [pytest.param("resnet20", marks=pytest.mark.slow)]
+AGAIN = [pytest.param("resnet20 with group norm", marks=[pytest.mark.slow, pytest.mark.exhaustive])]
 
 
 def made(name: str) -> tuple[Definition, ModelSpec]:
@@ -82,7 +83,7 @@ def entering(definition: Definition, spec: ModelSpec, cut: int, x: Array) -> Arr
     return x if block == 0 else run(forward_graph(definition, spec, 0, block), tensors_of(definition.module), x)
 
 
-@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+@pytest.mark.parametrize("name", [*QUICK, *SLOW, *AGAIN])
 def test_several_steps_end_where_torch_ends(name: str) -> None:
     definition, spec = made(name)
     drawn = batches(definition, (4, 3, 1))  # the last batches are short
@@ -98,7 +99,7 @@ def test_several_steps_end_where_torch_ends(name: str) -> None:
     assert state.correct == exact.correct
 
 
-@pytest.mark.parametrize("name", [*QUICK, *SLOW])
+@pytest.mark.parametrize("name", [*QUICK, *SLOW, *AGAIN])
 def test_every_cut_trains_its_layers_as_torch_does_behind_a_frozen_input_side(name: str) -> None:
     definition, spec = made(name)
     ((x, y),) = batches(definition, (4,))

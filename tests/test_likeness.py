@@ -14,6 +14,8 @@ from emulation.simulator.study import Study
 from emulation.simulator.studying import conduct
 from tests.simulated import setting
 
+pytestmark = pytest.mark.no_cover  # simulations: see conftest.py
+
 
 @pytest.mark.parametrize("net", ["dense", "recurrent"])  # without running statistics, which move at any rate
 def test_devices_that_did_not_move_are_alike_and_those_that_did_are_less_so(tmp_path: Path, net: str) -> None:

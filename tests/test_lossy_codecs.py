@@ -259,7 +259,7 @@ def refused_or_right(name: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSY)
-@settings(max_examples=200)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(data=st.data())
 def test_damaged_bytes_are_refused_or_have_the_size(name: str, data: st.DataObject) -> None:
     whole = bytearray(codec(name).for_tensors(SHAPES).encode(noise(SIZE)))

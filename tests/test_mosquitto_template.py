@@ -102,8 +102,8 @@ async def test_device_reads_what_it_needs_and_no_more(folder: Path, port: int) -
     allowed = [
         LAB.coordinator_status,
         LAB.round,
-        LAB.layer_global("conv", 0, 0),
-        LAB.layer_delta("conv", 1, 0),
+        LAB.layer_global("conv", 0),
+        LAB.advance(0),
         LAB.bundle("ab", 0),
         LAB.device("board-1", "task"),
     ]
@@ -123,7 +123,7 @@ async def test_device_writes_its_own_leaves(folder: Path, port: int, leaf: str) 
 
 
 async def test_device_does_not_write_plans_globals_or_tasks(folder: Path, port: int) -> None:
-    for topic in (LAB.round, LAB.layer_global("conv", 0, 0), LAB.device("board-1", "task")):
+    for topic in (LAB.round, LAB.layer_global("conv", 0), LAB.device("board-1", "task")):
         async with mqtt_dial(address(folder, port, "board-1"))("board-1", None) as link:
             with pytest.raises(LinkError, match="Not authorized"):
                 await link.publish(topic, b"x")

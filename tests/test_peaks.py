@@ -61,7 +61,7 @@ def test_shapes_that_are_computed_are_known() -> None:
 
 
 def test_a_tensor_lives_to_its_last_reader_and_a_view_is_no_tensor_of_its_own() -> None:
-    found = allocations(GRAPH, 3)
+    (found,) = allocations(GRAPH, 3)
     named = {each.tensor for each in found}
     assert {"h", "large", "g"} < named
     assert not named & {"r", "again", "x", "y"}

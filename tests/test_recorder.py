@@ -1,12 +1,11 @@
 """Records: one line a round, readable by any CSV reader, and cut back where a run is resumed."""
 
 import csv
-import json
 from pathlib import Path
 
 import msgspec
 
-from coordinator.recorder import Recorder
+from coordinator.recorder import CYCLES, Recorder, read_cycles
 from coordinator.records import CycleRecord, RoundRecord
 
 ROUND = RoundRecord(
@@ -44,11 +43,14 @@ def test_a_round_is_one_line(tmp_path: Path) -> None:
     assert (row["cohort"], row["due"], row["loss"], row["train_accuracy"]) == ("a b", "0 2", "", "0.5")
 
 
-def test_cycles_are_a_json_list(tmp_path: Path) -> None:
+def test_a_cycle_is_a_line_of_json(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     recorder.add_cycle(CYCLE)
     recorder.add_cycle(msgspec.structs.replace(CYCLE, cycle=1))
-    assert [entry["cycle"] for entry in json.loads((tmp_path / "cycles.json").read_text())] == [0, 1]
+    with (tmp_path / CYCLES).open("a") as file:
+        file.write('{"cycle":2,"int')  # killed meanwhile
+    first, second = read_cycles(tmp_path / CYCLES)
+    assert (first, second.cycle) == (CYCLE, 1)
 
 
 def test_a_resumed_run_drops_what_was_never_committed(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_a_resumed_run_drops_what_was_never_committed(tmp_path: Path) -> None:
             recorder.add_cycle(msgspec.structs.replace(CYCLE, cycle=round_ // 2))
     Recorder(tmp_path, round=2)
     assert [row["round"] for row in rows(tmp_path)] == ["0", "1"]
-    assert [entry["cycle"] for entry in json.loads((tmp_path / "cycles.json").read_text())] == [0]
+    assert [record.cycle for record in read_cycles(tmp_path / CYCLES)] == [0]
 
 
 def test_a_fresh_run_starts_with_empty_records(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from edge_agent.events import (
     Event,
     Linked,
     Outcome,
+    Passed,
     PlanCame,
     Prepare,
     Prepared,
@@ -75,7 +76,8 @@ def plan(round_: int = 0, **fields: object) -> RoundPlan:
         "due": (0, 2) if round_ % 2 == 0 else (0, 1, 2),
         "versions": (round_, round_ // 2, round_),
     }
-    return msgspec.convert({**given, **fields, "kind": "plan"}, RoundPlan)
+    given |= fields
+    return msgspec.convert({"checks": given["versions"], **given, "kind": "plan"}, RoundPlan)
 
 
 @dataclass
@@ -103,11 +105,11 @@ def ready(task: Task = TASK, progress: Progress | None = None) -> Device:
 
 
 def taken(versions: tuple[tuple[int, int], ...] = ALL) -> list[Event]:
-    return [Taken(1, layer, version) for layer, version in versions]
+    return [Taken(1, ((layer, version),)) for layer, version in versions]
 
 
 def published(*layers: int, round_: int = 0) -> list[Event]:
-    return [Published(1, round_, layer) for layer in (*layers, REPORT)]
+    return [Published(1, round_, (layer,)) for layer in (*layers, REPORT)]
 
 
 def after_round_0(task: Task = TASK) -> Device:
@@ -185,12 +187,12 @@ def test_a_round_goes_from_values_to_steps_to_updates() -> None:
     assert device.after(PlanCame(plan())) == [Subscribe(ALL)]
     assert device.after(*taken(ALL[:2])) == []
     assert device.state == "gathering"
-    assert device.after(Taken(1, 2, 0)) == [Train(plan(), (0, 1, 2), afresh=True), Unsubscribe(ALL)]
+    assert device.after(Taken(1, ((2, 0),))) == [Train(plan(), (0, 1, 2), afresh=True), Unsubscribe(ALL)]
     assert device.state == "training"
     assert device.after(Trained(OUTCOME)) == [Deliver(plan(), (0, 2), OUTCOME)]
     assert device.state == "delivering"
     assert device.after(*published(0)) == []
-    assert device.after(Published(1, 0, 2)) == [Save(Progress(1, "aa", 0, plan(), (0, 0, 0), OUTCOME))]
+    assert device.after(Published(1, 0, (2,))) == [Save(Progress(1, "aa", 0, plan(), (0, 0, 0), OUTCOME))]
     assert device.state == "idle"
 
 
@@ -204,7 +206,7 @@ def test_where_nothing_is_due_the_report_goes_out_alone() -> None:
     device = ready()
     nothing_due = plan(due=())
     assert device.after(PlanCame(nothing_due), *taken(), Trained(OUTCOME)) == [Deliver(nothing_due, (), OUTCOME)]
-    assert device.after(Published(1, 0, REPORT)) == [Save(Progress(1, "aa", 0, nothing_due, (0, 0, 0), OUTCOME))]
+    assert device.after(Published(1, 0, (REPORT,))) == [Save(Progress(1, "aa", 0, nothing_due, (0, 0, 0), OUTCOME))]
 
 
 def test_only_what_the_plan_asks_for_is_wanted() -> None:
@@ -212,23 +214,28 @@ def test_only_what_the_plan_asks_for_is_wanted() -> None:
     device.after(PlanCame(plan(versions=(4, 5, 6))))
     assert device.session.wants(1, 0, 4)
     assert not device.session.wants(1, 0, 2)  # an older one
-    assert not device.session.wants(1, 0, 6)  # a newer one, in the same slot
+    assert not device.session.wants(1, 0, 6)  # a newer one
     assert not device.session.wants(2, 0, 4)  # another epoch's
-    device.after(Taken(1, 0, 4))
+    device.after(Taken(1, ((0, 4),)))
     assert not device.session.wants(1, 0, 4)  # a duplicate
 
 
 def test_a_value_that_was_not_wanted_changes_nothing() -> None:
     device = ready()
     device.after(PlanCame(plan(versions=(4, 5, 6))))
-    assert device.after(Taken(1, 0, 6), Taken(1, 0, 2), Taken(2, 0, 4), Taken(1, 1, 5), Taken(1, 2, 6)) == []
+    assert (
+        device.after(
+            Taken(1, ((0, 6),)), Taken(1, ((0, 2),)), Taken(2, ((0, 4),)), Taken(1, ((1, 5),)), Taken(1, ((2, 6),))
+        )
+        == []
+    )
     assert device.state == "gathering"
-    assert device.after(Taken(1, 0, 4))[0] == Train(plan(versions=(4, 5, 6)), (0, 1, 2), afresh=True)
+    assert device.after(Taken(1, ((0, 4),)))[0] == Train(plan(versions=(4, 5, 6)), (0, 1, 2), afresh=True)
 
 
 def test_outside_the_cohort_there_is_nothing_to_do() -> None:
     device = ready()
-    device.after(PlanCame(plan()), Taken(1, 0, 0))
+    device.after(PlanCame(plan()), Taken(1, ((0, 0),)))
     assert device.after(PlanCame(plan(1, cohort=("you",)))) == [Unsubscribe(ALL)]
     assert device.state == "idle"
 
@@ -268,7 +275,7 @@ def test_a_missed_round_in_which_nothing_moved_is_missed_all_the_same() -> None:
     device = after_round_0()
     later = plan(2, cycle=0, versions=(1, 0, 0))
     device.after(PlanCame(later))
-    assert device.after(Taken(1, 0, 1))[0] == Train(later, (0, 1, 2), afresh=True)
+    assert device.after(Taken(1, ((0, 1),)))[0] == Train(later, (0, 1, 2), afresh=True)
 
 
 def test_a_gap_in_a_layers_versions_has_everything_begin_afresh() -> None:
@@ -280,15 +287,15 @@ def test_a_gap_in_a_layers_versions_has_everything_begin_afresh() -> None:
 
 def test_a_plan_that_changes_while_values_are_gathered_forgets_none_of_them() -> None:
     device = after_round_0()
-    device.after(PlanCame(plan(1)), Taken(1, 0, 1))
+    device.after(PlanCame(plan(1)), Taken(1, ((0, 1),)))
     changed = plan(1, local_steps=7)
     assert device.after(PlanCame(changed)) == []  # layer 2 is on its way already
-    assert device.after(Taken(1, 2, 1))[0] == Train(changed, (0, 2), afresh=False)
+    assert device.after(Taken(1, ((2, 1),)))[0] == Train(changed, (0, 2), afresh=False)
 
 
 def test_a_newer_plan_while_values_are_gathered_has_them_replaced() -> None:
     device = ready()
-    device.after(PlanCame(plan(0)), Taken(1, 0, 0))
+    device.after(PlanCame(plan(0)), Taken(1, ((0, 0),)))
     newer = plan(1)  # versions 1, 0, 1
     assert device.after(PlanCame(newer)) == [Unsubscribe(((0, 0), (2, 0))), Subscribe(((0, 1), (2, 1)))]
     assert device.after(*taken(((0, 1), (1, 0), (2, 1))))[0] == Train(newer, (0, 1, 2), afresh=True)
@@ -325,7 +332,7 @@ def test_nothing_is_taken_while_training() -> None:
     device = ready()
     device.after(PlanCame(plan(0)), *taken(), PlanCame(plan(1)))
     assert not device.session.wants(1, 0, 1)
-    assert device.after(Taken(1, 0, 1)) == []
+    assert device.after(Taken(1, ((0, 1),))) == []
     assert device.after(Trained(OUTCOME)) == [Subscribe(((0, 1), (2, 1)))]
 
 
@@ -356,7 +363,7 @@ def test_updates_wait_for_the_link_and_for_the_plan() -> None:
 
 def test_after_a_lost_link_all_goes_out_again_the_broker_may_have_died_with_it() -> None:
     device = ready()
-    device.after(PlanCame(plan()), *taken(), Trained(OUTCOME), Published(1, 0, 0), Published(1, 0, REPORT))
+    device.after(PlanCame(plan()), *taken(), Trained(OUTCOME), Published(1, 0, (0,)), Published(1, 0, (REPORT,)))
     assert device.after(Unlinked(), Linked(), PlanCame(plan(), retained=True)) == [Deliver(plan(), (0, 2), OUTCOME)]
 
 
@@ -364,7 +371,7 @@ def test_updates_of_a_past_round_are_void() -> None:
     device = ready()
     device.after(PlanCame(plan()), *taken(), Trained(OUTCOME))
     assert device.after(PlanCame(plan(1))) == [Withdraw(), Subscribe(((0, 1), (2, 1)))]
-    assert device.after(Published(1, 0, 0)) == []
+    assert device.after(Published(1, 0, (0,))) == []
     device.after(Unlinked(), Linked())
     assert device.after(PlanCame(plan(1), retained=True)) == [Subscribe(((0, 1), (2, 1)))]
 
@@ -389,7 +396,7 @@ def test_a_round_without_finite_loss_is_reported_and_followed_by_a_fresh_one() -
     device = ready()
     lost = Outcome(steps=2, loss=math.nan, accuracy=0.1, step_s=0.01, forward_s=0.0)
     assert device.after(PlanCame(plan()), *taken(), Trained(lost)) == [Deliver(plan(), (), lost)]
-    assert device.after(Published(1, 0, REPORT)) == []  # nothing worth saving
+    assert device.after(Published(1, 0, (REPORT,))) == []  # nothing worth saving
     device.after(PlanCame(plan(1)))
     assert device.after(*taken(((0, 1), (2, 1))))[0] == Train(plan(1), (0, 1, 2), afresh=True)
 
@@ -399,7 +406,7 @@ def test_a_round_without_finite_loss_is_reported_and_followed_by_a_fresh_one() -
 
 def test_what_was_taken_before_the_link_was_lost_is_kept() -> None:
     device = ready()
-    device.after(PlanCame(plan()), Taken(1, 0, 0))
+    device.after(PlanCame(plan()), Taken(1, ((0, 0),)))
     assert device.after(Unlinked()) == []
     assert device.after(Linked()) == []
     assert device.after(PlanCame(plan(), retained=True)) == [Subscribe(ALL[1:])]
@@ -458,8 +465,17 @@ def test_a_coordinator_that_went_back_has_everything_fetched_again() -> None:
 
 def test_a_coordinator_that_went_back_to_a_round_that_is_done_has_it_done_again() -> None:
     device = after_round_0()
-    device.after(PlanCame(plan(1)), Taken(1, 0, 1))  # now the update of layer 0 can't be measured any more
+    device.after(PlanCame(plan(1)), Taken(1, ((0, 1),)))  # now the update of layer 0 can't be measured any more
     assert device.after(PlanCame(plan(0))) == [Unsubscribe(((0, 1), (2, 1))), Subscribe(ALL)]
+
+
+def test_a_coordinator_that_passed_through_a_round_again_has_what_came_of_it_fetched_again() -> None:
+    device = after_round_0()
+    device.after(PlanCame(plan(1)), *taken(((0, 1), (2, 1))), Trained(OUTCOME), *published(0, 1, 2, round_=1))
+    device.after(Unlinked(), Linked())
+    again = plan(1, checks=(1, 0, 7))  # while the device was away
+    assert device.after(PlanCame(again, retained=True)) == [Subscribe(((0, 1), (1, 0), (2, 1)))]
+    assert device.session.check(2) == 7
 
 
 def test_steps_from_values_that_are_no_more_are_void() -> None:
@@ -500,7 +516,7 @@ def test_a_new_task_voids_what_is_being_delivered() -> None:
     device = ready()
     device.after(PlanCame(plan()), *taken(), Trained(OUTCOME))
     assert device.after(TaskCame(WEAK)) == [Withdraw(), Prepare(WEAK)]
-    assert device.after(Published(1, 0, 0)) == []
+    assert device.after(Published(1, 0, (0,))) == []
 
 
 # The end.
@@ -543,6 +559,7 @@ def test_the_end_of_an_earlier_run_is_history() -> None:
     ("fields", "fault"),
     [
         ({"versions": (0, 0)}, "it has 2 versions, and the model 3 layers"),
+        ({"checks": (0, 0)}, "it has 2 checks, and the model 3 layers"),
         ({"due": (0, 3)}, "layer 3 is due, and the model has 3"),
         ({"local_steps": 0}, "it asks for 0 steps of 4 samples"),
         ({"batch_size": 0}, "it asks for 5 steps of 0 samples"),
@@ -564,43 +581,90 @@ def test_a_plan_that_can_not_be_followed_is_complained_of_and_changes_nothing(
     assert early.after(PlanCame(plan(0))) == [Subscribe(ALL)]
 
 
-# Deltas.
+# The advance.
 
 
-def test_a_delta_is_taken_where_it_is_offered_and_the_version_before_is_held() -> None:
+OFFER = plan(1, advanced=(0, 2))  # layer 1 has not moved
+
+
+def test_what_the_advance_leads_to_is_taken_from_it() -> None:
     device = after_round_0()
-    offer = plan(1, deltas=(0, 1))  # layer 1 has not moved, layer 2 has no delta
-    assert device.after(PlanCame(offer)) == [Subscribe(((0, 1), (2, 1)), deltas=(0,))]
+    assert device.after(PlanCame(OFFER)) == [Subscribe((), advance=True)]
     assert device.session.wants(1, 0, 1, delta=True)
-    assert not device.session.wants(1, 0, 1)
-    assert not device.session.wants(1, 2, 1, delta=True)
-    commands = device.after(*taken(((0, 1), (2, 1))))
-    assert commands == [Train(offer, (0, 2), afresh=False), Unsubscribe(((0, 1), (2, 1)), deltas=(0,))]
+    assert device.session.wants(1, 0, 1)  # without a codec for deltas, a value comes by the advance
+    assert not device.session.wants(1, 1, 1, delta=True)
+    assert not device.session.wants(1, 0, 2, delta=True)
+    assert device.after(*taken(((0, 1), (2, 1)))) == [Train(OFFER, (0, 2), afresh=False)]
+
+
+def test_the_next_advance_is_on_its_way_with_its_plan() -> None:
+    device = after_round_0()
+    device.after(PlanCame(OFFER), *taken(((0, 1), (2, 1))), Trained(OUTCOME), *published(0, 1, 2, round_=1))
+    following = plan(2, cycle=0, versions=(2, 1, 1), advanced=(0, 1))
+    assert device.after(PlanCame(following)) == []
+    assert device.after(*taken(((0, 2), (1, 1)))) == [Train(following, (0, 1), afresh=False)]
+
+
+def test_an_advance_that_passed_while_training_is_subscribed_to_anew() -> None:
+    device = after_round_0()
+    device.after(PlanCame(OFFER), *taken(((0, 1), (2, 1))))
+    newer = plan(2, cycle=0, versions=(2, 1, 1), advanced=(0, 1))
+    assert device.after(PlanCame(newer)) == [Abandon()]
+    assert device.after(Passed(1, 0, 2), Passed(1, 1, 1)) == []
+    assert device.after(Trained(None)) == [Subscribe((), advance=True)]
+
+
+def test_an_advance_that_overtook_its_plan_is_subscribed_to_anew() -> None:
+    device = after_round_0()
+    device.after(PlanCame(OFFER), *taken(((0, 1), (2, 1))), Trained(OUTCOME), *published(0, 1, 2, round_=1))
+    assert device.after(Passed(1, 0, 2)) == []
+    assert device.after(PlanCame(plan(2, cycle=0, versions=(2, 1, 1), advanced=(0, 1)))) == [
+        Subscribe((), advance=True)
+    ]
+
+
+def test_what_passed_and_is_not_needed_is_not_fetched() -> None:
+    device = after_round_0()
+    device.after(PlanCame(OFFER), Passed(1, 1, 5), Passed(7, 2, 1))
+    assert device.after(PlanCame(OFFER)) == []
+
+
+def test_outside_the_cohort_no_advance_is_received() -> None:
+    device = after_round_0()
+    device.after(PlanCame(OFFER))
+    assert device.after(PlanCame(plan(1, cohort=("you",)))) == [Unsubscribe((), advance=True)]
+    assert device.after(PlanCame(plan(2, cohort=("you",)))) == []
+
+
+def test_a_lost_link_has_the_advance_subscribed_to_again() -> None:
+    device = after_round_0()
+    device.after(PlanCame(OFFER), Taken(1, ((0, 1),)), Unlinked(), Linked())
+    assert device.after(PlanCame(OFFER, retained=True)) == [Subscribe((), advance=True)]
 
 
 def test_a_late_joiner_takes_values_whatever_is_offered() -> None:
-    assert ready().after(PlanCame(plan(deltas=(0, 1, 2)))) == [Subscribe(ALL)]
+    assert ready().after(PlanCame(plan(advanced=(0, 1, 2)))) == [Subscribe(ALL)]
 
 
 def test_a_device_that_missed_a_version_takes_the_value() -> None:
     device = after_round_0()
-    later = plan(2, versions=(2, 1, 1), deltas=(0, 1, 2))
-    assert device.after(PlanCame(later)) == [Subscribe(((0, 2), (1, 1), (2, 1)), deltas=(1, 2))]
+    later = plan(2, versions=(2, 1, 1), advanced=(0, 1, 2))
+    assert device.after(PlanCame(later)) == [Subscribe(((0, 2),), advance=True)]
 
 
 def test_a_delta_to_something_else_than_is_held_has_the_value_fetched() -> None:
     device = after_round_0()
-    device.after(PlanCame(plan(1, deltas=(0, 2))))
-    assert device.after(Strayed(1, 0, 1)) == [Unsubscribe(((0, 1),), deltas=(0,)), Subscribe(((0, 1),))]
-    assert device.after(Taken(1, 2, 1)) == []
-    [train, _] = device.after(Taken(1, 0, 1))
-    assert train == Train(plan(1, deltas=(0, 2)), (0, 2), afresh=False)  # it is in step all the same
+    device.after(PlanCame(OFFER))
+    assert device.after(Strayed(1, 0, 1)) == [Subscribe(((0, 1),))]
+    assert device.after(Taken(1, ((2, 1),))) == []
+    [train, _] = device.after(Taken(1, ((0, 1),)))
+    assert train == Train(OFFER, (0, 2), afresh=False)  # it is in step all the same
 
 
-def test_a_repeated_plan_that_offers_no_deltas_any_more_has_the_values_fetched() -> None:
+def test_a_repeated_plan_that_offers_no_advance_any_more_has_the_values_fetched() -> None:
     device = after_round_0()
-    device.after(PlanCame(plan(1, deltas=(0, 2))), Taken(1, 2, 1))
-    assert device.after(PlanCame(plan(1))) == [Unsubscribe(((0, 1),), deltas=(0,)), Subscribe(((0, 1),))]
+    device.after(PlanCame(OFFER), Taken(1, ((2, 1),)))
+    assert device.after(PlanCame(plan(1))) == [Subscribe(((0, 1),))]
 
 
 @pytest.mark.parametrize("changes", [{"small_codec": "int9"}, {"codecs": {"you": "int9"}}])

@@ -21,6 +21,7 @@ from edge_agent.events import (
     Event,
     Linked,
     Outcome,
+    Passed,
     PlanCame,
     Prepare,
     Prepared,
@@ -59,10 +60,13 @@ class DeviceInItsWorld(RuleBasedStateMachine):
         self.has_finished = False  # in one epoch at least
         self.contents: dict[tuple[int, int], Content] = {}  # of (layer, version)
         self.bases: dict[Content, Content] = {}  # what the delta to a content is based on
+        self.advance: list[Content] = []  # that the broker keeps
         self.snapshots: list[tuple[RoundPlan, dict[tuple[int, int], Content]]] = []
         # The network.
         self.linked = False
-        self.subscribed: set[tuple[int, int, bool]] = set()  # layer, version, and whether as a delta
+        self.subscribed: set[tuple[int, int]] = set()  # layer, version
+        self.advancing = False
+        self.coming: list[Content] = []  # of advances, on their way to the device
         # The device.
         self.session = Session("me")
         self.preparing: Task | None = None
@@ -90,6 +94,7 @@ class DeviceInItsWorld(RuleBasedStateMachine):
         self.plan = None
         self.snapshots = []
         self.contents = {(layer, 0): self.new_content(layer, 0) for layer in LAYERS}
+        self.advance = []
         self.send_task()
 
     @rule(cut=st.sampled_from([0, 1]), really=RARELY)
@@ -98,9 +103,9 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             self.cut = cut
             self.send_task()
 
-    @rule(moves=SOME_LAYERS, due=SOME_LAYERS, offered=SOME_LAYERS, left_out=RARELY, late=RARELY)
-    def next_round(self, moves: set[int], due: set[int], offered: set[int], left_out: bool, late: bool) -> None:
-        """At the end of a round some of its due layers got updates, and so a new version, perhaps as a delta too."""
+    @rule(moves=SOME_LAYERS, due=SOME_LAYERS, left_out=RARELY, late=RARELY, advance_first=RARELY)
+    def next_round(self, moves: set[int], due: set[int], left_out: bool, late: bool, advance_first: bool) -> None:
+        """At the end of a round some of its due layers got updates, and so a new version."""
         if not late:
             self.let_everything_arrive()
         last = self.plan
@@ -108,7 +113,8 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             return
         round_ = 0 if last is None else last.round + 1
         versions = [0, 0, 0] if last is None else list(last.versions)
-        for layer in moves & set(() if last is None else last.due):
+        moved = moves & set(() if last is None else last.due)
+        for layer in moved:
             base = self.contents[layer, versions[layer]]
             versions[layer] += 1
             self.contents[layer, versions[layer]] = self.new_content(layer, versions[layer])
@@ -124,17 +130,28 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             batch_size=4,
             due=tuple(LAYERS) if (round_ + 1) % CYCLE == 0 else tuple(sorted(due)),
             versions=tuple(versions),
-            deltas=tuple(layer for layer in sorted(offered) if versions[layer]),
+            checks=tuple(self.contents[layer, version][3] for layer, version in enumerate(versions)),
+            advanced=tuple(sorted(moved)) if moved or last is None else last.advanced,
         )
+        if moved:
+            self.advance = [self.contents[layer, versions[layer]] for layer in sorted(moved)]
         self.snapshots.append((self.plan, dict(self.contents)))
-        self.send_plan()
+        if advance_first:  # one broker keeps the order of topics, several may not
+            self.send_advance()
+            self.let_the_advance_arrive()
+            self.send_plan()
+        else:
+            self.send_plan()
+            self.send_advance()
 
     @precondition(lambda self: self.plan is not None)
-    @rule(without_deltas=st.booleans())
-    def repeat_the_plan(self, without_deltas: bool) -> None:
-        if without_deltas and self.plan is not None:  # a coordinator that restarted has none
-            self.plan = msgspec.structs.replace(self.plan, deltas=())
+    @rule(after_restart=st.booleans())
+    def repeat_the_plan(self, after_restart: bool) -> None:
+        if after_restart and self.plan is not None:  # then it knows no advance
+            self.plan = msgspec.structs.replace(self.plan, advanced=())
         self.send_plan()
+        if not after_restart:
+            self.send_advance()
 
     @precondition(lambda self: self.linked and len(self.snapshots) > 1)
     @rule(data=st.data())
@@ -142,7 +159,8 @@ class DeviceInItsWorld(RuleBasedStateMachine):
         """The coordinator lost its last rounds; what it computes from here on has other contents."""
         kept = data.draw(st.integers(1, len(self.snapshots) - 1))
         self.snapshots = self.snapshots[:kept]
-        self.plan, contents = self.snapshots[-1]
+        plan, contents = self.snapshots[-1]
+        self.plan = msgspec.structs.replace(plan, advanced=())
         self.contents = dict(contents)
         self.send_plan()
 
@@ -176,23 +194,35 @@ class DeviceInItsWorld(RuleBasedStateMachine):
         if not really:
             return
         self.linked = False
-        self.subscribed.clear()
+        self.unsubscribe_all()
         self.preparing = None
         self.delivering = None
         self.feed(Unlinked())
 
     @precondition(lambda self: self.linked)
-    @rule(layer=st.sampled_from(LAYERS), version=st.integers(0, 4), delta=st.booleans(), of_this_epoch=st.booleans())
-    def any_value_arrives(self, layer: int, version: int, delta: bool, of_this_epoch: bool) -> None:
-        if (layer, version) in self.contents and (version or not delta):
-            self.value_arrives(layer, version, delta, self.epoch if of_this_epoch else self.epoch - 1)
+    @rule(layer=st.sampled_from(LAYERS), version=st.integers(0, 4), of_this_epoch=st.booleans())
+    def any_value_arrives(self, layer: int, version: int, of_this_epoch: bool) -> None:
+        if (layer, version) in self.contents:
+            self.value_arrives(layer, version, self.epoch if of_this_epoch else self.epoch - 1)
 
     @precondition(lambda self: self.linked and self.subscribed)
     @rule(data=st.data())
     def a_value_arrives(self, data: st.DataObject) -> None:
-        layer, version, delta = data.draw(st.sampled_from(sorted(self.subscribed)))
+        layer, version = data.draw(st.sampled_from(sorted(self.subscribed)))
         if (layer, version) in self.contents:
-            self.value_arrives(layer, version, delta, self.epoch)
+            self.value_arrives(layer, version, self.epoch)
+
+    @precondition(lambda self: self.coming)
+    @rule()
+    def some_of_the_advance_arrives(self) -> None:
+        content = self.coming.pop(0)
+        epoch, layer, version, _ = content
+        if not self.session.wants(epoch, layer, version, delta=True):
+            self.feed(Passed(epoch, layer, version))
+        elif self.held[layer] == self.bases[content] and self.session.check(layer) == content[3]:
+            self.take(content)
+        else:
+            self.feed(Strayed(epoch, layer, version))
 
     @precondition(lambda self: self.delivering is not None)
     @rule(data=st.data())
@@ -230,7 +260,7 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             return
         self.session = Session("me")
         self.linked, self.ended = False, False
-        self.subscribed.clear()
+        self.unsubscribe_all()
         self.preparing = self.training = self.delivering = self.trained = None
         if not with_state:
             self.saved = None
@@ -241,7 +271,7 @@ class DeviceInItsWorld(RuleBasedStateMachine):
     def one_thing_at_a_time(self) -> None:
         doing = [self.preparing, self.training, self.delivering]
         assert sum(what is not None for what in doing) <= 1
-        assert self.linked or not self.subscribed
+        assert self.linked or not (self.subscribed or self.advancing)
 
     def teardown(self) -> None:
         """Once everything arrives that is on its way, the device has done all it was asked to."""
@@ -250,6 +280,7 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             return
         assert self.session.state == "idle"
         assert not self.subscribed
+        assert not self.advancing or (self.plan is not None and "me" in self.plan.cohort)
         if self.plan is not None and self.plan.state == "training" and "me" in self.plan.cohort:
             assert self.trained is not None
             assert self.trained.round == self.plan.round
@@ -265,8 +296,14 @@ class DeviceInItsWorld(RuleBasedStateMachine):
                 self.training_ends(in_time=False)
             elif self.delivering is not None:
                 self.acknowledge(min(self.unacknowledged))
-            elif awaited := [form for form in self.subscribed if self.wanted(self.epoch, *form)]:
+            elif self.coming:
+                self.some_of_the_advance_arrives()
+            elif awaited := [value for value in self.subscribed if self.session.wants(self.epoch, *value)]:
                 self.value_arrives(*min(awaited), self.epoch)
+
+    def let_the_advance_arrive(self) -> None:
+        while self.coming:
+            self.some_of_the_advance_arrives()
 
     # The service around the session.
 
@@ -279,17 +316,22 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             case Prepare(task):
                 assert self.linked
                 self.preparing = task  # on a new link perhaps a task that is about to be replaced
-            case Subscribe(values, deltas):
-                forms = {(layer, version, layer in deltas) for layer, version in values}
+            case Subscribe(values, advance):
                 assert self.linked
-                assert not self.subscribed & forms
+                assert not self.subscribed & set(values)
                 assert self.plan is not None
-                assert set(deltas) <= set(self.plan.deltas)
-                self.subscribed |= forms
-            case Unsubscribe(values, deltas):
-                forms = {(layer, version, layer in deltas) for layer, version in values}
-                assert forms <= self.subscribed
-                self.subscribed -= forms
+                self.subscribed |= set(values)
+                if advance:
+                    assert self.plan.advanced
+                    self.advancing = True
+                    self.coming += self.advance
+            case Unsubscribe(values, advance):
+                assert set(values) <= self.subscribed
+                self.subscribed -= set(values)
+                if advance:
+                    assert self.advancing
+                    self.advancing = False
+                    self.coming.clear()
             case Train():
                 self.start_training(command)
             case Abandon():
@@ -315,10 +357,10 @@ class DeviceInItsWorld(RuleBasedStateMachine):
     def start_training(self, command: Train) -> None:
         plan = command.plan
         assert self.training is None
-        assert plan.epoch == self.epoch
+        assert plan.epoch == self.epoch or not self.linked
         assert "me" in plan.cohort
         for layer in LAYERS:  # the values are those of the plan, in content and not in number alone
-            assert self.held[layer] == self.contents[layer, plan.versions[layer]]
+            assert self.held[layer][2:] == (plan.versions[layer], plan.checks[layer])
         if command.afresh:
             assert command.reset == tuple(LAYERS)
         else:
@@ -350,21 +392,27 @@ class DeviceInItsWorld(RuleBasedStateMachine):
         self.unacknowledged.discard(layer)
         if not self.unacknowledged:
             self.delivering = None
-        self.feed(Published(plan.epoch, plan.round, layer))
+        self.feed(Published(plan.epoch, plan.round, (layer,)))
 
-    def wanted(self, epoch: int, layer: int, version: int, delta: bool) -> bool:
-        return self.session.wants(epoch, layer, version, delta=delta)
+    def value_arrives(self, layer: int, version: int, epoch: int) -> None:
+        if self.session.wants(epoch, layer, version):
+            assert self.session.check(layer) == self.contents[layer, version][3]
+            self.take(self.contents[layer, version])
 
-    def value_arrives(self, layer: int, version: int, delta: bool, epoch: int) -> None:
-        if not self.wanted(epoch, layer, version, delta):
-            return
+    def take(self, content: Content) -> None:
         assert self.training is None
-        content = self.contents[layer, version]
-        if delta and self.held[layer] != self.bases[content]:
-            self.feed(Strayed(epoch, layer, version))
-            return
+        epoch, layer, version, _ = content
         self.held[layer] = content
-        self.feed(Taken(epoch, layer, version))
+        self.feed(Taken(epoch, ((layer, version),)))
+
+    def unsubscribe_all(self) -> None:
+        self.subscribed.clear()
+        self.advancing = False
+        self.coming.clear()
+
+    def send_advance(self) -> None:
+        if self.advancing:
+            self.coming += self.advance
 
     def send_plan(self) -> None:
         if self.linked and self.plan is not None:
@@ -382,5 +430,7 @@ class DeviceInItsWorld(RuleBasedStateMachine):
         return self.epoch, layer, version, self.numbers
 
 
-DeviceInItsWorld.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+DeviceInItsWorld.TestCase.settings = settings(
+    max_examples=3 * settings.default.max_examples, stateful_step_count=40, deadline=None
+)
 TestDeviceInItsWorld = DeviceInItsWorld.TestCase

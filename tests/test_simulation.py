@@ -15,6 +15,8 @@ from emulation.simulator.rows import layer_offsets
 from emulation.simulator.simulation import State
 from tests.simulated import COURSE, setting, simulate, twin
 
+pytestmark = pytest.mark.no_cover  # simulations: see conftest.py
+
 ROOT = Path(__file__).parent.parent
 WEAK = {"strong": 2, "moderate": 1, "weak": 1}
 

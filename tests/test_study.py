@@ -22,6 +22,8 @@ from emulation.simulator.tables import Verdict, entries, verdicts
 from models.errors import ConfigError
 from tests.simulated import setting
 
+pytestmark = pytest.mark.no_cover  # simulations: see conftest.py
+
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
@@ -194,7 +196,7 @@ def test_a_sweep_is_judged_by_validation_samples_and_reads_the_cache(tmp_path: P
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
-    chosen = setting(tmp_path, aggregation={"phi": 2}, training={"rounds": 400})
+    chosen = setting(tmp_path, aggregation={"phi": 2}, training={"rounds": 100})
     script = (
         "import sys, msgspec; from pathlib import Path; from emulation.simulator.run import run;"
         "from emulation.simulator.setting import Setting;"
@@ -214,7 +216,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
     models = [folder_of(chosen, folder) / "model.safetensors" for folder in (cache, tmp_path / "whole")]
     assert models[0].read_bytes() == models[1].read_bytes()
     rounds = [(path.parent / "rounds.csv").read_text().count("\n") for path in models]
-    assert rounds == [401, 401]
+    assert rounds == [101, 101]
 
 
 @pytest.mark.slow

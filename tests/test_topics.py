@@ -16,10 +16,10 @@ numbers = st.integers(0, 10**6)
 def test_topics_are_those_of_protocol_1() -> None:
     assert LAB.coordinator_status == "lamina/v1/lab/coordinator/status"
     assert LAB.round == "lamina/v1/lab/round"
-    assert LAB.layer_global("conv1", 7, 3) == "lamina/v1/lab/layer/conv1/global/1/3"
-    assert LAB.layer_global_slot("conv1", 8) == "lamina/v1/lab/layer/conv1/global/0/+"
-    assert LAB.layer_delta("conv1", 7, 3) == "lamina/v1/lab/layer/conv1/delta/1/3"
-    assert LAB.layer_delta_slot("conv1", 8) == "lamina/v1/lab/layer/conv1/delta/0/+"
+    assert LAB.layer_global("conv1", 3) == "lamina/v1/lab/layer/conv1/global/3"
+    assert LAB.layer_globals("conv1") == "lamina/v1/lab/layer/conv1/global/+"
+    assert LAB.advance(3) == "lamina/v1/lab/advance/3"
+    assert LAB.advances == "lamina/v1/lab/advance/+"
     assert LAB.layer_update("conv1", "pi-4") == "lamina/v1/lab/layer/conv1/update/pi-4"
     assert LAB.bundle("ab12", 0) == "lamina/v1/lab/bundle/ab12/0"
     assert LAB.bundle_chunks("ab12") == "lamina/v1/lab/bundle/ab12/+"
@@ -28,29 +28,29 @@ def test_topics_are_those_of_protocol_1() -> None:
     assert LAB.devices("status") == "lamina/v1/lab/device/+/status"
 
 
-@given(names, names, names, numbers, numbers)
-def test_every_topic_parses_to_what_it_was_built_from(lab: str, layer: str, device: str, v: int, chunk: int) -> None:
+@given(names, names, names, numbers)
+def test_every_topic_parses_to_what_it_was_built_from(lab: str, layer: str, device: str, chunk: int) -> None:
     topics = Topics(lab)
     assert topics.parse(topics.coordinator_status) == Address("coordinator_status")
     assert topics.parse(topics.round) == Address("round")
-    assert topics.parse(topics.layer_global(layer, v, chunk)) == Address("layer_global", layer=layer, chunk=chunk)
-    assert topics.parse(topics.layer_delta(layer, v, chunk)) == Address("layer_delta", layer=layer, chunk=chunk)
+    assert topics.parse(topics.layer_global(layer, chunk)) == Address("layer_global", layer=layer, chunk=chunk)
+    assert topics.parse(topics.advance(chunk)) == Address("advance", chunk=chunk)
     assert topics.parse(topics.layer_update(layer, device)) == Address("layer_update", layer=layer, device=device)
     assert topics.parse(topics.bundle(device, chunk)) == Address("bundle", sha256=device, chunk=chunk)
     assert topics.parse(topics.device(device, "report")) == Address("report", device=device)
 
 
 @given(names, names, names, numbers)
-def test_no_topic_has_more_than_7_slashes(lab: str, layer: str, device: str, chunk: int) -> None:
+def test_no_topic_has_more_than_6_slashes(lab: str, layer: str, device: str, chunk: int) -> None:
     topics = Topics(lab)
     built = [
-        topics.layer_global(layer, 0, chunk),
-        topics.layer_delta(layer, 0, chunk),
+        topics.layer_global(layer, chunk),
+        topics.advance(chunk),
         topics.layer_update(layer, device),
         topics.bundle("a" * 64, chunk),
         topics.device(device, "profile"),
     ]
-    assert max(topic.count("/") for topic in built) == 7
+    assert max(topic.count("/") for topic in built) == 6
 
 
 @pytest.mark.parametrize(

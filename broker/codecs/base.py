@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -58,6 +59,28 @@ class OpensToFold(Protocol):
 
     def open(self, data: bytes, size: int) -> Delta:
         """What ``decode`` gives, to the bit and with the same errors, as something that decodes when it is read."""
+
+
+@runtime_checkable
+class ServesMany(Protocol):
+    """A codec that takes many small layers together in less time than one by one; to the same bytes and the same bits.
+
+    Whether all is well it says of all together: after an error, one by one shows which it was.
+    """
+
+    def encode_all(self, vectors: Sequence[Vector], shapes: Sequence[Shapes]) -> list[bytes]:
+        """What ``for_tensors(shapes[k]).encode(vectors[k])`` gives, for every k.
+
+        Raises:
+            ValueError: a vector isn't float32 (n,), not of its shapes, or holds NaN or infinity.
+        """
+
+    def decode_all(self, datas: Sequence[bytes], shapes: Sequence[Shapes]) -> list[Vector]:
+        """What ``for_tensors(shapes[k]).decode(datas[k], n)`` gives, for every k; finite.
+
+        Raises:
+            DecodeError: one of them does not hold just that. Nothing claimed is allocated before it is checked.
+        """
 
 
 def check_vector(vector: Vector) -> None:

@@ -28,6 +28,10 @@ LARGEST_SCALE = np.float32(2.0**120)
 """With it, the largest code is still finite; larger elements (1e38) are clipped."""
 
 _SMALLEST_PEAK = np.float32(2.0**-100)  # a block of nothing larger is nothing: its reciprocals would not be finite
+_ROUNDING = np.float32(3 * 2.0**22)
+"""Where floats are whole numbers, as far apart as their bits. Added to a small number, it rounds that to the nearest
+whole one, ties to even, which then stands in two's complement in the lowest byte: quicker than to round and convert."""
+
 _INNER, _OUTER, _BORDER = np.float32(0.4528), np.float32(1.510), np.float32(0.9816)
 
 
@@ -37,12 +41,15 @@ class Grid(Protocol):
     Attributes:
         bits: of a code: 1, 2, 4 or 8.
         values: that the codes stand for, before the scale, (2**bits,); for 8 bits, the codes are signed integers.
+        pads: whether zeros at a block's end change nothing of its other codes and its scale, and have the code 0.
     """
 
     @property
     def bits(self) -> int: ...  # noqa: D102 - see Attributes
     @property
     def values(self) -> Vector: ...  # noqa: D102
+    @property
+    def pads(self) -> bool: ...  # noqa: D102
 
     def quantise(self, blocks: Vector, peaks: Vector, scratch: Vector, codes: Codes, noise: Vector | None) -> Vector:
         """Put blocks on the grid.
@@ -50,7 +57,7 @@ class Grid(Protocol):
         Args:
             blocks: finite, (B, n).
             peaks: largest magnitude of each block, (B,).
-            scratch: (B, n), to be overwritten.
+            scratch: (B, n), to be overwritten; it may be ``blocks`` itself where the grid `pads`.
             codes: (B, n), to be written.
             noise: uniform in [-0.5, 0.5), (B, n), to be added before rounding; ``None`` rounds to the nearest.
 
@@ -61,6 +68,8 @@ class Grid(Protocol):
 
 class Uniform:
     """Evenly spaced values about zero, as many on each side."""
+
+    pads = True
 
     def __init__(self, bits: int) -> None:
         self.bits = bits
@@ -80,10 +89,10 @@ class Uniform:
         np.multiply(blocks, factors[:, None], out=scratch)
         if noise is not None:
             np.add(scratch, noise, out=scratch)
-        np.rint(scratch, out=scratch)
         if noise is not None or not ordinary:
             np.clip(scratch, -self._most, self._most, out=scratch)
-        np.copyto(codes.view(np.int8), scratch, casting="unsafe")
+        np.add(scratch, _ROUNDING, out=scratch)
+        np.copyto(codes.view(np.int8), scratch.view(np.int32), casting="unsafe")  # the lowest byte
         if self.bits < 8:
             np.bitwise_and(codes, 2**self.bits - 1, out=codes)
         return scales
@@ -93,6 +102,7 @@ class FourLevels:
     """Two magnitudes, two signs."""
 
     bits = 2
+    pads = False  # a scale in least squares counts them
     values = np.array([_INNER, -_INNER, _OUTER, -_OUTER], np.float32)
 
     def quantise(self, blocks: Vector, peaks: Vector, scratch: Vector, codes: Codes, noise: Vector | None) -> Vector:
@@ -113,6 +123,7 @@ class Sign:
     """One magnitude, two signs; zero counts as positive."""
 
     bits = 1
+    pads = False  # a mean counts them
     values = np.array([1, -1], np.float32)
 
     def quantise(self, blocks: Vector, peaks: Vector, scratch: Vector, codes: Codes, noise: Vector | None) -> Vector:

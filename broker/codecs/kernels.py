@@ -17,7 +17,8 @@ from broker.codecs.plain import Float16
 from broker.foldable import Delta, Int8Blocks, Joined
 from models.errors import DecodeError
 
-_FINE = Float16()
+FINE = Float16()
+FINE_BYTES = 2
 
 
 @lru_cache(maxsize=4096)
@@ -58,7 +59,7 @@ class Kernels:
         if vector.ndim != 1 or vector.size != self._size:
             check_finite(vector)
             raise ValueError(f"{self.name}: the tensors have {self._size} elements, not {vector.shape}")
-        rest = _FINE.encode(_gathered(vector, self._rest))
+        rest = FINE.encode(_gathered(vector, self._rest))
         return rest + self._coarse.encode(_gathered(vector, self._kernels))
 
     def decode(self, data: bytes, size: int) -> Vector:
@@ -66,7 +67,7 @@ class Kernels:
         kernels, rest = self._parts(data, size)
         vector = np.empty(size, np.float32)
         _scatter(self._coarse.decode(kernels, self._kernels_size), vector, self._kernels)
-        _scatter(_FINE.decode(rest, self._rest_size), vector, self._rest)
+        _scatter(FINE.decode(rest, self._rest_size), vector, self._rest)
         return vector
 
     def open(self, data: bytes, size: int) -> Delta:
@@ -74,7 +75,7 @@ class Kernels:
         kernels, rest = self._parts(data, size)
         if not isinstance(self._coarse, OpensToFold):
             return self.decode(data, size)
-        coarse, fine = self._coarse.open(kernels, self._kernels_size), _FINE.decode(rest, self._rest_size)
+        coarse, fine = self._coarse.open(kernels, self._kernels_size), FINE.decode(rest, self._rest_size)
         parts: list[Delta] = []
         taken = {True: 0, False: 0}
         for place, is_kernel in self._places:
@@ -85,13 +86,13 @@ class Kernels:
 
     def most_bytes(self, size: int) -> int:
         """See `Codec.most_bytes`."""
-        return 2 * self._rest_size + self._coarse.most_bytes(self._kernels_size)
+        return FINE_BYTES * self._rest_size + self._coarse.most_bytes(self._kernels_size)
 
     def _parts(self, data: bytes, size: int) -> tuple[bytes, bytes]:
         """The bytes of the kernels, and those of the rest."""
-        if size != self._size or len(data) < 2 * self._rest_size:
+        if size != self._size or len(data) < FINE_BYTES * self._rest_size:
             raise DecodeError(f"{self.name}: {len(data)} bytes for {size} values; the tensors have {self._size}")
-        cut = 2 * self._rest_size
+        cut = FINE_BYTES * self._rest_size
         return data[cut:], data[:cut]
 
     @property

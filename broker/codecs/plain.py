@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from broker.codecs.base import Codec, Shapes, Vector, check_finite
+from broker.codecs.base import Codec, Shapes, Vector, check_finite, check_vector, not_finite
 from models.errors import DecodeError
 
 LARGEST_FLOAT16 = np.float32(65504.0)
+_LEAST_NORMAL_FLOAT16 = 0x38800000  # 2**-14, as bits of a float32
+_FEW = 256  # elements, over which NumPy's own conversion is quicker whatever they are
+_PIECE = 1 << 14  # elements; what is made of them on the way stays in a core's cache
 _LARGEST_BFLOAT16_BITS = 0x7F7F  # 3.39e38; the next one up is infinity
 
 
@@ -54,10 +57,17 @@ class Float16:
 
     def encode(self, vector: Vector) -> bytes:
         """See `Codec.encode`."""
-        check_finite(vector)
-        within = np.minimum(np.maximum(vector, -LARGEST_FLOAT16), LARGEST_FLOAT16)  # half the time of np.clip
-        data: bytes = within.astype("<f2").tobytes()
-        return data
+        check_vector(vector)
+        peak = max(vector.max(initial=0), -vector.min(initial=0))
+        if not peak < np.inf:  # NaN is not
+            raise not_finite(vector)
+        if peak > LARGEST_FLOAT16:
+            vector = np.minimum(np.maximum(vector, -LARGEST_FLOAT16), LARGEST_FLOAT16)  # half the time of np.clip
+        if vector.size <= _FEW:
+            few: bytes = vector.astype("<f2").tobytes()
+            return few
+        pieces = [_halves(vector[start : start + _PIECE]) for start in range(0, vector.size, _PIECE)]
+        return b"".join(pieces)
 
     def decode(self, data: bytes, size: int) -> Vector:
         """See `Codec.decode`."""
@@ -97,6 +107,28 @@ class BFloat16:
     def most_bytes(self, size: int) -> int:
         """See `Codec.most_bytes`."""
         return 2 * size
+
+
+def _halves(vector: Vector) -> bytes:
+    """What ``vector.astype("<f2")`` is, of numbers up to the largest float16.
+
+    NumPy's conversion takes twenty times as long over an element below the least normal float16 (6e-5), as most of an
+    update are. Here the processor's own rounding does it: a number is added whose last bit counts as much as the last
+    bit of the float16, at least 2**-24. What stands in its fraction then is the float16's fraction, and carries into
+    the exponent where it should.
+    """
+    bits = np.ascontiguousarray(vector).view(np.int32)
+    magnitudes = bits & 0x7FFFFFFF
+    rounding = np.maximum(magnitudes & 0x7F800000, _LEAST_NORMAL_FLOAT16)  # the power of two below each
+    rounding += 15 << 23  # times 2**15; with the magnitudes times four, float32 has the 11 bits of a float16 left
+    sums = magnitudes.view(np.float32)
+    sums *= 4
+    sums += rounding.view(np.float32)
+    written = sums.view(np.int32)
+    halves = (written >> 13) & 0x7C00
+    halves += written & 0x0FFF
+    halves |= (bits >> 16) & 0x8000
+    return halves.astype("<u2").tobytes()
 
 
 def _check_length(data: bytes, element_bytes: int, size: int, name: str) -> None:

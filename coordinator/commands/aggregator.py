@@ -6,9 +6,9 @@ import argparse
 import asyncio
 import re
 
-from broker.address import BrokerAddress
 from broker.link import mqtt_dial
 from coordinator.aggregator import Aggregator
+from coordinator.commands.addressing import add_broker_flags, address_of
 from models.errors import ConfigError
 
 HELP = "fold the updates of a site, or of a share of the layers, and send the coordinator their sums"
@@ -22,31 +22,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--share", metavar="K/N", help="fold share K of N of the layers (the federation's aggregation.aggregators is N)"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="of the broker that the devices publish to")
-    parser.add_argument("--port", type=int, default=1883)
-    parser.add_argument("--username", default="")
-    parser.add_argument("--password", default="")
-    parser.add_argument("--ca-file", default="", help="certificate of the authority: turns TLS on")
-    parser.add_argument("--cert-file", default="", help="the aggregator's certificate")
-    parser.add_argument("--key-file", default="", help="the aggregator's key")
+    add_broker_flags(parser)
     parser.add_argument("--broker-s", type=float, default=0.0, help="give up after so long without a broker (0: never)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Fold until the federation is finished."""
-    address = BrokerAddress(
-        host=options.host,
-        port=options.port,
-        username=options.username,
-        password=options.password,
-        ca_file=options.ca_file,
-        cert_file=options.cert_file,
-        key_file=options.key_file,
-    )
     index, count = share_of(options.share) if options.share else (0, 1)
     name = options.site or f"share-{index + 1}-of-{count}"
     aggregator = Aggregator(
-        options.federation, name, mqtt_dial(address), index=index, count=count, broker_s=options.broker_s
+        options.federation, name, mqtt_dial(address_of(options)), index=index, count=count, broker_s=options.broker_s
     )
     asyncio.run(aggregator.run())
     return 0

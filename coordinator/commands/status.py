@@ -5,41 +5,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
-from collections.abc import Callable
 
 from broker import messages
-from broker.address import BrokerAddress
 from broker.link import mqtt_dial
 from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus
 from broker.seam import Delivery, Dial
 from broker.topics import Topics
+from coordinator.commands.addressing import add_broker_flags, address_of
+from coordinator.retained import retained
 from models.errors import ConfigError, DecodeError
 
 HELP = "show a federation and its devices"
-
-_QUIET_S = 0.5
-"""Retained messages come at once; after so long a silence all of them are there."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("federation", help="its name")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=1883)
-    parser.add_argument("--username", default="")
-    parser.add_argument("--password", default="")
-    parser.add_argument("--ca-file", default="", help="certificate of the authority: turns TLS on")
+    add_broker_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print one line for the coordinator, and one a device."""
-    address = BrokerAddress(
-        host=options.host,
-        port=options.port,
-        username=options.username,
-        password=options.password,
-        ca_file=options.ca_file,
-    )
+    address = address_of(options)
     sight = asyncio.run(look(mqtt_dial(address), options.federation))
     if sight.coordinator is None and not sight.profiles:
         raise ConfigError(f"no federation {options.federation!r} is known at {address}")
@@ -85,19 +72,10 @@ async def look(dial: Dial, federation: str) -> Sight:
     """Collect what is retained, until nothing more comes."""
     topics, sight = Topics(federation), Sight()
     async with dial(f"lamina-status-{secrets.token_hex(4)}", None) as link:
-        await link.subscribe(topics.coordinator_status, topics.devices("status"), topics.devices("profile"))
-        deliveries = link.deliveries()
-        while delivery := await _next(deliveries.__anext__):
+        filters = topics.coordinator_status, topics.devices("status"), topics.devices("profile")
+        async for delivery in retained(link, *filters):
             sight.see(topics, delivery)
-            delivery.acknowledge()
     return sight
-
-
-async def _next(advance: Callable[[], object]) -> Delivery | None:
-    try:
-        return await asyncio.wait_for(advance(), _QUIET_S)  # type: ignore[arg-type] # an async generator's awaitable
-    except TimeoutError:
-        return None
 
 
 def _progress(status: CoordinatorStatus | None) -> str:

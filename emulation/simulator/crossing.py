@@ -3,21 +3,22 @@
 Updates go through the device's codec, with its error feedback; new global values through the coordinator's codec of
 deltas, with its own. Both are the code of the real programs (`broker.chunks`, `edge_agent.error_feedback`,
 `broker.deltas`), so values lose here what they lose there, and a transfer has the bytes that it has there: those of
-its messages, with the header of every chunk. What MQTT adds is for who counts it: see `Traffic`.
+its messages, batches included, with the header of every chunk. What MQTT adds is for who counts it: see `Traffic`.
 
-Nothing is lost on the way here. Small messages (plans, reports) are not counted.
+Nothing is lost on the way here. Small messages (plans, requests, reports) are not counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from broker import batches
 from broker.chunks import LayerValue, Purpose, pack, split, unpack
 from broker.codecs import codec
-from broker.deltas import pack_delta
+from broker.deltas import pack_deltas
 from coordinator.settings import Wire
 from edge_agent.error_feedback import ErrorFeedback
 from emulation.simulator.rows import Row
@@ -36,10 +37,10 @@ class Traffic:
     payload_bytes: int = 0
     messages: int = 0
 
-    def add(self, messages: Iterable[bytes]) -> None:
-        """Count the messages of a transfer."""
-        for message in messages:
-            self.payload_bytes += len(message)
+    def add(self, lengths: Iterable[int]) -> None:
+        """Count messages of so many bytes."""
+        for length in lengths:
+            self.payload_bytes += length
             self.messages += 1
 
 
@@ -61,16 +62,20 @@ class Crossing:
         self._versions = [0] * len(spec.layers)
         self._feedback = {device: ErrorFeedback() for device in devices}
         self._held: dict[str, list[int | None]] = {device: [None] * len(spec.layers) for device in self._feedback}
-        self._deltas: dict[int, list[bytes]] = {}  # of the present versions
-        self._values: dict[int, list[bytes]] = {}  # as well, once somebody asked for them
+        self._moves: dict[int, list[int]] = {}  # layers that moved in this round, and the lengths of their messages
+        self._advance: dict[int, list[int]] = {}  # of the last round in which one moved
+        self._subscribed: set[str] = set()  # devices, to the advance
+        self._values: dict[int, list[int]] = {}  # of the present versions, once somebody asked for them
         self._owed: dict[int, Row] = {}  # by the coordinator
-        self._up = [Traffic() for _ in spec.layers]
+        self._sent: list[dict[str, list[int]]] = [{} for _ in spec.layers]  # in this round, by device
+        self._up = Traffic()
         self.down = Traffic()
 
     @property
     def up(self) -> Traffic:
         """What devices sent."""
-        return Traffic(sum(part.payload_bytes for part in self._up), sum(part.messages for part in self._up))
+        self._count_sent()
+        return self._up
 
     def begin(self, round_: int, cohort: Iterable[str], values: Iterable[Row]) -> None:
         """A plan reaches the cohort, whose devices fetch what they lack.
@@ -80,14 +85,16 @@ class Crossing:
             cohort: of the cycle.
             values: of every layer, (vector_size,).
         """
-        self._round, present = round_, list(values)
+        self._count_sent()
+        self._round, present, cohort = round_, list(values), sorted(cohort)
+        if self._moves:
+            self._advance, self._moves = self._moves, {}
+            for _ in self._subscribed:  # those that leave the cohort hear of it with the advance
+                self.down.add(self._batched(self._advance.values()))
+        self._subscribed &= set(cohort)
         for device in cohort:
             self._feedback[device].settle(round_, self._versions)
-            for layer, version in enumerate(self._versions):
-                held = self._held[device][layer]
-                if held != version:
-                    self.down.add(self._served(layer, held, present[layer]))
-                    self._held[device][layer] = version
+            self._fetch(device, present)
 
     def update(self, layer: int, device: str, delta: Row, weight: float) -> Row:
         """What the coordinator decodes of a device's update, (vector_size,).
@@ -102,7 +109,7 @@ class Crossing:
         value = self._packed("update", layer, wanted, name, weight)
         decoded = unpack(value, spec)
         feedback.sent(layer, self._round, version, wanted - decoded if codec(name).biased else None)
-        self._up[layer].add(self._messages(value))
+        self._sent[layer][device] = self._lengths(value)
         return decoded
 
     def next_value(self, layer: int, base: Row, average: Row) -> Row:
@@ -112,24 +119,54 @@ class Crossing:
         spec = self._layers[layer]
         if not (name := self._wire.delta_codec_of(spec.vector_size)):
             value = self._packed("global", layer, average, self._wire.global_codec)
-            self._values[layer] = self._messages(value)
+            self._moves[layer] = self._values[layer] = self._lengths(value)
             return unpack(value, spec)
         target = average + self._owed[layer] if layer in self._owed else average
-        change, result = pack_delta(
-            epoch=1, round=self._round, layer=layer, version=self._versions[layer], layer_spec=spec,
-            base=base, target=target, codec=name,
+        [(change, result)] = pack_deltas(
+            epoch=1, round=self._round, layers=[layer], versions=[self._versions[layer]], layer_specs=[spec],
+            bases=[base], targets=[target], codecs=[name],
         )  # fmt: skip
         self._owed[layer] = target - result
-        self._deltas[layer] = self._messages(change)
+        self._moves[layer] = self._lengths(change)
         return result
 
-    def _served(self, layer: int, held: int | None, value: Row) -> list[bytes]:
-        """The messages that bring a device from the version that it holds to the present one."""
-        if layer in self._deltas and held == self._versions[layer] - 1:
-            return self._deltas[layer]
+    def _count_sent(self) -> None:
+        """Layers of one device share messages, so this is done when all of a round are known."""
+        for device in sorted({device for sent in self._sent for device in sent}):
+            self._up.add(self._batched(sent[device] for sent in self._sent if device in sent))
+        for sent in self._sent:
+            sent.clear()
+
+    def _fetch(self, device: str, present: Sequence[Row]) -> None:
+        """What a device takes, of the last advance and of the values, until it has the present versions."""
+        held, advances = self._held[device], False
+        for layer, version in enumerate(self._versions):
+            if held[layer] == version:
+                continue
+            if layer in self._advance and held[layer] == version - 1:
+                advances = True
+            else:
+                self.down.add(self._whole(layer, present[layer]))
+            held[layer] = version
+        if advances and device not in self._subscribed:
+            self._subscribed.add(device)
+            self.down.add(self._batched(self._advance.values()))
+
+    def _whole(self, layer: int, value: Row) -> list[int]:
         if layer not in self._values:
-            self._values[layer] = self._messages(self._packed("global", layer, value, self._wire.global_codec))
+            self._values[layer] = self._lengths(self._packed("global", layer, value, self._wire.global_codec))
         return self._values[layer]
+
+    def _batched(self, transfers: Iterable[list[int]]) -> list[int]:
+        """The lengths of messages, once several transfers share one where they fit."""
+        lengths = [length for transfer in transfers for length in transfer]
+        if not self._wire.batched:
+            return lengths
+        shared, start = [], 0
+        for count in batches.counts(lengths, self._wire.chunk_kib * 1024):
+            shared.append(lengths[start] if count == 1 else batches.size_of(lengths[start : start + count]))
+            start += count
+        return shared
 
     def _packed(self, purpose: Purpose, layer: int, vector: Row, name: str, weight: float = 1.0) -> LayerValue:
         return pack(
@@ -137,5 +174,5 @@ class Crossing:
             layer_spec=self._layers[layer], vector=vector, codec=name, weight=weight,
         )  # fmt: skip
 
-    def _messages(self, value: LayerValue) -> list[bytes]:
-        return split(value, self._wire.chunk_kib * 1024)
+    def _lengths(self, value: LayerValue) -> list[int]:
+        return [len(message) for message in split(value, self._wire.chunk_kib * 1024)]

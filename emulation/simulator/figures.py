@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from coordinator.records import CycleRecord
+from coordinator.recorder import CYCLES, read_cycles
 from emulation.plots import draw_crossings, draw_discrepancy, draw_intervals
 from emulation.simulator.run import Result
 from emulation.simulator.tables import Results
@@ -78,8 +77,7 @@ def _interval_figures(label: str, result: Result, cache: Path) -> dict[str, Figu
     setting = result.setting
     if setting.aggregation.phi == 1:
         return {}
-    content = (cache / setting.digest / "cycles.json").read_bytes()
-    cycles = msgspec.json.decode(content, type=list[CycleRecord])
+    cycles = read_cycles(cache / setting.digest / CYCLES)
     if not cycles:
         return {}
     layers, steps = [layer.name for layer in result.layers], setting.training.local_steps

@@ -111,7 +111,7 @@ def run(
 ) -> Result:
     """Carry out a run, or what is left of it.
 
-    Its folder ends with ``result.json``, ``rounds.csv``, ``cycles.json`` and ``model.safetensors``.
+    Its folder ends with ``result.json``, ``rounds.csv``, ``cycles.jsonl`` and ``model.safetensors``.
 
     Args:
         setting: of the run.

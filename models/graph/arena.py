@@ -7,6 +7,7 @@ is more than half of it, and joins neighbours that are free. The system counts t
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,21 +17,22 @@ _UNIT = 256
 _FIRST_REGION = 1 << 20
 _LARGEST_REGION = 1 << 30
 _MOST_WASTE = 128 << 20
-_LAST_BIN = 20
 
 
 @dataclass(slots=True, eq=False)
 class _Block:
     """A part of a region: where it begins, how long it is, and whether it is in use."""
 
+    region: _Region
     start: int
     size: int
     used: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Region:
-    blocks: list[_Block]
+    number: int
+    blocks: list[_Block] = field(default_factory=list)
     touched: int = 0  # bytes from its start, at most: blocks are taken from the start on
 
 
@@ -39,7 +41,8 @@ class Arena:
     """The arena of one session."""
 
     _regions: list[_Region] = field(default_factory=list)
-    _held: dict[str, tuple[_Region, _Block]] = field(default_factory=dict)
+    _held: dict[str, _Block] = field(default_factory=dict)
+    _vacant: list[_Block] = field(default_factory=list)  # those that are free, by rank
     _next_region: int = _FIRST_REGION
 
     @property
@@ -57,48 +60,55 @@ class Arena:
 
     def _allocate(self, tensor: str, size_bytes: int) -> None:
         size = -(-size_bytes // _UNIT) * _UNIT
-        region, block = self._fitting(size) or self._extended(size)
+        block = self._fitting(size) or self._extended(size)
+        region = block.region
         if block.size >= 2 * size or block.size - size >= _MOST_WASTE:
-            region.blocks.insert(region.blocks.index(block) + 1, _Block(block.start + size, block.size - size))
+            rest = _Block(region, block.start + size, block.size - size)
+            region.blocks.insert(region.blocks.index(block) + 1, rest)
+            self._vacate(rest)
             block.size = size
         block.used = True
         region.touched = max(region.touched, block.start + size_bytes)
-        self._held[tensor] = region, block
+        self._held[tensor] = block
 
-    def _fitting(self, size: int) -> tuple[_Region, _Block] | None:
-        """The smallest free block of the lowest bin that has one."""
-        free = (
-            (_bin(block.size), block.size, index, block.start, region, block)
-            for index, region in enumerate(self._regions)
-            for block in region.blocks
-            if not block.used and block.size >= size
-        )
-        best = min(free, key=lambda candidate: candidate[:4], default=None)
-        return best and best[4:]
+    def _fitting(self, size: int) -> _Block | None:
+        """The smallest free block that is large enough, taken from those that are free."""
+        at = bisect_left(self._vacant, (size, 0, 0), key=_rank)
+        return self._vacant.pop(at) if at < len(self._vacant) else None
 
-    def _extended(self, size: int) -> tuple[_Region, _Block]:
+    def _extended(self, size: int) -> _Block:
         grown = size > self._next_region
         while size > self._next_region:
             self._next_region *= 2
-        region = _Region([_Block(0, self._next_region)])
+        region = _Region(len(self._regions))
+        region.blocks.append(_Block(region, 0, self._next_region))
         if not grown:
             self._next_region = min(2 * self._next_region, _LARGEST_REGION)
         self._regions.append(region)
-        return region, region.blocks[0]
+        return region.blocks[0]
 
     def _free(self, tensor: str) -> None:
         if tensor not in self._held:  # of no bytes
             return
-        region, block = self._held.pop(tensor)
+        block = self._held.pop(tensor)
         block.used = False
-        at = region.blocks.index(block)
-        for first in (at, at - 1):  # join what follows, then what comes before
-            if 0 <= first < len(region.blocks) - 1:
-                before, after = region.blocks[first : first + 2]
-                if not before.used and not after.used:
-                    before.size += after.size
-                    del region.blocks[first + 1]
+        blocks = block.region.blocks
+        at = blocks.index(block)
+        if at + 1 < len(blocks) and not blocks[at + 1].used:
+            self._occupy(blocks[at + 1])
+            block.size += blocks.pop(at + 1).size
+        if at and not blocks[at - 1].used:
+            self._occupy(blocks[at - 1])
+            block.start, block.size = blocks[at - 1].start, block.size + blocks.pop(at - 1).size
+        self._vacate(block)
+
+    def _vacate(self, block: _Block) -> None:
+        insort(self._vacant, block, key=_rank)
+
+    def _occupy(self, block: _Block) -> None:
+        del self._vacant[bisect_left(self._vacant, _rank(block), key=_rank)]
 
 
-def _bin(size: int) -> int:
-    return min((size // _UNIT).bit_length() - 1, _LAST_BIN)
+def _rank(block: _Block) -> tuple[int, int, int]:
+    """Of the free blocks that are large enough, the one of the least rank is taken."""
+    return block.size, block.region.number, block.start

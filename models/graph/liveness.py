@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper, shape_inference
+from onnx import AttributeProto, TensorProto, numpy_helper, shape_inference
 
 from models.graph.writer import BLOCKED_DOMAIN, OPSET
 
@@ -31,6 +31,7 @@ _ITEM_BYTES: dict[int, int] = {
 }
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 _PRODUCTS = ("MatMul", "Gemm")
+_OF_X, _OF_Y = "selected of X: ", "selected of Y: "  # what a Where takes for itself, before its result's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +42,36 @@ class Allocation:
     size_bytes: int | None
 
 
-def allocations(model: onnx.ModelProto, batch: int) -> list[Allocation]:
-    """What one run allocates and frees, in order; inputs, constants and outputs lie elsewhere."""
-    return allocations_of(model.graph, tensor_bytes(model, batch))
+def allocations(model: onnx.ModelProto, *batches: int) -> Iterator[list[Allocation]]:
+    """What one run allocates and frees, in order, for each batch; inputs, constants and outputs lie elsewhere."""
+    lives = _lives(model.graph)
+    for batch in batches:
+        yield _sized(lives, tensor_bytes(model, batch))
 
 
 def allocations_of(graph: onnx.GraphProto, sizes: Mapping[str, int]) -> list[Allocation]:
     """The same, where the size of every tensor is known."""
-    return list(_allocations(graph, engine_order(graph.node), sizes))
+    return _sized(_lives(graph), sizes)
+
+
+def _sized(lives: Iterable[tuple[str, bool]], sizes: Mapping[str, int]) -> list[Allocation]:
+    return [
+        Allocation(tensor, sizes.get(tensor.removeprefix(_OF_X).removeprefix(_OF_Y), 0) if begins else None)
+        for tensor, begins in lives
+    ]
 
 
 def highest_bytes(found: Iterable[Allocation]) -> int:
     """The most that is allocated at once."""
     live: dict[str, int] = {}
-    highest = 0
+    now = highest = 0
     for allocation in found:
         if allocation.size_bytes is None:
-            del live[allocation.tensor]
+            now -= live.pop(allocation.tensor)
         else:
             live[allocation.tensor] = allocation.size_bytes
-            highest = max(highest, sum(live.values()))
+            now += allocation.size_bytes
+            highest = max(highest, now)
     return highest
 
 
@@ -116,54 +127,50 @@ def _make_plain(operator: onnx.NodeProto) -> None:
 
 def read(operator: onnx.NodeProto) -> Iterator[str]:
     """The names that an operator reads, those inside a nested graph among them."""
-    yield from (name for name in operator.input if name)
+    yield from filter(None, operator.input)
     for attribute in operator.attribute:
-        for nested in attribute.g.node:
-            yield from read(nested)
+        if attribute.type == AttributeProto.GRAPH:
+            for nested in attribute.g.node:
+                yield from read(nested)
 
 
-def _allocations(
-    graph: onnx.GraphProto, order: Sequence[onnx.NodeProto], sizes: Mapping[str, int]
-) -> Iterator[Allocation]:
+def _lives(graph: onnx.GraphProto) -> list[tuple[str, bool]]:
+    """When tensors come to be (true) and when they end, in one run of whatever batch."""
+    order = engine_order(graph.node)
     elsewhere = {place.name for place in (*graph.output, *graph.input, *graph.initializer)}
-    readers = Counter(name for operator in order for name in set(read(operator)))
+    reads = [tuple(dict.fromkeys(read(operator))) for operator in order]
+    readers = Counter(name for names in reads for name in names)
     products = _read_by_products_only(order)
     held_by: dict[str, str] = {}  # views: the tensor whose memory they are
     left: dict[str, int] = {}  # readers to come, of tensors that are allocated
+    lives: list[tuple[str, bool]] = []
 
     def holder(name: str) -> str:
         while name in held_by:
             name = held_by[name]
         return name
 
-    for operator in order:
+    for operator, names in zip(order, reads, strict=True):
+        written = [name for name in operator.output if name and name not in elsewhere]
         is_view = operator.op_type in _VIEWS or (operator.op_type == "Transpose" and operator.output[0] in products)
-        for name in operator.output:
-            if not name or name in elsewhere:
-                continue
+        for name in written:
             if is_view:
                 held_by[name] = operator.input[0]
                 if (owner := holder(name)) in left:
                     left[owner] += readers[name]
             else:
                 left[name] = readers[name]
-                yield Allocation(name, sizes.get(name, 0))
+                lives.append((name, True))
                 if operator.op_type == "Where":
-                    yield from _selections(name, sizes.get(name, 0))
-        for name in set(read(operator)):
+                    lives += ((prefix + name, begins) for begins in (True, False) for prefix in (_OF_X, _OF_Y))
+        for name in names:
             if (owner := holder(name)) in left:
                 left[owner] -= 1
-        for owner in {holder(name) for name in (*read(operator), *operator.output)}:
+        for owner in dict.fromkeys(holder(name) for name in (*names, *written)):
             if left.get(owner) == 0:
                 del left[owner]
-                yield Allocation(owner, None)
-
-
-def _selections(result: str, size_bytes: int) -> Iterator[Allocation]:
-    """What a Where takes for itself: what it selects of either operand."""
-    names = [f"{result} of {operand}" for operand in ("X", "Y")]
-    yield from (Allocation(name, size_bytes) for name in names)
-    yield from (Allocation(name, None) for name in names)
+                lives.append((owner, False))
+    return lives
 
 
 def _read_by_products_only(operators: Sequence[onnx.NodeProto]) -> set[str]:

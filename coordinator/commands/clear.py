@@ -1,0 +1,59 @@
+"""``lamina clear FEDERATION``: have the broker forget a federation that is over."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+
+from broker import messages
+from broker.link import mqtt_dial
+from broker.messages import CoordinatorStatus
+from broker.seam import Dial
+from broker.topics import Topics
+from coordinator.commands.addressing import add_broker_flags, address_of
+from coordinator.retained import retained
+from models.errors import ConfigError, DecodeError
+
+HELP = "have the broker forget a federation that is over: its bundle, values, plan, and what its devices said"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("federation", help="its name")
+    parser.add_argument("--force", action="store_true", help="though its coordinator is there, or may come back")
+    add_broker_flags(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print how many messages were cleared."""
+    address = address_of(options)
+    cleared = asyncio.run(clear(mqtt_dial(address), options.federation, force=options.force))
+    print(f"{options.federation}: {cleared} retained messages cleared at {address}")
+    return 0
+
+
+async def clear(dial: Dial, federation: str, *, force: bool = False) -> int:
+    """Clear all that is retained below a federation's topics; returns how many messages that was.
+
+    Raises:
+        ConfigError: the federation is not finished, and ``force`` is not set.
+    """
+    topics = Topics(federation)
+    async with dial(f"lamina-clear-{secrets.token_hex(4)}", None) as link:
+        kept = {delivery.topic: delivery.payload async for delivery in retained(link, f"{topics.root}/#")}
+        state = _state(kept.get(topics.coordinator_status))
+        if state in ("waiting", "training", "lost") and not force:
+            raise ConfigError(
+                f"the coordinator of {federation!r} is {state}: devices need what the broker keeps; --force clears it"
+            )
+        for topic in kept:
+            await link.publish(topic, b"", retain=True)
+    return len(kept)
+
+
+def _state(status: bytes | None) -> str:
+    try:
+        return messages.decode(status, CoordinatorStatus).state if status else ""
+    except DecodeError:  # of another protocol
+        return "unreadable"
