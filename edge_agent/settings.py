@@ -20,7 +20,7 @@ from broker.address import BrokerAddress
 from broker.topics import check_name
 from edge_agent.spill import Element
 from models.errors import ConfigError
-from models.fitting import USUAL, Saving
+from models.fitting import SAVINGS, Saving
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         broker: where the broker is.
         budget_mib: memory that training may take above the idle agent; left out, it is measured at start.
         savings: what the device may do to train a larger sub-model in its memory, though it takes longer:
-            ``micro_batches`` (as if left out), ``recomputation`` (measure it first), both, or nothing.
+            ``micro_batches``, ``recomputation`` of activations, both (as if left out), or nothing.
         spill: how activations of the frozen layers are kept on the disk: ``float32`` exactly, ``float16`` in half the
             room.
         threads: processor cores that training may use; 0 takes all that the process may run on.
@@ -53,7 +53,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
     budget_mib: float | None = None
-    savings: tuple[Saving, ...] = USUAL
+    savings: tuple[Saving, ...] = SAVINGS
     spill: Element = "float32"
     threads: int = 0
     engine: Literal["auto", "onnxruntime", "onnxruntime-training"] = "auto"

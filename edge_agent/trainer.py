@@ -166,6 +166,7 @@ class PartsTrainer(_Resident):
         updating: the cut's optimiser.
         threads: processor cores that a step may use.
         spinning: see `edge_agent.engine.Way`.
+        ordered: whether the accumulating graph's operators have to run in the order that its memory was predicted by.
 
     Raises:
         ModelError: a graph can't be loaded, or is not what the manifest says.
@@ -180,11 +181,13 @@ class PartsTrainer(_Resident):
         *,
         threads: int = 1,
         spinning: bool = False,
+        ordered: bool = False,
     ) -> None:
         super().__init__(manifest, cut)
         self._gradients = np.zeros(self._sizes["parameters"], np.float32)
         self._share = np.zeros((), np.float32)
-        self._accumulating, self._updating = _open(accumulating, threads, spinning=spinning), _open(updating, threads)
+        self._accumulating = _open(accumulating, threads, spinning=spinning, ordered=ordered)
+        self._updating = _open(updating, threads)
         self._drawn = {name: place for name, place in self._hyperparameters.items() if name == "seed"}
         moving = {name: size for name, size in self._sizes.items() if name not in self._optimiser_sizes}
         moved = {_next(name) for name in moving if name != "parameters"} | {"gradients_next"}
@@ -334,7 +337,7 @@ class OnnxRuntime:
         if gather is None or sub_model.updating is None:
             raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
         graphs = path(gather), path(sub_model.updating)
-        return PartsTrainer(manifest, cut, *graphs, threads=threads, spinning=way.spinning)
+        return PartsTrainer(manifest, cut, *graphs, threads=threads, spinning=way.spinning, ordered=recomputes)
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> Forward:
         """A `Forward` of a piece's graph."""
@@ -378,8 +381,17 @@ _REORDER = (
 )
 
 
+# It takes the computed shapes away by which a graph that recomputes says what must wait for what.
+_REORDERING = ["ReshapeFusion"]
+
+
 def _open(
-    graph: Path, threads: int, values: Mapping[str, Vector] | None = None, *, spinning: bool = False
+    graph: Path,
+    threads: int,
+    values: Mapping[str, Vector] | None = None,
+    *,
+    spinning: bool = False,
+    ordered: bool = False,
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -392,7 +404,8 @@ def _open(
         wrapped = [ort.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
         options.add_external_initializers(list(values), wrapped)
     try:
-        return ort.InferenceSession(str(graph), options, providers=_PROVIDERS)
+        disabled = {"disabled_optimizers": _REORDERING} if ordered else {}
+        return ort.InferenceSession(str(graph), options, providers=_PROVIDERS, **disabled)
     except _LOAD_ERRORS as error:
         raise ModelError(f"graph {graph} can't be loaded by {_NAME}: {error}") from error
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from emulation.experiment import Experiment, Group, Tier
-from models.fitting import USUAL, Saving, choose
+from models.fitting import SAVINGS, Saving, choose
 from models.manifest import Manifest
 
 
@@ -22,7 +22,7 @@ class PlannedDevice:
 
     name: str
     budget_mib: float
-    savings: tuple[Saving, ...] = USUAL
+    savings: tuple[Saving, ...] = SAVINGS
 
 
 def plan_devices(experiment: Experiment, manifest: Manifest) -> list[PlannedDevice]:
@@ -32,7 +32,7 @@ def plan_devices(experiment: Experiment, manifest: Manifest) -> list[PlannedDevi
         PlannedDevice(
             f"{group.name}-{number:0{digits}}",
             _budget_mib(group, manifest),
-            () if group.budget_mib is None else USUAL,
+            () if group.budget_mib is None else SAVINGS,
         )
         for group in experiment.fleet
         for number in range(1, group.devices + 1)

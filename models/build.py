@@ -34,6 +34,8 @@ from models.values import Vector, encode_values, flatten, unflatten
 
 Measure = Callable[[Path, int], float]
 
+_WORTH_IT = 0.9  # of the peak without it: recomputation that saves less has no place in a bundle
+
 
 def build_bundle(
     definition: Definition,
@@ -115,7 +117,10 @@ class _Writing:
         accumulating = accumulating_graph(self.definition, self.spec, cut)
         updating = updating_graph(self.spec, cut, self.recipe)
         again = recomputing(accumulating, self.batch_size)
-        saves = again is not accumulating
+        in_parts = self._cost(cut, [accumulating, updating], step, gradients=1)
+        recomputed = self._cost(cut, [again, updating], step, gradients=1) if again is not accumulating else None
+        most = _WORTH_IT * in_parts.peak_mib(self.batch_size)
+        saves = recomputed is not None and recomputed.peak_mib(self.batch_size) <= most
         return SubModel(
             cut=cut,
             graph=self.add(step.model),
@@ -128,9 +133,9 @@ class _Writing:
             of_engines={engine: self._of(engine, cut) for engine in self.engines},
             forms=self._forms(cut, self.add(step.model), updating),
             recomputing=self.add(again) if saves else None,
-            cost_recomputing=self._cost(cut, [again, updating], step, gradients=1) if saves else None,
+            cost_recomputing=recomputed if saves else None,
             cost=self._cost(cut, [step.model], step),
-            cost_in_parts=self._cost(cut, [accumulating, updating], step, gradients=1),
+            cost_in_parts=in_parts,
         )
 
     def _forms(self, cut: int, standard: FileEntry, updating: onnx.ModelProto) -> dict[str, GraphsOfEngine]:

@@ -27,11 +27,9 @@ Saving = Literal["micro_batches", "recomputation"]
 SAVINGS: tuple[Saving, ...] = ("micro_batches", "recomputation")
 """What a device may do to train more in less memory, at the price of time."""
 
-USUAL: tuple[Saving, ...] = ("micro_batches",)
-"""What it does unless it is told: with recomputation, some networks take far more than is predicted."""
-
 _LEAST_WITH_BATCH_NORM = 8
 _MARGIN = 1.05  # predictions are this far below what is measured, at times
+_WORTH_IT = 0.95  # of the memory without it: recomputation that saves less is not worth its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +152,16 @@ def ways(manifest: Manifest, sub_model: SubModel, savings: Collection[str] = SAV
     ):
         for size in sizes if cost and allowed else ():
             smaller = size < batch
-            if size >= min(least, batch) and (recomputes or smaller) and (not smaller or "micro_batches" in savings):
+            if size < min(least, batch) or (smaller and "micro_batches" not in savings):
+                continue
+            if _saves(sub_model, size) if recomputes else smaller:
                 yield _way(sub_model.cut, size, recomputes, cost, error)
+
+
+def _saves(sub_model: SubModel, size: int) -> bool:
+    """Whether recomputation is worth its time for so many samples at once: what is kept of a few is little."""
+    without, with_it = sub_model.cost_in_parts, sub_model.cost_recomputing
+    return without is None or with_it is None or with_it.peak_mib(size) <= _WORTH_IT * without.peak_mib(size)
 
 
 def _way(cut: int, size: int, recomputes: bool, cost: Cost | None, error: float) -> Way:

@@ -213,7 +213,12 @@ ON_VECTORS: dict[str, Callable[[], nn.Module]] = {
         nn.GLU(),
     ),
     "hard activations": lambda: SideBySide(
-        nn.Hardswish(), nn.Hardsigmoid(), nn.Hardtanh(), nn.Hardshrink(), nn.Threshold(0.1, 0.2)
+        nn.Hardswish(),
+        nn.Hardsigmoid(),
+        nn.Hardtanh(),
+        nn.Hardtanh(-0.3, 1e30),
+        nn.Hardshrink(),
+        nn.Threshold(0.1, 0.2),
     ),
     "arithmetic": lambda: functions(
         lambda x: x**3 + (x.abs() + 0.1) ** 1.5 + 2**x,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.definition import Definition, load_definition
 from models.graph import accumulating_graph
-from models.graph.liveness import allocations, highest_bytes
+from models.graph.liveness import allocations, highest_bytes, tensor_bytes
 from models.graph.recomputation import recomputing
 from models.layout import derive_spec
 
@@ -40,6 +40,25 @@ def deep() -> Definition:
     return Definition("deep", Deep(), (2, 8, 8), 3)
 
 
+class Stacked(nn.Module):
+    """Recurrent layers, one on the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.LSTM(8, 8, batch_first=True) for _ in range(4))
+        self.dense = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x, _ = layer(x)
+        return self.dense(x[:, -1])
+
+
+def stacked() -> Definition:
+    torch.manual_seed(0)
+    return Definition("stacked", Stacked(), (12, 8), 3)
+
+
 def results(model: onnx.ModelProto, definition: Definition, size: int) -> list[np.ndarray]:
     spec, start, rng = derive_spec(definition), tensors_of(definition.module), np.random.default_rng(0)
     parameters = flat(start, trained(spec)).astype(np.float32)
@@ -58,7 +77,7 @@ def results(model: onnx.ModelProto, definition: Definition, size: int) -> list[n
     ]
 
 
-@pytest.mark.parametrize("make", [deep, lambda: load_definition("digits_cnn,width=8")])
+@pytest.mark.parametrize("make", [deep, stacked, lambda: load_definition("digits_cnn,width=8")])
 @pytest.mark.parametrize("size", [1, 5, BATCH])
 def test_the_same_bits_for_less_memory(make, size: int) -> None:  # type: ignore[no-untyped-def]
     definition = make()
@@ -67,6 +86,17 @@ def test_the_same_bits_for_less_memory(make, size: int) -> None:  # type: ignore
     onnx.checker.check_model(again, full_check=True)
     for ours, theirs in zip(results(again, definition, size), results(plain, definition, size), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("make", [deep, stacked])
+def test_every_tensor_has_a_size(make) -> None:  # type: ignore[no-untyped-def]
+    definition = make()
+    plain = accumulating_graph(definition, derive_spec(definition), 0)
+    again = recomputing(plain, BATCH, worth_bytes=0)
+    assert again is not plain
+    sizes, once = tensor_bytes(again, BATCH), tensor_bytes(plain, BATCH)
+    for name in (name for operator in again.graph.node for name in operator.output if name):
+        assert sizes[name] == once.get(name.partition(".")[2], sizes[name]), name
 
 
 def test_it_takes_less_and_the_engine_does_not_undo_it(tmp_path: Path) -> None:

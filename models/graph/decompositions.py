@@ -14,7 +14,7 @@ from torch._decomp import get_decompositions
 
 _ACTIVATIONS = """
     _prelu_kernel _prelu_kernel_backward celu elu elu_backward gelu gelu_backward glu glu_backward hardshrink
-    hardsigmoid hardsigmoid_backward hardswish hardswish_backward hardtanh_backward leaky_relu
+    hardsigmoid hardsigmoid_backward hardswish hardswish_backward leaky_relu
     leaky_relu_backward log_sigmoid_backward log_sigmoid_forward mish mish_backward sigmoid_backward silu
     silu_backward softplus softplus_backward softshrink tanh_backward threshold
 """

@@ -3,7 +3,7 @@
 ONNX Runtime runs a graph depth first from its last result backwards: of an operator's inputs, the one that was written
 last comes first. A tensor is allocated when its operator runs, and freed after its last reader. It does not write over
 an input, though it might where shapes are known; a Reshape makes no copy; a Transpose before a matrix product is done
-within it.
+within it; a Where takes two tensors more, as large as its result, while it runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ITEM_BYTES: dict[int, int] = {
 }
 _VIEWS = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 _PRODUCTS = ("MatMul", "Gemm")
-_PASSES = 8  # over shapes that follow from values that follow from shapes
+_OF_X, _OF_Y = "selected of X: ", "selected of Y: "  # what a Where takes for itself, before its result's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,19 @@ def allocations(model: onnx.ModelProto, *batches: int) -> Iterator[list[Allocati
     """What one run allocates and frees, in order, for each batch; inputs, constants and outputs lie elsewhere."""
     lives = _lives(model.graph)
     for batch in batches:
-        sizes = tensor_bytes(model, batch)
-        yield [Allocation(tensor, sizes.get(tensor, 0) if begins else None) for tensor, begins in lives]
+        yield _sized(lives, tensor_bytes(model, batch))
+
+
+def allocations_of(graph: onnx.GraphProto, sizes: Mapping[str, int]) -> list[Allocation]:
+    """The same, where the size of every tensor is known."""
+    return _sized(_lives(graph), sizes)
+
+
+def _sized(lives: Iterable[tuple[str, bool]], sizes: Mapping[str, int]) -> list[Allocation]:
+    return [
+        Allocation(tensor, sizes.get(tensor.removeprefix(_OF_X).removeprefix(_OF_Y), 0) if begins else None)
+        for tensor, begins in lives
+    ]
 
 
 def highest_bytes(found: Iterable[Allocation]) -> int:
@@ -98,7 +109,7 @@ def tensor_bytes(model: onnx.ModelProto, batch: int) -> dict[str, int]:
     for operator in fixed.graph.node:
         if operator.op_type == "Constant" and _is_shape(operator.attribute[0].t):
             values[operator.output[0]] = numpy_helper.to_array(operator.attribute[0].t)
-    for _ in range(_PASSES):
+    while True:  # shapes follow from values that follow from shapes; every pass settles some, or is the last
         found = dict(_shapes(shape_inference.infer_shapes(fixed).graph))
         settled = _settle(fixed.graph, {name: form.shape for name, form in found.items()}, values)
         if not (_describe_scans(fixed.graph, found) or settled):
@@ -150,6 +161,8 @@ def _lives(graph: onnx.GraphProto) -> list[tuple[str, bool]]:
             else:
                 left[name] = readers[name]
                 lives.append((name, True))
+                if operator.op_type == "Where":
+                    lives += ((prefix + name, begins) for begins in (True, False) for prefix in (_OF_X, _OF_Y))
         for name in names:
             if (owner := holder(name)) in left:
                 left[owner] -= 1
@@ -205,7 +218,9 @@ def _scanned(
     body, sequences = attributes["body"].g, attributes["num_scan_inputs"].i
     states = len(operator.input) - sequences
     outer = [known.get(name) for name in operator.input]
-    length = next((form.shape[0] for form in outer[states:] if form is not None), 0)
+    length = next((form.shape[0] for form in outer[states:] if form is not None), None)
+    if length is None:  # what is scanned follows from a shape that is not settled yet
+        return [None] * len(operator.output)
     inner = [
         form and (form if index < states else _Form(form.shape[1:], form.kind)) for index, form in enumerate(outer)
     ]
@@ -269,6 +284,8 @@ def _computed(operator: onnx.NodeProto, shapes: _Shapes, values: _Values) -> NDA
             return inputs[0].reshape(inputs[1])
         case "Concat":
             return np.concatenate(inputs)
+        case "Add":
+            return np.asarray(inputs[0] + inputs[1])
         case "Mul":
             return np.asarray(inputs[0] * inputs[1])
         case "ReduceProd":

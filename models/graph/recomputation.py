@@ -13,17 +13,18 @@ the segment. No optimiser sees through that, and the segment can't begin before 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from models.graph.liveness import allocations, highest_bytes, read, tensor_bytes
+from models.graph.liveness import allocations_of, highest_bytes, read, tensor_bytes
 
 _MOST_SEGMENTS = 10
 _WORTH_IT = 0.1
+_AGAIN = "again_"
 _BATCHES = (2, 3)  # a tensor whose size differs between them depends on the batch
 
 
@@ -32,20 +33,16 @@ def recomputing(model: onnx.ModelProto, batch: int, *, worth_bytes: int = 1 << 1
 
     It is ``model`` itself where no cut saves a tenth, and ``worth_bytes``.
     """
-    anatomy = _Anatomy.of(model)
-    whole = _highest(model, batch)
+    anatomy, sizes = _Anatomy.of(model), tensor_bytes(model, batch)
+    whole = highest_bytes(allocations_of(model.graph, sizes))
     best, least = model, min((1 - _WORTH_IT) * whole, whole - worth_bytes)
     for segments in range(2, min(_MOST_SEGMENTS, len(anatomy.points) + 1) + 1):
         candidate = _divided(model, anatomy, _spread(anatomy.points, segments))
-        taken = _highest(candidate, batch)
+        again = {name: sizes.get(_original(name), 0) for each in candidate.graph.node for name in each.output}
+        taken = highest_bytes(allocations_of(candidate.graph, again))
         if taken < least:
             best, least = candidate, taken
     return best
-
-
-def _highest(model: onnx.ModelProto, batch: int) -> int:
-    (found,) = allocations(model, batch)
-    return highest_bytes(found)
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class _Point:
 
 @dataclass(frozen=True)
 class _Anatomy:
-    """Which operators are the forward pass, what depends on the batch, and where the forward pass may be cut."""
+    """Which operators are the forward pass, what they make of the samples, and where the forward pass may be cut."""
 
     forward: frozenset[int]
     batched: frozenset[str]
@@ -68,17 +65,35 @@ class _Anatomy:
     @staticmethod
     def of(model: onnx.ModelProto) -> _Anatomy:
         few, more = (tensor_bytes(model, batch) for batch in _BATCHES)
-        batched = frozenset(name for name in few if few[name] != more.get(name))
-        forward = frozenset(_ancestors(model.graph.node, "loss"))
+        of_samples = _depending_on("x", model.graph.node)
+        batched = frozenset(name for name in of_samples if few.get(name) != more.get(name))
+        forward = frozenset(_forward(model.graph.node))
         return _Anatomy(forward, batched, tuple(_points(model, forward, batched, more)))
 
 
-def _ancestors(operators: Sequence[onnx.NodeProto], result: str) -> Iterator[int]:
-    """Indices of the operators that ``result`` depends on."""
-    needed = {result}
+def _depending_on(source: str, operators: Iterable[onnx.NodeProto]) -> set[str]:
+    """``source``, and what depends on its values, and not on its shape alone."""
+    found = {source}
+    for operator in operators:
+        if operator.op_type not in ("Shape", "Size") and found.intersection(read(operator)):
+            found.update(operator.output)
+    return found
+
+
+def _forward(operators: Sequence[onnx.NodeProto]) -> Iterator[int]:
+    """Indices of the forward pass: what the loss depends on, and what was written before it without the labels.
+
+    The latter is there for the backward pass, such as the deviations of a group norm.
+    """
+    needed, before_the_loss = {"loss"}, False
+    of_labels = _depending_on("y", operators)
     for index in reversed(range(len(operators))):
-        if needed.intersection(operators[index].output):
+        outputs = operators[index].output
+        before_the_loss |= "loss" in outputs
+        if needed.intersection(outputs):
             needed.update(read(operators[index]))
+            yield index
+        elif before_the_loss and not of_labels.intersection(outputs):
             yield index
 
 
@@ -112,8 +127,13 @@ def _divided(model: onnx.ModelProto, anatomy: _Anatomy, points: Sequence[_Point]
     divided.CopyFrom(model)
     starts = [_Point(0, "x", 0), *points]
     for number, (start, stop) in enumerate(zip(starts, points, strict=False)):
-        _compute_again(divided.graph, model.graph.node, anatomy, start, stop, f"again_{number}.")
+        _compute_again(divided.graph, model.graph.node, anatomy, start, stop, f"{_AGAIN}{number}.")
     return divided
+
+
+def _original(name: str) -> str:
+    """What a tensor is the second copy of; itself, where it is none."""
+    return name.partition(".")[2] if name.startswith(_AGAIN) else name
 
 
 def _compute_again(
@@ -124,9 +144,12 @@ def _compute_again(
     stop: _Point,
     prefix: str,
 ) -> None:
-    """Add a second copy of the forward operators from ``start`` to ``stop``, and have the backward pass read that."""
+    """Add a second copy of the forward operators from ``start`` to ``stop``, and have the backward pass read that.
+
+    What does not depend on the entry, as a dropout's random numbers, is kept: nothing would hold up its second copy.
+    """
     segment = [originals[index] for index in sorted(anatomy.forward) if start.index <= index < stop.index]
-    made = {name for operator in segment for name in operator.output if name in anatomy.batched} - {stop.entry}
+    made = (_depending_on(start.entry, segment) & anatomy.batched) - {start.entry, stop.entry}
     forward = {originals[index].name for index in anatomy.forward}
     backward = [operator for operator in graph.node if operator.name not in forward]
     readers = [operator for operator in backward if made.intersection(read(operator))]
@@ -137,7 +160,7 @@ def _compute_again(
     if gate is None:
         return
     needed = {name for operator in readers for name in read(operator)} & made
-    again = list(_copies(segment, needed, anatomy.batched, start.entry, prefix))
+    again = list(_copies(segment, needed, made, start.entry, prefix))
     for operator in readers:
         operator.input[:] = [prefix + name if name in made else name for name in operator.input]
     fence = (
@@ -156,10 +179,7 @@ def _gate(before: Sequence[onnx.NodeProto], forward: set[str], batched: frozense
     A gradient depends on the labels. What does not may be had as soon as the forward pass is done, and would hold up
     nothing.
     """
-    of_labels = {"y"}
-    for operator in before:
-        if of_labels.intersection(read(operator)):
-            of_labels.update(operator.output)
+    of_labels = _depending_on("y", before)
     for operator in reversed(before):
         if operator.name not in forward and operator.output[0] in batched & of_labels:
             return str(operator.output[0])
@@ -167,7 +187,7 @@ def _gate(before: Sequence[onnx.NodeProto], forward: set[str], batched: frozense
 
 
 def _copies(
-    segment: Sequence[onnx.NodeProto], needed: set[str], batched: frozenset[str], entry: str, prefix: str
+    segment: Sequence[onnx.NodeProto], needed: set[str], made: set[str], entry: str, prefix: str
 ) -> Iterator[onnx.NodeProto]:
     """The operators of the segment that ``needed`` depends on, with names of their own."""
     kept: list[onnx.NodeProto] = []
@@ -175,7 +195,7 @@ def _copies(
     for operator in reversed(segment):
         if needed.intersection(operator.output):
             kept.append(operator)
-            needed.update(name for name in read(operator) if name in batched)
+            needed.update(made.intersection(read(operator)))
     own = {name for operator in kept for name in operator.output} | {entry}
     for operator in reversed(kept):
         copy = onnx.NodeProto()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from models.graph.registry import rule
 from models.graph.values import Call, Value, extents
 from models.graph.writer import ELEMENT_TYPES, GraphWriter
@@ -183,6 +187,19 @@ def relu_backward(g: GraphWriter, call: Call, dy: Value, y: Value, threshold: fl
     """
     above = g.HardSigmoid(y if threshold == 0 else g.Sub(y, float(threshold)), alpha=_STEEP, beta=0.0)
     return g.Mul(dy, above)
+
+
+@rule("hardtanh_backward")
+def hardtanh_backward(g: GraphWriter, call: Call, dy: Value, x: Value, min_val: float, max_val: float) -> str:
+    """Dy where x lies between the bounds, else 0: a steep step up at the one, and one down at the other.
+
+    The second is of a power of two, so that products with it are exact, and small enough that none overflows.
+    """
+    up = g.HardSigmoid(x if min_val == 0 else g.Sub(x, float(min_val)), alpha=_STEEP, beta=0.0)
+    bound = float(np.float32(max_val))
+    steep = 2.0 ** (100 - max(0, math.frexp(bound)[1]))
+    down = g.HardSigmoid(x, alpha=-steep, beta=bound * steep)
+    return g.Mul(dy, g.Mul(up, down))
 
 
 @rule("alias", "clone", "detach", "lift_fresh_copy", "contiguous")
