@@ -14,8 +14,9 @@ the machine counts little; of one core.
   with its elements in another order (there must be nothing to find for Zstandard that a large network would not have).
 
 ``int8_out_us`` and ``int8_in_us`` are microseconds a layer of ResNet20 from vector to message and back: together, and
-`split`, and on the other side `Joiner.add`, and together. ``memcpy`` copies one large vector, ``memcpy_layers`` the
-vectors of the layers.
+`split`, and on the other side `Joiner.add`, and together. The two take turns, so each finds the other's data in the
+cache, and not its own; all speeds are of one job over and over. ``memcpy`` copies one large vector, ``memcpy_layers``
+the vectors of the layers.
 
 ``int8_code_entropy`` is what no compression of int8's codes one by one gets below, in bits an element of ResNet20: the
 rest of its bits are scales (0.12), norms and statistics as float16 (0.19), and what Huffman's whole bits waste (0.1).
@@ -177,7 +178,7 @@ def _speeds(name: str, shape: tuple[int, ...], vector: Vector, repetitions: int)
 
 
 def _layer_speeds(name: str, network: Network, repetitions: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Of encoding and decoding all layers: together, and one after the other; turn by turn."""
+    """Of encoding and decoding all layers: together, and one after the other."""
     layers, updates = network.spec.layers, network.updates
     values = _packed(network, name)
 
@@ -190,8 +191,7 @@ def _layer_speeds(name: str, network: Network, repetitions: int) -> tuple[tuple[
             unpack(value, layer)
 
     jobs = (lambda: _packed(network, name), lambda: unpack_all(values, layers), one_by_one, one_by_one_back)
-    best = _turn_by_turn(jobs, (_OFTEN if name == "int8" else 1) * repetitions)
-    rates = [4 * network.size / seconds / 1e6 for seconds in best]
+    rates = [speed(network.size, job, (_OFTEN if name == "int8" else 1) * repetitions) for job in jobs]
     return (rates[0], rates[1]), (rates[2], rates[3])
 
 

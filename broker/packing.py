@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -178,10 +179,17 @@ def _by_codec(names: Sequence[str]) -> dict[str, list[int]]:
     return places
 
 
+@cache
+def _serving_many(name: str) -> ServesMany | None:
+    """The codec, if it takes layers together; to ask a protocol takes as long as to encode a small layer."""
+    subject = codec_named(name)
+    return subject if isinstance(subject, ServesMany) else None
+
+
 def _encoded(name: str, layers: Sequence[tuple[LayerSpec, Vector]]) -> list[bytes | ValueError]:
     """Together if the codec can and nothing is wrong; else one by one, to find out what."""
-    subject = codec_named(name)
-    if len(layers) > 1 and isinstance(subject, ServesMany):
+    subject = _serving_many(name)
+    if subject is not None and len(layers) > 1:
         try:
             return list(subject.encode_all([vector for _, vector in layers], [spec.shapes for spec, _ in layers]))
         except ValueError:

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from broker.chunks import LayerValue, pack, unpack
-from broker.deltas import check_of, pack_deltas
+from broker.chunks import LayerValue
 from broker.messages import DeviceProfile, Report, RoundPlan, Task
 from coordinator import fedavg, fedlama, server
 from coordinator.accounting import Ledger
 from coordinator.aggregate import Fold, rule
+from coordinator.global_model import GlobalModel
 from coordinator.records import CycleRecord, DeviceRecord
 from coordinator.round import PartialUpdate, Round, Update
 from coordinator.selection import draw
@@ -117,16 +117,6 @@ class RoundOutcome:
     adjustment: CycleRecord | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """A layer's next value, its check, how devices come to it, and the discrepancy d_l that was found."""
-
-    drift: float
-    value: Vector
-    check: int
-    way: LayerValue
-
-
 @dataclass
 class Federation:
     """The state of a run.
@@ -154,11 +144,11 @@ class Federation:
     def __post_init__(self) -> None:
         _check_hyperparameters(self.settings, self.manifest)
         self._spec = self.manifest.spec
+        self._model = GlobalModel(
+            self._spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
+        )
+        self._drifts: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
         self._online: set[str] = set()
-        self._moves: dict[int, _Move] = {}  # of the layers that are closed, in the open round
-        self._advance: dict[int, LayerValue] = {}  # of the last round in which a layer moved
-        self._checks = [check_of(value) for value in self.values]
-        self._wholes: dict[int, LayerValue] = {}  # values that are no deltas' sum, but came from their codec
         self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
         self._done_before = {record.id: record.rounds_done for record in self.snapshot.devices}  # in an earlier run
 
@@ -278,13 +268,13 @@ class Federation:
             hyperparameters=self.hyperparameters(snapshot.round),
             due=fedavg.due(snapshot.intervals, training.local_steps, last_step),
             versions=snapshot.versions,
-            checks=tuple(self._checks),
+            checks=tuple(self._model.checks),
             codec=self.settings.wire.update_codec,
             small_codec=self.settings.wire.small_codec,
             small_elements=self.settings.wire.small_elements,
             codecs=self._exceptional_codecs(cohort),
             unfolded=snapshot.unfolded,
-            advanced=tuple(sorted(self._advance)),
+            advanced=self._model.advanced,
             chunk_bytes=self.settings.wire.chunk_kib * 1024,
             batched=self.settings.wire.batched and not self.settings.aggregation.aggregators,  # who share by layer
             seed=training.seed,
@@ -332,17 +322,17 @@ class Federation:
                 size, tau = self._spec.layers[layer].size, self.snapshot.intervals[layer]
                 drifts[layer] = fedlama.discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0
                 exact[layer] = self._stepped(layer, aggregate.value)
-        for layer, (way, value) in self._ways(exact).items():
-            self._moves[layer] = _Move(drifts[layer], value, check_of(value), way)
+        self._drifts |= drifts
+        self._model.prepare(exact, self.snapshot.round)
 
     @property
     def advance(self) -> list[LayerValue]:
         """What leads devices from the versions before to those of the plan, layers ascending; see `broker.deltas`."""
-        return [self._advance[layer] for layer in sorted(self._advance)]
+        return self._model.advance
 
     def whole(self, layer: int) -> LayerValue:
         """A layer's global value, of the plan's version while a round is open, ready to be published."""
-        return self._wholes.get(layer) or self._encoded(layer, self.values[layer], self.snapshot.versions[layer])
+        return self._model.whole(layer, self.snapshot.round)
 
     def finish(self, now: float, uplink_bytes: int) -> RoundOutcome:
         """End the open round, which is done; adjust the intervals where a cycle ends with it.
@@ -354,7 +344,8 @@ class Federation:
         round_ = self.round
         assert round_ is not None
         assert round_.done(now), "every layer is closed before a round ends"
-        self._move()
+        self._model.move()
+        drifts, self._drifts = self._drifts, {}
         for name in round_.delivered_everything():
             self.devices[name].rounds_done += 1
         for name in round_.silent():
@@ -365,6 +356,8 @@ class Federation:
         self.snapshot = msgspec.structs.replace(
             self.snapshot,
             round=done,
+            versions=tuple(self._model.versions),
+            discrepancy=tuple(drifts.get(layer, known) for layer, known in enumerate(self.snapshot.discrepancy)),
             cohort=() if cycle_ends else self.snapshot.cohort,
             ledger=ledger,
             wall_s=self.snapshot.wall_s + seconds,
@@ -453,61 +446,6 @@ class Federation:
         value, after = server.step(settings, self.values[layer], average, memory)
         self.memory[layer] = server.to_vector(after)
         return value
-
-    def _move(self) -> None:
-        """Let the closed layers' values take effect."""
-        moves, self._moves = self._moves, {}
-        versions, discrepancy = list(self.snapshot.versions), list(self.snapshot.discrepancy)
-        for layer, move in moves.items():
-            versions[layer] += 1
-            discrepancy[layer] = move.drift
-            self.values[layer], self._checks[layer] = move.value, move.check
-            if move.way.purpose == "global":
-                self._wholes[layer] = move.way
-        self.snapshot = msgspec.structs.replace(self.snapshot, versions=tuple(versions), discrepancy=tuple(discrepancy))
-        if moves:
-            self._advance = {layer: move.way for layer, move in moves.items()}
-
-    def _ways(self, exact: dict[int, Vector]) -> dict[int, tuple[LayerValue, Vector]]:
-        """By layer, how devices come to a value as near to the exact one as the codec gets, and that value."""
-        codecs = {layer: self.settings.wire.delta_codec_of(vector.size) for layer, vector in exact.items()}
-        ways = self._by_deltas({layer: vector for layer, vector in exact.items() if codecs[layer]}, codecs)
-        return ways | {layer: self._by_value(layer, vector) for layer, vector in exact.items() if not codecs[layer]}
-
-    def _by_deltas(self, exact: dict[int, Vector], codecs: dict[int, str]) -> dict[int, tuple[LayerValue, Vector]]:
-        layers = list(exact)
-        targets = [exact[layer] + self.owed[layer] if layer in self.owed else exact[layer] for layer in layers]
-        ways = pack_deltas(
-            epoch=self.snapshot.epoch,
-            round=self.snapshot.round,
-            layers=layers,
-            versions=[self.snapshot.versions[layer] + 1 for layer in layers],
-            layer_specs=[self._spec.layers[layer] for layer in layers],
-            bases=[self.values[layer] for layer in layers],
-            targets=targets,
-            codecs=[codecs[layer] for layer in layers],
-        )
-        for layer, target, (_, value) in zip(layers, targets, ways, strict=True):
-            self.owed[layer] = target - value
-        return dict(zip(layers, ways, strict=True))
-
-    def _by_value(self, layer: int, exact: Vector) -> tuple[LayerValue, Vector]:
-        """A layer's next value, encoded, and what devices decode: that is the truth, so no drift builds up."""
-        self.owed.pop(layer, None)
-        way = self._encoded(layer, exact, self.snapshot.versions[layer] + 1)
-        return way, unpack(way, self._spec.layers[layer])
-
-    def _encoded(self, layer: int, vector: Vector, version: int) -> LayerValue:
-        return pack(
-            "global",
-            epoch=self.snapshot.epoch,
-            round=self.snapshot.round,
-            layer=layer,
-            version=version,
-            layer_spec=self._spec.layers[layer],
-            vector=vector,
-            codec=self.settings.wire.global_codec,
-        )
 
     def _new_fold(self, layer: int) -> Fold:
         spec = self._spec.layers[layer]

@@ -1,11 +1,9 @@
 """How do bytes reach the federation, and its decisions the network? The coordinator's thin asyncio shell.
 
-Three tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* publishes what it decides,
-*serve requests* publishes the values that devices ask for. Two more outlive the link, and work while the next round
-trains: *record* evaluates finished rounds and writes them down, *settle* sees that commits are on the disk.
-
-Everything that the coordinator says is retained, and is said anew on every connection: a broker that lost its memory,
-or a device that comes late, needs nothing else.
+Three tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* has its decisions said, and
+*serve requests* the values that devices ask for (`coordinator.broadcast`). Two more outlive the link, and work while
+the next round trains: *record* evaluates finished rounds and writes them down, *settle* sees that commits are on the
+disk.
 """
 
 from __future__ import annotations
@@ -16,19 +14,19 @@ import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from broker import batches, chunks, messages
-from broker.chunks import Joiner, split_file
-from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan
+from broker import messages
+from broker.chunks import Joiner
+from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Report, Request, RoundPlan
 from broker.redial import first_error, keep_linked
 from broker.seam import Delivery, Dial, Link, Will
 from broker.topics import Address, Topics
 from coordinator.arrivals import joined_partial, joined_update, joined_updates
+from coordinator.broadcast import Broadcast
 from coordinator.evaluate import Evaluator, read_evaluation_data
 from coordinator.federation import Federation, RoundOutcome, fresh
 from coordinator.passes import load_if_worth_it
@@ -36,7 +34,7 @@ from coordinator.recorder import Recorder
 from coordinator.records import CycleRecord, RoundRecord, RunResult
 from coordinator.settings import FederationSettings
 from coordinator.store import Store
-from models.bundle import MANIFEST_NAME, Bundle, entries
+from models.bundle import Bundle
 from models.errors import ConfigError, RejectedUpdate, RemoteError
 from models.export import export_model
 from models.values import flatten, layer_tensors, layer_vector, write_values
@@ -48,13 +46,6 @@ _AWAY_S = 30
 
 _UNRECORDED = 4
 """Finished rounds, each with the model's values, that may wait to be evaluated before training waits for them."""
-
-
-class _Said(NamedTuple):
-    """A layer's value that was published: its version, and in how many chunks."""
-
-    version: int
-    chunks: int
 
 
 class Coordinator:
@@ -85,10 +76,7 @@ class Coordinator:
         self._federation = self._restore()
         self._recorder = Recorder(self._folder, self._federation.snapshot.round)
         self._evaluator = self._make_evaluator()
-        self._changed, self._committed, self._asked = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._requested: set[int] = set()  # layers, whose values are to be published
-        self._said: dict[int, _Said] = {}  # values, by layer, that were published on this link, and stay on the broker
-        self._parts = 0  # messages of the last advance
+        self._changed, self._committed = asyncio.Event(), asyncio.Event()
         self._outcomes: asyncio.Queue[RoundOutcome | None] = asyncio.Queue(_UNRECORDED)
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self._accuracy: float | None = None
@@ -133,40 +121,39 @@ class Coordinator:
     # -- one connection ----------------------------------------------------------------------------------------------
 
     async def _serve(self, link: Link) -> None:
-        await self._announce(link)
+        chunk_bytes = self._settings.wire.chunk_kib * 1024
+        broadcast = Broadcast(link, self._topics, self._bundle, self._federation, chunk_bytes)
+        await self._announce(link, broadcast)
         async with asyncio.TaskGroup() as group:
             serving = [
-                group.create_task(self._listen(link), name="listen"),
-                group.create_task(self._serve_requests(link), name="serve requests"),
+                group.create_task(self._listen(link, broadcast), name="listen"),
+                group.create_task(broadcast.serve_requests(), name="serve requests"),
             ]
-            await self._drive(link)
+            await self._drive(broadcast)
             for task in serving:
                 task.cancel()
-        await self._retire(link)
+        await self._retire(broadcast)
 
-    async def _announce(self, link: Link) -> None:
+    async def _announce(self, link: Link, broadcast: Broadcast) -> None:
         """Say everything that a device may need, ask for everything that devices say, and have them go on."""
-        federation = self._federation
-        await self._say(link, self._topics.coordinator_status, self._status())
-        for path in {self._bundle.path(entry) for entry in entries(self._bundle.manifest)}:
-            await self._publish_file(link, path.stem, path.read_bytes())
-        await self._publish_file(link, self._bundle.digest, (self._bundle.folder / MANIFEST_NAME).read_bytes())
-        self._said.clear()
-        await self._publish_values(link, range(len(federation.values)))
+        federation, topics = self._federation, self._topics
+        await broadcast.say(topics.coordinator_status, self._status())
+        await broadcast.files()
+        await broadcast.values()
         for name, device in federation.devices.items():
-            await self._say(link, self._topics.device(name, "task"), device.task)
-        topics = self._topics
-        await link.subscribe(*map(topics.devices, ("status", "profile", "request", "report")), topics.partials)
+            await broadcast.say(topics.device(name, "task"), device.task)
+        await link.subscribe(*map(topics.devices, ("status", "profile", "request", "report")))
+        await link.subscribe(topics.partials, topics.aggregators)
         if not self._settings.aggregation.aggregators:
             await link.subscribe(topics.updates, topics.devices("updates"))
         if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
-            await self._advance(link, federation.round.plan)
+            await broadcast.plan(federation.round.plan)
 
-    async def _listen(self, link: Link) -> None:
+    async def _listen(self, link: Link, broadcast: Broadcast) -> None:
         joiner = Joiner(self._bundle.manifest.spec, epoch=self._federation.snapshot.epoch)
         async for delivery in link.deliveries():
             try:
-                await self._hear(link, delivery, joiner)
+                await self._hear(broadcast, delivery, joiner)
             except RemoteError as error:
                 self._note_refused(error)
             finally:
@@ -176,7 +163,7 @@ class Coordinator:
         self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
         log.info("refused: %s", error)
 
-    async def _hear(self, link: Link, delivery: Delivery, joiner: Joiner) -> None:
+    async def _hear(self, broadcast: Broadcast, delivery: Delivery, joiner: Joiner) -> None:
         if not delivery.payload:  # a retained message that was cleared
             return
         address = self._topics.parse(delivery.topic)
@@ -189,29 +176,26 @@ class Coordinator:
                 await self._hear_batch(delivery.payload, address, joiner)
             case "layer_partial":
                 await self._hear_partial(delivery.payload, address, joiner)
+            case "aggregator_status":
+                self._hear_aggregator(address.site, messages.decode(delivery.payload, DeviceStatus).state)
             case "status":
                 self._hear_status(address.device, messages.decode(delivery.payload, DeviceStatus).state)
             case "report":
                 self._hear_of(address.device)
                 self._federation.report(address.device, messages.decode(delivery.payload, Report))
             case "request":
-                self._hear_request(messages.decode(delivery.payload, Request))
+                broadcast.request(messages.decode(delivery.payload, Request).layers)
             case "profile":
-                await self._hear_profile(link, messages.decode(delivery.payload, DeviceProfile), address)
+                await self._hear_profile(broadcast, messages.decode(delivery.payload, DeviceProfile), address)
         self._changed.set()
 
-    async def _hear_profile(self, link: Link, profile: DeviceProfile, address: Address) -> None:
+    async def _hear_profile(self, broadcast: Broadcast, profile: DeviceProfile, address: Address) -> None:
         if profile.device != address.device:
             raise RejectedUpdate("stranger", f"{address.device} sent the profile of {profile.device}")
         task = self._federation.register(profile)
         verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
         log.info("%s %s: %s", profile.device, verdict, task.reason)
-        await self._say(link, self._topics.device(profile.device, "task"), task)
-
-    def _hear_request(self, request: Request) -> None:
-        """Have the values published that the broker does not have yet."""
-        self._requested |= set(request.layers) & set(range(len(self._federation.values)))
-        self._asked.set()
+        await broadcast.say(self._topics.device(profile.device, "task"), task)
 
     async def _hear_update(self, payload: bytes, address: Address, joiner: Joiner) -> None:
         self._hear_of(address.device)
@@ -248,6 +232,12 @@ class Coordinator:
         if self._federation.went(device, time.monotonic(), patience_s):
             log.info("%s is %s", device, state)
 
+    def _hear_aggregator(self, site: str, state: str) -> None:
+        if state == "lost":
+            log.warning("aggregator %s is lost: what its devices send counts again when it is back", site)
+        else:
+            log.info("aggregator %s is %s", site, state)
+
     def _hear_of(self, device: str) -> None:
         """A sign of life."""
         if self._federation.came(device):
@@ -255,13 +245,13 @@ class Coordinator:
 
     # -- the loop over rounds ----------------------------------------------------------------------------------------
 
-    async def _drive(self, link: Link) -> None:
+    async def _drive(self, broadcast: Broadcast) -> None:
         federation = self._federation
         while not federation.finished:
             if federation.round is None:
                 await self._devices_are_there()
-                await self._advance(link, federation.begin(time.monotonic()))
-                await self._say(link, self._topics.coordinator_status, self._status())
+                await broadcast.plan(federation.begin(time.monotonic()))
+                await broadcast.say(self._topics.coordinator_status, self._status())
             await self._finish_round()
 
     async def _devices_are_there(self) -> None:
@@ -298,82 +288,20 @@ class Coordinator:
             return
         self._changed.clear()
 
-    # -- saying things -----------------------------------------------------------------------------------------------
+    # -- saying how it stands ----------------------------------------------------------------------------------------
 
-    async def _say(self, link: Link, topic: str, message: Message) -> None:
-        await link.publish(topic, messages.encode(message), retain=True)
-
-    async def _advance(self, link: Link, plan: RoundPlan) -> None:
-        """A plan, and behind it what leads devices that have the versions before to those of the plan."""
-        parts = list(batches.packed(list(self._advance_messages()), self._chunk_bytes))
-        needless = range(len(parts), self._parts)  # of a longer advance before it
-        self._parts = len(parts)
-        await _together(
-            [
-                self._say(link, self._topics.round, plan),
-                *(link.publish(self._topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
-                *(link.publish(self._topics.advance(index), b"", retain=True) for index in needless),
-                *(link.publish(topic, b"", retain=True) for topic in self._outdated(plan)),
-            ]
-        )
-
-    def _outdated(self, plan: RoundPlan) -> Iterator[str]:
-        """Topics of values that are not the plan's any more; who subscribes for the right ones would get them, too."""
-        names = [layer.name for layer in self._bundle.manifest.spec.layers]
-        for layer, said in list(self._said.items()):
-            if said.version != plan.versions[layer]:
-                del self._said[layer]
-                yield from (self._topics.layer_global(names[layer], index) for index in range(said.chunks))
-
-    def _advance_messages(self) -> Iterator[bytes]:
-        for value in self._federation.advance:
-            yield from chunks.split(value, self._chunk_bytes - batches.WRAPPING_BYTES)
-
-    async def _serve_requests(self, link: Link) -> None:
-        while True:
-            await self._asked.wait()
-            self._asked.clear()
-            requested, self._requested = self._requested, set()
-            await self._publish_values(link, sorted(requested))
-
-    async def _publish_values(self, link: Link, layers: Iterable[int]) -> None:
-        """The values of these layers, unless they were published on this link."""
-        federation, specs = self._federation, self._bundle.manifest.spec.layers
-        publishes = []
-        for layer in layers:
-            if layer in self._said and self._said[layer].version == federation.snapshot.versions[layer]:
-                continue
-            value = federation.whole(layer)
-            messages = chunks.split(value, self._chunk_bytes)
-            self._said[layer] = _Said(value.version, len(messages))
-            publishes += [
-                link.publish(self._topics.layer_global(specs[layer].name, index), message, retain=True)
-                for index, message in enumerate(messages)
-            ]
-        await _together(publishes)
-
-    @property
-    def _chunk_bytes(self) -> int:
-        return self._settings.wire.chunk_kib * 1024
-
-    async def _publish_file(self, link: Link, sha256: str, content: bytes) -> None:
-        parts = split_file(content, self._settings.wire.chunk_kib * 1024)
-        await _together(
-            link.publish(self._topics.bundle(sha256, index), part, retain=True) for index, part in enumerate(parts)
-        )
-
-    async def _retire(self, link: Link) -> None:
+    async def _retire(self, broadcast: Broadcast) -> None:
         """Tell everyone that it is over, and take the tasks back: who comes later waits for the next run.
 
         Bundle and values stay retained: they are what somebody who looks at the finished federation may want.
         """
         federation, topics = self._federation, self._topics
         snapshot = federation.snapshot
-        await self._publish_values(link, range(len(federation.values)))
-        await self._say(link, topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
-        await self._say(link, topics.coordinator_status, self._status("finished"))
+        await broadcast.values()
+        await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
+        await broadcast.say(topics.coordinator_status, self._status("finished"))
         for name in federation.devices:
-            await link.publish(topics.device(name, "task"), b"", retain=True)
+            await broadcast.forget(topics.device(name, "task"))
 
     def _status(self, state: str = "") -> CoordinatorStatus:
         federation = self._federation
@@ -514,8 +442,3 @@ class Coordinator:
             "(cohorts.min_devices, cohorts.wait_s)"
         )
         return f"{text}; refused: {', '.join(refused)}" if refused else text
-
-
-async def _together(publishes: Iterable[Awaitable[None]]) -> None:
-    """All at once: the link keeps as many in flight as the broker can take."""
-    await asyncio.gather(*publishes)

@@ -213,7 +213,7 @@ def test_a_run_that_goes_on_remembers_the_servers_steps(optimiser: str) -> None:
     before = with_devices(federation(settings), **devices)
     play(before, deltas, rounds=2)
     again = federation(settings, before.snapshot)
-    again.values, again.memory = list(before.values), dict(before.memory)
+    again.values[:], again.memory = before.values, dict(before.memory)
     play(with_devices(again, **devices), deltas, rounds=2)
     assert [value.tolist() for value in again.values] == [value.tolist() for value in undisturbed.values]
     # Another optimiser makes nothing of what the first one remembered.

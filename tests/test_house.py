@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "benchmarks": set(PACKAGES),
 }
 PURE = {
-    "broker": ["partials", "foldable", "batches"],
+    "broker": ["partials", "foldable", "batches", "packing", "deltas", "codecs/side_by_side"],
     "coordinator": ["round", "site", "federation", "aggregate", "fold", "mean", "exact", "passes", "cohort_pass",
                     "fedavg", "fedlama", "embracing", "selection", "accounting", "server", "server_optimiser"],
     "edge_agent": ["session", "error_feedback"],
