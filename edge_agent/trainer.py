@@ -381,8 +381,9 @@ _REORDER = (
 )
 
 
-# It takes the computed shapes away by which a graph that recomputes says what must wait for what.
-_REORDERING = ["ReshapeFusion"]
+# It makes constants of computed shapes. An operator's place in the engine's order follows from what it reads, so the
+# order is then another than the one that the memory of a graph that recomputes was predicted by, and takes far more.
+REORDERING = ("ReshapeFusion",)
 
 
 def _open(
@@ -404,7 +405,7 @@ def _open(
         wrapped = [ort.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
         options.add_external_initializers(list(values), wrapped)
     try:
-        disabled = {"disabled_optimizers": _REORDERING} if ordered else {}
+        disabled = {"disabled_optimizers": [*REORDERING]} if ordered else {}
         return ort.InferenceSession(str(graph), options, providers=_PROVIDERS, **disabled)
     except _LOAD_ERRORS as error:
         raise ModelError(f"graph {graph} can't be loaded by {_NAME}: {error}") from error

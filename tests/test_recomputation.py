@@ -1,5 +1,6 @@
 """Activations that are computed again give the same bits, and the engine keeps what was written for it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from graph_oracle import flat, moving, session, tensors_of, trained
 from torch import Tensor, nn
 
+from edge_agent.trainer import REORDERING
 from models.definition import Definition, load_definition
 from models.graph import accumulating_graph
-from models.graph.liveness import allocations, highest_bytes, tensor_bytes
+from models.graph.liveness import allocations, engine_order, highest_bytes, tensor_bytes
 from models.graph.recomputation import recomputing
 from models.layout import derive_spec
 
@@ -59,7 +61,7 @@ def stacked() -> Definition:
     return Definition("stacked", Stacked(), (12, 8), 3)
 
 
-def results(model: onnx.ModelProto, definition: Definition, size: int) -> list[np.ndarray]:
+def feeds_of(running: ort.InferenceSession, definition: Definition, size: int) -> dict[str, np.ndarray]:
     spec, start, rng = derive_spec(definition), tensors_of(definition.module), np.random.default_rng(0)
     parameters = flat(start, trained(spec)).astype(np.float32)
     feeds = {
@@ -71,10 +73,12 @@ def results(model: onnx.ModelProto, definition: Definition, size: int) -> list[n
         "statistics": flat(start, moving(spec)).astype(np.float32),
         "gradients": rng.standard_normal(parameters.shape, np.float32),
     }
+    return {place.name: feeds[place.name] for place in running.get_inputs()}
+
+
+def results(model: onnx.ModelProto, definition: Definition, size: int) -> list[np.ndarray]:
     running = session(model)
-    return [
-        np.asarray(one) for one in running.run(None, {place.name: feeds[place.name] for place in running.get_inputs()})
-    ]
+    return [np.asarray(one) for one in running.run(None, feeds_of(running, definition, size))]
 
 
 @pytest.mark.parametrize("make", [deep, stacked, lambda: load_definition("digits_cnn,width=8")])
@@ -113,6 +117,30 @@ def test_it_takes_less_and_the_engine_does_not_undo_it(tmp_path: Path) -> None:
         written = onnx.load(tmp_path / "optimised.onnx").graph.node
         counts.append(sum(operator.op_type in ("BatchNormalization", "Conv", "FusedConv") for operator in written))
     assert counts[1] >= counts[0] + 4
+
+
+def grouped() -> Definition:
+    definition = deep()
+    definition.module.norms = nn.ModuleList(nn.GroupNorm(2, 8) for _ in range(6))
+    return definition
+
+
+def test_the_engine_keeps_to_the_order_that_memory_is_predicted_by(tmp_path: Path) -> None:
+    definition = grouped()
+    again = recomputing(accumulating_graph(definition, derive_spec(definition), 0), BATCH, worth_bytes=0)
+    options = ort.SessionOptions()
+    options.enable_profiling, options.log_severity_level = True, 3
+    options.profile_file_prefix = str(tmp_path / "run")
+    running = ort.InferenceSession(
+        again.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=[*REORDERING]
+    )
+    running.run(None, feeds_of(running, definition, 2))
+    events = json.loads(Path(running.end_profiling()).read_text())
+    heavy = {each.name for each in again.graph.node if each.op_type in ("Conv", "BatchNormalization", "MatMul", "Pad")}
+    ran = [event["name"].removesuffix("_kernel_time") for event in events if event["name"].endswith("_kernel_time")]
+    ran = [name for name in ran if name in heavy]
+    assert len(ran) > 20
+    assert ran == [operator.name for operator in engine_order(again.graph.node) if operator.name in set(ran)]
 
 
 def test_where_nothing_is_saved_the_graph_is_left() -> None:
