@@ -81,6 +81,15 @@ class Topics:
         """Aggregator to coordinator: chunks of the sum of its devices' updates."""
         return f"{self.root}/layer/{layer}/partial/{site}"
 
+    def aggregator_status(self, site: str) -> str:
+        """Retained, and the aggregator's will."""
+        return f"{self.root}/aggregator/{site}/status"
+
+    @property
+    def aggregators(self) -> str:
+        """Filter for every aggregator's status."""
+        return f"{self.root}/aggregator/+/status"
+
     def bundle(self, sha256: str, chunk: int) -> str:
         """Retained: one chunk of a file of the bundle."""
         return f"{self.root}/bundle/{sha256}/{chunk}"
@@ -137,6 +146,8 @@ class Topics:
                 return Address("layer_update", layer=layer, device=device)
             case ["layer", layer, "partial", site]:
                 return Address("layer_partial", layer=layer, site=site)
+            case ["aggregator", site, "status"]:
+                return Address("aggregator_status", site=site)
             case ["bundle", sha256, chunk] if chunk.isdecimal():
                 return Address("bundle", sha256=sha256, chunk=int(chunk))
             case ["device", device, ("status" | "profile" | "task" | "request" | "report" | "updates") as leaf]:

@@ -12,23 +12,27 @@ import logging
 import math
 import time
 from collections import Counter
+from contextlib import suppress
+from typing import Literal
 
 from broker import chunks, messages
 from broker.chunks import FileJoiner, Joiner, LayerValue
 from broker.messages import CoordinatorStatus, DeviceStatus, RoundPlan, Task
 from broker.redial import first_error, keep_linked
-from broker.seam import Delivery, Dial, Link
+from broker.seam import Delivery, Dial, Link, Will
 from broker.topics import Address, Topics, check_name
 from coordinator.arrivals import joined_update, joined_updates
 from coordinator.site import Site, share
 from models.bundle import decode_manifest
-from models.errors import ConfigError, DecodeError, RejectedUpdate, RemoteError
+from models.errors import ConfigError, DecodeError, LinkError, RejectedUpdate, RemoteError
 from models.spec import ModelSpec
 
 log = logging.getLogger("lamina.aggregator")
 
 LOST_S = 5.0
 """How long a device that vanished is waited for."""
+
+GOODBYE_S = 2.0
 
 
 class Aggregator:
@@ -73,7 +77,7 @@ class Aggregator:
             await keep_linked(
                 self._dial,
                 f"{self._topics.federation}-aggregator-{self._name}",
-                None,
+                Will(self._topics.aggregator_status(self._name), messages.encode(DeviceStatus(state="lost"))),
                 self._serve,
                 give_up_s=self._broker_s,
                 on_retry=lambda error, wait_s: log.warning("%s; trying again in %.1f s", error, wait_s),
@@ -86,14 +90,29 @@ class Aggregator:
     async def _serve(self, link: Link) -> None:
         topics = self._topics
         self._manifest = None  # what was on its way is lost with its link
+        await self._say(link, "online")
         await link.subscribe(topics.devices("profile"), topics.devices("status"), topics.devices("task"))
         if self._spec is not None:
             await self._take_part(link, self._spec)
         await link.subscribe(topics.coordinator_status)
-        async with asyncio.TaskGroup() as group:
-            listening = group.create_task(self._listen(link), name="listen")
-            await self._send(link)
-            listening.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                listening = group.create_task(self._listen(link), name="listen")
+                await self._send(link)
+                listening.cancel()
+        except asyncio.CancelledError:
+            await self._say_goodbye(link)
+            raise
+        await self._say_goodbye(link)
+
+    async def _say_goodbye(self, link: Link) -> None:
+        with suppress(LinkError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await self._say(link, "sleeping")
+
+    async def _say(self, link: Link, state: Literal["online", "sleeping"]) -> None:
+        status = messages.encode(DeviceStatus(state=state))
+        await link.publish(self._topics.aggregator_status(self._name), status, retain=True)
 
     async def _listen(self, link: Link) -> None:
         async for delivery in link.deliveries():

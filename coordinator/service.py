@@ -142,7 +142,8 @@ class Coordinator:
         await broadcast.values()
         for name, device in federation.devices.items():
             await broadcast.say(topics.device(name, "task"), device.task)
-        await link.subscribe(*map(topics.devices, ("status", "profile", "request", "report")), topics.partials)
+        await link.subscribe(*map(topics.devices, ("status", "profile", "request", "report")))
+        await link.subscribe(topics.partials, topics.aggregators)
         if not self._settings.aggregation.aggregators:
             await link.subscribe(topics.updates, topics.devices("updates"))
         if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
@@ -175,6 +176,8 @@ class Coordinator:
                 await self._hear_batch(delivery.payload, address, joiner)
             case "layer_partial":
                 await self._hear_partial(delivery.payload, address, joiner)
+            case "aggregator_status":
+                self._hear_aggregator(address.site, messages.decode(delivery.payload, DeviceStatus).state)
             case "status":
                 self._hear_status(address.device, messages.decode(delivery.payload, DeviceStatus).state)
             case "report":
@@ -228,6 +231,12 @@ class Coordinator:
         patience_s = self._settings.deadlines.lost_s if state == "lost" else 0.0
         if self._federation.went(device, time.monotonic(), patience_s):
             log.info("%s is %s", device, state)
+
+    def _hear_aggregator(self, site: str, state: str) -> None:
+        if state == "lost":
+            log.warning("aggregator %s is lost: what its devices send counts again when it is back", site)
+        else:
+            log.info("aggregator %s is %s", site, state)
 
     def _hear_of(self, device: str) -> None:
         """A sign of life."""

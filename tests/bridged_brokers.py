@@ -17,7 +17,10 @@ async def bridged(centre: MemoryBroker, site: MemoryBroker, topics: Topics, name
     root = topics.root
     leaves = ("coordinator/#", "round", "layer/+/global/#", "advance/+", "bundle/#", "device/+/task")
     incoming = [f"{root}/{leaf}" for leaf in leaves]
-    outgoing = [f"{root}/device/+/{leaf}" for leaf in ("status", "profile", "request", "report")] + [topics.partials]
+    outgoing = [f"{root}/device/+/{leaf}" for leaf in ("status", "profile", "request", "report")] + [
+        topics.partials,
+        topics.aggregators,
+    ]
     async with centre.dial(f"bridge-{name}") as there, site.dial(f"bridge-{name}") as here:
         pumps = [
             asyncio.create_task(_pump(there, here, incoming, name="in")),

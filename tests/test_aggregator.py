@@ -16,7 +16,7 @@ import broker as broker_package
 from broker.address import BrokerAddress
 from broker.link import mqtt_dial
 from broker.memory import MemoryBroker
-from broker.messages import RoundPlan, decode
+from broker.messages import DeviceStatus, RoundPlan, decode
 from broker.seam import Dial
 from broker.starter import RunningBroker
 from broker.topics import Topics
@@ -145,7 +145,9 @@ async def until_round(broker: MemoryBroker, number: int) -> None:
                 return
 
 
-async def test_an_aggregator_that_loses_its_link_costs_nothing(tmp_path: Path, bundle: Bundle) -> None:
+async def test_an_aggregator_that_loses_its_link_costs_nothing(
+    tmp_path: Path, bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     _, model = await flat(tmp_path / "flat", bundle)
     broker = MemoryBroker()
     shared = setup(tmp_path / "shared", bundle, broker, Aggregation(phi=2, weighting="num_examples", aggregators=1))
@@ -156,6 +158,7 @@ async def test_an_aggregator_that_loses_its_link_costs_nothing(tmp_path: Path, b
             broker.drop("whole-aggregator-only")
         await federation
     assert shared.final_model() == model
+    assert caplog.text.count("aggregator only is lost") == 2
 
 
 async def test_an_aggregator_that_is_started_anew_goes_on(tmp_path: Path, bundle: Bundle) -> None:
@@ -167,10 +170,16 @@ async def test_an_aggregator_that_is_started_anew_goes_on(tmp_path: Path, bundle
     await until_round(broker, 2)
     first.cancel()
     await asyncio.wait({first})
+    assert state_of("only", broker) == "sleeping"
     await asyncio.sleep(0.1)  # updates come meanwhile, and nobody is there
     async with running(Aggregator("whole", "only", broker.dial)):
         await federation
     assert shared.final_model() == model
+    assert state_of("only", broker) == "sleeping"
+
+
+def state_of(site: str, broker: MemoryBroker) -> str:
+    return decode(broker.retained[Topics("whole").aggregator_status(site)], DeviceStatus).state
 
 
 def test_a_share_is_given_as_one_of_so_many() -> None:

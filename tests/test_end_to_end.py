@@ -178,7 +178,7 @@ async def test_values_are_published_at_the_start_at_the_end_and_on_request(tmp_p
     assert [name for name, version in heard if version == 60] == names
     done = {device.id: device.rounds_done for device in result.devices}
     assert done["d0"] == done["d2"] == 60
-    assert 3 < done["d1"] < 60
+    assert 3 < done["d1"] <= 60  # all, if it is back before the round in which it left has ended
     assert {version for _, version in heard} - {0, 60}  # for the one that came back without anything that it had
 
 

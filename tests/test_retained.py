@@ -43,8 +43,10 @@ def kept(state: str) -> dict[str, bytes]:
 async def test_status_shows_the_coordinator_and_each_device() -> None:
     broker = MemoryBroker()
     broker.retained |= kept("finished") | {LAB.device("x", "profile"): b"nonsense"}
-    coordinator, device = (await look(broker.dial, "lab")).text("lab").splitlines()
+    broker.retained[LAB.aggregator_status("barn")] = encode(DeviceStatus(state="lost"))
+    coordinator, aggregator, device = (await look(broker.dial, "lab")).text("lab").splitlines()
     assert coordinator == "lab: finished, round 40 of 40, 1 devices, accuracy 0.9554, C 0.563"
+    assert aggregator.split() == ["aggregator", "barn", "lost"]
     assert device.split() == [
         *("pi", "sleeping", "100.0", "MiB", "4", "cores", "aarch64", "2,000", "examples", "onnxruntime", "1.30"),
     ]

@@ -41,6 +41,7 @@ class Sight:
         self.coordinator: CoordinatorStatus | None = None
         self.profiles: dict[str, DeviceProfile] = {}
         self.states: dict[str, str] = {}
+        self.aggregators: dict[str, str] = {}
 
     def see(self, topics: Topics, delivery: Delivery) -> None:
         """Take in one message; what does not decode is passed over."""
@@ -48,6 +49,8 @@ class Sight:
             address = topics.parse(delivery.topic)
             if address.kind == "coordinator_status":
                 self.coordinator = messages.decode(delivery.payload, CoordinatorStatus)
+            elif address.kind == "aggregator_status":
+                self.aggregators[address.site] = messages.decode(delivery.payload, DeviceStatus).state
             elif address.kind == "profile":
                 self.profiles[address.device] = messages.decode(delivery.payload, DeviceProfile)
             elif address.kind == "status":
@@ -56,8 +59,9 @@ class Sight:
             return
 
     def text(self, federation: str) -> str:
-        """A line for the coordinator, and one for each device in ascending order."""
+        """A line for the coordinator, and one for each aggregator and device, in ascending order."""
         lines = [f"{federation}: {_progress(self.coordinator)}"]
+        lines += [f"  aggregator {name:<13} {self.aggregators[name]}" for name in sorted(self.aggregators)]
         for name in sorted(self.profiles):
             profile = self.profiles[name]
             state = self.states.get(name, "unknown")
@@ -72,7 +76,7 @@ async def look(dial: Dial, federation: str) -> Sight:
     """Collect what is retained, until nothing more comes."""
     topics, sight = Topics(federation), Sight()
     async with dial(f"lamina-status-{secrets.token_hex(4)}", None) as link:
-        filters = topics.coordinator_status, topics.devices("status"), topics.devices("profile")
+        filters = topics.coordinator_status, topics.aggregators, topics.devices("status"), topics.devices("profile")
         async for delivery in retained(link, *filters):
             sight.see(topics, delivery)
     return sight
