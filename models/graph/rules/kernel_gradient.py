@@ -170,9 +170,31 @@ def _grouped(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
 
 
 def _depthwise(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
+    """By taps; with a stride, where every tap has to be gathered, as a convolution: half of the time."""
+    if max(geometry.stride) > 1:
+        return _by_convolution(g, dy, x, geometry)
     over = [0, *range(2, 2 + len(geometry.kernel))]
     sums = [g.ReduceSum(g.Mul(dy, tap), over, keepdims=0) for tap in _taps(g, x, geometry)]  # (C,) each
     return _assembled(g, [g.Reshape(each, [geometry.outputs, 1, 1]) for each in sums], geometry)
+
+
+def _by_convolution(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
+    """X convolved with dy, whose images are channels here, and whose stride is a dilation: (1, C, ...)."""
+    turned = [1, 0, *range(2, 2 + len(geometry.kernel))]
+    images = g.Reshape(g.Transpose(x, perm=turned), [1, -1, *geometry.image])  # (1, C * N, ...)
+    gradient = g.Conv(
+        images,
+        g.Transpose(dy, perm=turned),
+        kernel_shape=geometry.result,
+        strides=geometry.dilation,
+        dilations=geometry.stride,
+        pads=geometry.padding * 2,
+        group=geometry.inputs,
+    )
+    if any(geometry.rest):  # positions that the kernel does not have
+        rank = len(geometry.kernel)
+        gradient = g.Slice(gradient, [0] * rank, list(geometry.kernel), list(range(2, 2 + rank)))
+    return g.Reshape(gradient, geometry.kernel_shape)
 
 
 def _assembled(g: GraphWriter, gradients: Sequence[str], geometry: Geometry) -> str:
