@@ -1,8 +1,8 @@
 """How fast do updates go through the link, decoding and the fold, and how fast through bare paho?
 
-The same messages, ResNet20's int8 updates of many devices as agents send them, once from our link to our link, where
-each is joined, decoded and folded; once from a bare paho client to another, which counts them. The sender is a process
-of its own:
+The same messages, ResNet20's int8 updates of many devices as agents send them, in batches, once from our link to our
+link, where each is joined, decoded and folded; once from a bare paho client to another, which counts them. The sender
+is a process of its own:
 
     python -m benchmarks.stream HOST PORT ours|bare DEVICES NAME,ELEMENTS NAME,ELEMENTS ...
 """
@@ -19,13 +19,14 @@ import numpy as np
 
 from benchmarks.bare import Client
 from benchmarks.untrained import noise
+from broker import batches
 from broker.address import BrokerAddress
 from broker.chunks import Joiner, pack, split
 from broker.link import mqtt_dial
 from broker.messages import RoundPlan
 from broker.topics import Topics
 from coordinator.aggregate import Fold, LayerFold
-from coordinator.arrivals import joined_update
+from coordinator.arrivals import joined_updates
 from coordinator.round import Round
 from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
@@ -56,14 +57,14 @@ async def _fold_all(address: BrokerAddress, spec: ModelSpec, devices: int) -> fl
 
     round_, joiner = Round(plan, dict.fromkeys(names, 0), new_fold, 0.0), Joiner(spec, epoch=1)
     async with mqtt_dial(address)("stream-receiver", None) as link, asyncio.timeout(_PATIENCE_S):
-        await link.subscribe(_TOPICS.updates)
+        await link.subscribe(_TOPICS.devices("updates"))
         sender = _start(address, spec, "ours", devices)
         began, received = 0.0, 0
         async for delivery in link.deliveries():
             began = began or time.perf_counter()
             received += len(delivery.payload)
-            update = await joined_update(joiner, delivery.payload, _TOPICS.parse(delivery.topic), spec)
-            if update is not None:
+            updates, _ = await joined_updates(joiner, delivery.payload, _TOPICS.parse(delivery.topic), spec)
+            for update in updates:
                 round_.receive(update)
             delivery.acknowledge()
             if round_.updates == devices * len(layers):
@@ -74,7 +75,7 @@ async def _fold_all(address: BrokerAddress, spec: ModelSpec, devices: int) -> fl
 
 
 def _receive_bare(address: BrokerAddress, spec: ModelSpec, devices: int) -> float:
-    client = Client(address.host, address.port, "stream-receiver", _TOPICS.updates)
+    client = Client(address.host, address.port, "stream-receiver", _TOPICS.devices("updates"))
     sender = _start(address, spec, "bare", devices)
     began, received = 0.0, 0
     for _ in range(sum(1 for _ in _messages(spec, devices))):
@@ -96,7 +97,7 @@ def _start(address: BrokerAddress, spec: ModelSpec, way: str, devices: int) -> s
 def _messages(spec: ModelSpec, devices: int) -> Iterator[tuple[str, bytes]]:
     """Topics and payloads, one device after the other. Devices differ by name only."""
     random, layers = np.random.default_rng(0), range(len(spec.layers))
-    payloads = [
+    messages = [
         message
         for layer in layers
         for message in split(
@@ -113,9 +114,10 @@ def _messages(spec: ModelSpec, devices: int) -> Iterator[tuple[str, bytes]]:
             _CHUNK_BYTES,
         )
     ]
+    payloads = list(batches.packed(messages, _CHUNK_BYTES))
     for name in _names(devices):
-        for layer, payload in zip(layers, payloads, strict=True):
-            yield _TOPICS.layer_update(spec.layers[layer].name, name), payload
+        for payload in payloads:
+            yield _TOPICS.batch(name), payload
 
 
 async def _send_ours(address: BrokerAddress, messages: Sequence[tuple[str, bytes]]) -> None:

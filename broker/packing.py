@@ -206,12 +206,9 @@ def _encoded_alone(name: str, layer_spec: LayerSpec, vector: Vector) -> bytes | 
 
 def _decoded(name: str, layers: Sequence[tuple[LayerValue, LayerSpec]]) -> list[Vector | DecodeError]:
     """As `_encoded`."""
-    subject = codec_named(name)
-    if (
-        len(layers) > 1
-        and isinstance(subject, ServesMany)
-        and all(value.shapes == spec.shapes for value, spec in layers)
-    ):
+    subject = _serving_many(name)
+    theirs = all(value.shapes == spec.shapes for value, spec in layers)
+    if subject is not None and len(layers) > 1 and theirs:
         try:
             return list(subject.decode_all([value.data for value, _ in layers], [spec.shapes for _, spec in layers]))
         except DecodeError:

@@ -100,7 +100,7 @@ class Blocks:
 
     def encode_all(self, vectors: Sequence[Vector], shapes: Sequence[Shapes]) -> list[bytes]:
         """See `ServesMany.encode_all`."""
-        if self._stochastic or not self._grid.pads:  # the others of a block, or of a vector, would have a say
+        if self._stochastic or not self._grid.pads:  # zeros would move a scale; chance is a vector's own
             return [self.for_tensors(tensors).encode(it) for it, tensors in zip(vectors, shapes, strict=True)]
         layers = self._side_by_side(shapes)
         rest = layers.written_rest(vectors)
