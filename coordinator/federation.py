@@ -21,82 +21,17 @@ import msgspec
 from broker.chunks import LayerValue
 from broker.messages import DeviceProfile, Report, RoundPlan, Task
 from coordinator import fedavg, fedlama, server
-from coordinator.accounting import Ledger
 from coordinator.aggregate import Fold, rule
 from coordinator.global_model import GlobalModel
 from coordinator.records import CycleRecord, DeviceRecord
+from coordinator.registry import Device, Registry
 from coordinator.round import PartialUpdate, Round, Update
 from coordinator.selection import draw
 from coordinator.settings import FederationSettings
+from coordinator.snapshot import Snapshot
 from models.errors import ConfigError, RejectedUpdate
-from models.fitting import choose
 from models.manifest import Manifest
 from models.values import Vector
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """What survives a restart of the coordinator, beside the layers' values.
-
-    Attributes:
-        epoch: identifies this run of the federation; devices keep their state while it stays.
-        manifest: digest of the bundle that it trains.
-        round: rounds completed.
-        cohort: of the current cycle; empty between cycles.
-        versions: of every layer's global value.
-        intervals: tau_l of every layer.
-        discrepancy: last d_l of every layer.
-        ledger: what was communicated so far.
-        devices: every device that ever registered.
-        local_steps: tau' that the intervals are multiples of.
-        phi: rounds of a cycle.
-        wall_s: seconds spent in rounds.
-        uplink_bytes: payload bytes of updates received.
-        unfolded: devices, and the layers due from them in the last round that were not folded.
-    """
-
-    epoch: int
-    manifest: str
-    round: int
-    cohort: tuple[str, ...]
-    versions: tuple[int, ...]
-    intervals: tuple[int, ...]
-    discrepancy: tuple[float, ...]
-    ledger: Ledger
-    devices: tuple[DeviceRecord, ...]
-    local_steps: int
-    phi: int
-    wall_s: float = 0.0
-    uplink_bytes: int = 0
-    unfolded: dict[str, tuple[int, ...]] = {}
-
-    def check(self, settings: FederationSettings) -> None:
-        """Whether a run can go on with these settings.
-
-        Raises:
-            ConfigError: rounds and cycles would no longer be what they were.
-        """
-        for name, was, now in (
-            ("training.local_steps", self.local_steps, settings.training.local_steps),
-            ("aggregation.phi", self.phi, settings.aggregation.phi),
-        ):
-            if was != now:
-                raise ConfigError(f"{name} was {was} when this run began and is {now}: put it back, or use --fresh")
-
-
-@dataclass(slots=True)
-class Device:
-    """What the coordinator knows of one device."""
-
-    profile: DeviceProfile
-    task: Task
-    online: bool = False
-    rounds_done: int = 0
-    last_report: Report | None = None
-
-    @property
-    def available(self) -> bool:
-        """It can be drawn into a cohort."""
-        return self.task.accepted and self.online
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +73,6 @@ class Federation:
     snapshot: Snapshot
     owed: dict[int, Vector] = field(default_factory=dict)
     memory: dict[int, Vector] = field(default_factory=dict)
-    devices: dict[str, Device] = field(default_factory=dict)
     round: Round | None = None
 
     def __post_init__(self) -> None:
@@ -148,74 +82,57 @@ class Federation:
             self._spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
         )
         self._drifts: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
-        self._online: set[str] = set()
         self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
-        self._done_before = {record.id: record.rounds_done for record in self.snapshot.devices}  # in an earlier run
+        self._registry = Registry(
+            self.settings.wire, self.manifest, self.digest, self.snapshot.epoch, self.snapshot.devices
+        )
 
     # -- devices -----------------------------------------------------------------------------------------------------
 
+    @property
+    def devices(self) -> dict[str, Device]:
+        """Those that have registered, by name."""
+        return self._registry.devices
+
+    @property
+    def accepted(self) -> int:
+        """Devices accepted and online."""
+        return self._registry.accepted
+
+    @property
+    def downlink_bytes(self) -> int:
+        """Payload bytes that devices received, as they last reported."""
+        return self._registry.downlink_bytes
+
     def register(self, profile: DeviceProfile) -> Task:
         """Judge a device by its profile. Registering again (a restart, another budget) replaces the judgement."""
-        cut, reason = self._judge(profile)
-        task = Task(
-            epoch=self.snapshot.epoch,
-            accepted=cut is not None,
-            reason=reason,
-            cut=cut or 0,
-            manifest=self.digest if cut is not None else "",
-        )
-        known = self.devices.get(profile.device)
-        self.devices[profile.device] = Device(
-            profile=profile,
-            task=task,
-            online=profile.device in self._online,
-            rounds_done=known.rounds_done if known else self._done_before.get(profile.device, 0),
-            last_report=known.last_report if known else None,
-        )
-        return task
+        return self._registry.register(profile)
 
     def came(self, name: str) -> bool:
         """A device is there. Whether that is news."""
-        if name in self._online:
+        if not self._registry.came(name):
             return False
-        self._online.add(name)
-        if device := self.devices.get(name):
-            device.online = True
         if self.round:
             self.round.regain(name)
         return True
 
     def went(self, name: str, now: float, patience_s: float) -> bool:
         """A device is gone; an open round waits ``patience_s`` longer for it. Whether that is news."""
-        if name not in self._online:
+        if not self._registry.went(name):
             return False
-        self._online.discard(name)
         self._gone_at[name] = now + patience_s
-        if device := self.devices.get(name):
-            device.online = False
         if self.round:
             self.round.lose(name, now + patience_s)
         return True
 
     def report(self, name: str, report: Report) -> None:
         """Keep a device's report. One of another run, or from a stranger, is passed over."""
-        device = self.devices.get(name)
-        if device is None or report.epoch != self.snapshot.epoch:
-            return
-        device.last_report = report
-        if self.round:
+        if self._registry.report(name, report) and self.round:
             self.round.report(name, report)
 
-    @property
-    def accepted(self) -> int:
-        """Devices accepted and online."""
-        return sum(device.available for device in self.devices.values())
-
-    @property
-    def downlink_bytes(self) -> int:
-        """Payload bytes that devices received, as they last reported."""
-        reports = (device.last_report for device in self.devices.values())
-        return sum(report.downlink_bytes for report in reports if report)
+    def device_records(self) -> tuple[DeviceRecord, ...]:
+        """Every device that ever registered, in ascending order."""
+        return self._registry.records()
 
     # -- rounds ------------------------------------------------------------------------------------------------------
 
@@ -243,7 +160,8 @@ class Federation:
         complete = (
             all(name in self.devices for name in cohort)
             if cohort
-            else len(self._online) >= wanted and self.accepted >= wanted  # the devices are counted when it may matter
+            else self._registry.online >= wanted
+            and self.accepted >= wanted  # the devices are counted when it may matter
         )
         patience_ends = self.snapshot.round > 0 and waited_s >= self.settings.deadlines.round_s
         return complete or (patience_ends and self.accepted > 0)
@@ -387,49 +305,7 @@ class Federation:
         rate = (defaults["lr"] if training.lr is None else training.lr) / training.lr_decay**decays
         return {**defaults, **training.hyperparameters, **self.settings.local.hyperparameters, "lr": rate}
 
-    # -- records -----------------------------------------------------------------------------------------------------
-
-    def device_records(self) -> tuple[DeviceRecord, ...]:
-        """Every device that ever registered, in ascending order."""
-        known = {record.id: record for record in self.snapshot.devices}
-        known |= {name: self._record(device) for name, device in self.devices.items()}
-        return tuple(known[name] for name in sorted(known))
-
-    def _record(self, device: Device) -> DeviceRecord:
-        report = device.last_report
-        return DeviceRecord(
-            id=device.profile.device,
-            budget_mib=device.profile.budget_mib,
-            accepted=device.task.accepted,
-            reason=device.task.reason,
-            cut=device.task.cut,
-            tier=self._spec.tier(device.task.cut) if device.task.accepted else "",
-            rounds_done=device.rounds_done,
-            peak_mib=report.peak_mib if report else None,
-            step_s=report.step_s if report else None,
-        )
-
     # -- inside ------------------------------------------------------------------------------------------------------
-
-    def _judge(self, profile: DeviceProfile) -> tuple[int | None, str]:
-        """The cut for a device and why, or None and why not."""
-        spec, wire = self._spec, self.settings.wire
-        if profile.num_examples < 1:
-            return None, "it has no training examples"
-        if profile.sample_shape != spec.input_shape:
-            return (
-                None,
-                f"its samples have shape {profile.sample_shape}, the model {spec.name} takes {spec.input_shape}",
-            )
-        if profile.classes > spec.classes:
-            return None, f"its labels reach {profile.classes - 1}, the model {spec.name} has {spec.classes} classes"
-        if wire.codec_for(profile.codecs) is None:
-            return (
-                None,
-                f"it can't encode {wire.fallback_codec}, only {', '.join(profile.codecs)}; set wire.fallback_codec",
-            )
-        choice = choose(self.manifest, profile.budget_mib, profile.savings)
-        return (choice.way.cut if choice.way else None), choice.reason
 
     def _exceptional_codecs(self, cohort: tuple[str, ...]) -> dict[str, str]:
         """Devices that can't encode what is configured, and what they use instead."""
@@ -464,24 +340,6 @@ class Federation:
         )
         self.snapshot = msgspec.structs.replace(snapshot, intervals=adjustment.intervals)
         return CycleRecord.of(cycle, snapshot.discrepancy, adjustment)
-
-
-def fresh(manifest: Manifest, digest: str, epoch: int, settings: FederationSettings) -> Snapshot:
-    """The snapshot of a federation that has not begun: every layer at version 0, every interval at tau'."""
-    layers = len(manifest.spec.layers)
-    return Snapshot(
-        epoch=epoch,
-        manifest=digest,
-        round=0,
-        cohort=(),
-        versions=(0,) * layers,
-        intervals=fedavg.intervals(layers, settings.training.local_steps),
-        discrepancy=(0.0,) * layers,
-        ledger=Ledger(),
-        devices=(),
-        local_steps=settings.training.local_steps,
-        phi=settings.aggregation.phi,
-    )
 
 
 def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> None:

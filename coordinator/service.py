@@ -28,11 +28,12 @@ from broker.topics import Address, Topics
 from coordinator.arrivals import joined_partial, joined_update, joined_updates
 from coordinator.broadcast import Broadcast
 from coordinator.evaluate import Evaluator, read_evaluation_data
-from coordinator.federation import Federation, RoundOutcome, fresh
+from coordinator.federation import Federation, RoundOutcome
 from coordinator.passes import load_if_worth_it
 from coordinator.recorder import Recorder
 from coordinator.records import CycleRecord, RoundRecord, RunResult
 from coordinator.settings import FederationSettings
+from coordinator.snapshot import fresh
 from coordinator.store import Store
 from models.bundle import Bundle
 from models.errors import ConfigError, RejectedUpdate, RemoteError

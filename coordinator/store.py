@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.framing import seal_of, unseal
-from coordinator.federation import Snapshot
+from coordinator.snapshot import Snapshot
 from models.errors import ConfigError, DecodeError
 from models.spec import ModelSpec
 

@@ -16,9 +16,10 @@ import pytest
 from broker.chunks import Joiner, LayerValue, split, unpack
 from broker.deltas import applied, check_of, pack_deltas
 from broker.messages import Report, RoundPlan
-from coordinator.federation import Federation, fresh
+from coordinator.federation import Federation
 from coordinator.round import Update
 from coordinator.settings import Aggregation, FederationSettings, Server, Training, Wire
+from coordinator.snapshot import fresh
 from coordinator.store import Store
 from models.errors import ConfigError, DecodeError
 from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec

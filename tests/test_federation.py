@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from broker.messages import DeviceProfile, Report, RoundPlan
-from coordinator.federation import Federation, Snapshot, fresh
+from coordinator.federation import Federation
 from coordinator.round import Update
 from coordinator.settings import Aggregation, Cohorts, FederationSettings, Local, Server, Training, Wire
+from coordinator.snapshot import Snapshot, fresh
 from models.errors import ConfigError, RejectedUpdate
 from models.manifest import FileEntry, Manifest, SubModel
 from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from coordinator.accounting import Ledger
-from coordinator.federation import Snapshot
+from coordinator.snapshot import Snapshot
 from coordinator.store import Store
 from models.errors import ConfigError
 from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
