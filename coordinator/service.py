@@ -2,22 +2,19 @@
 
 Three tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* has its decisions said, and
 *serve requests* the values that devices ask for (`coordinator.broadcast`). Two more outlive the link, and work while
-the next round trains: *record* evaluates finished rounds and writes them down, *settle* sees that commits are on the
-disk.
+the next round trains: *record* evaluates finished rounds and writes them down (`coordinator.chronicle`), *settle* sees
+that commits are on the disk.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from broker import messages
 from broker.chunks import Joiner
@@ -27,26 +24,21 @@ from broker.seam import Delivery, Dial, Link, Will
 from broker.topics import Address, Topics
 from coordinator.arrivals import joined_partial, joined_update, joined_updates
 from coordinator.broadcast import Broadcast
-from coordinator.evaluate import Evaluator, read_evaluation_data
-from coordinator.federation import Federation, RoundOutcome
+from coordinator.chronicle import Chronicle
+from coordinator.federation import Federation
 from coordinator.passes import load_if_worth_it
-from coordinator.recorder import Recorder
 from coordinator.records import CycleRecord, RoundRecord, RunResult
 from coordinator.settings import FederationSettings
 from coordinator.snapshot import fresh
 from coordinator.store import Store
 from models.bundle import Bundle
 from models.errors import ConfigError, RejectedUpdate, RemoteError
-from models.export import export_model
-from models.values import flatten, layer_tensors, layer_vector, write_values
+from models.values import flatten, layer_vector
 
 log = logging.getLogger("lamina.coordinator")
 
 _AWAY_S = 30
 """A coordinator that is back within this time was never lost, and its broker has kept what was sent to it (MQTT 5)."""
-
-_UNRECORDED = 4
-"""Finished rounds, each with the model's values, that may wait to be evaluated before training waits for them."""
 
 
 class Coordinator:
@@ -70,17 +62,12 @@ class Coordinator:
         observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
-        self._observe, self._observe_cycle = observe, observe_cycle
         self._topics = Topics(settings.federation)
-        self._folder = Path(settings.folder)
-        self._store = Store(self._folder)
+        self._store = Store(Path(settings.folder))
         self._federation = self._restore()
-        self._recorder = Recorder(self._folder, self._federation.snapshot.round)
-        self._evaluator = self._make_evaluator()
+        self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
         self._changed, self._committed = asyncio.Event(), asyncio.Event()
-        self._outcomes: asyncio.Queue[RoundOutcome | None] = asyncio.Queue(_UNRECORDED)
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
-        self._accuracy: float | None = None
         self.refused: Counter[str] = Counter()
 
     async def run(self) -> RunResult:
@@ -93,10 +80,10 @@ class Coordinator:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(asyncio.to_thread(self._load_passes), name="load passes")
-                group.create_task(self._record_rounds(), name="record")
+                group.create_task(self._chronicle.keep(), name="record")
                 settling = group.create_task(self._settle_commits(), name="settle")
                 await self._keep_serving()
-                await self._outcomes.put(None)
+                await self._chronicle.end()
                 settling.cancel()
             await asyncio.to_thread(self._store.settle)
         except BaseExceptionGroup as raised:
@@ -276,9 +263,16 @@ class Coordinator:
                 break
             await self._news(round_.patience_ends(time.monotonic()) - time.monotonic())
         outcome = federation.finish(time.monotonic(), self._uplink_bytes)
-        await self._outcomes.put(outcome)  # first: a line too many is dropped at a restart, none is added
+        await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
         await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
         self._committed.set()
+
+    async def _settle_commits(self) -> None:
+        """Whenever there is one; where the disk is slower than the rounds, several at once."""
+        while True:
+            await self._committed.wait()
+            self._committed.clear()
+            await asyncio.to_thread(self._store.settle)
 
     async def _news(self, timeout_s: float) -> None:
         """Until something has arrived, or the time is up."""
@@ -314,91 +308,14 @@ class Coordinator:
             round=snapshot.round,
             rounds=federation.rounds,
             devices=federation.accepted,
-            accuracy=self._accuracy,
+            accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
         )
-
-    # -- recording ---------------------------------------------------------------------------------------------------
-
-    async def _record_rounds(self) -> None:
-        """Evaluate, write down and report each outcome; ``None`` ends it. Cancelled, it evaluates no more."""
-        outcome: RoundOutcome | None = None
-        try:
-            while (outcome := await self._outcomes.get()) is not None:
-                self._record(outcome, await self._accuracy_of(outcome))
-                outcome = None
-        except asyncio.CancelledError:
-            left = [outcome]
-            while not self._outcomes.empty():
-                left.append(self._outcomes.get_nowait())
-            for outcome in filter(None, left):
-                self._record(outcome, None)
-            raise
-        await asyncio.to_thread(self._export)
-
-    async def _accuracy_of(self, outcome: RoundOutcome) -> float | None:
-        if self._evaluator is None or not self._is_evaluated(outcome.round.plan.round):
-            return None
-        self._accuracy = await asyncio.to_thread(self._evaluator.accuracy, outcome.values)
-        return self._accuracy
-
-    def _record(self, outcome: RoundOutcome, accuracy: float | None) -> None:
-        record = self._round_record(outcome, accuracy)
-        self._recorder.add_round(record)
-        if outcome.adjustment:
-            self._recorder.add_cycle(outcome.adjustment)
-            self._observe_cycle(outcome.adjustment)
-        self._observe(record)
-
-    async def _settle_commits(self) -> None:
-        """Whenever there is one; where the disk is slower than the rounds, several at once."""
-        while True:
-            await self._committed.wait()
-            self._committed.clear()
-            await asyncio.to_thread(self._store.settle)
-
-    def _is_evaluated(self, round_: int) -> bool:
-        done = round_ + 1
-        return done % self._settings.evaluation.every == 0 or done == self._federation.rounds
-
-    def _round_record(self, outcome: RoundOutcome, accuracy: float | None) -> RoundRecord:
-        round_, plan = outcome.round, outcome.round.plan
-        reports = [report for report in round_.reports.values() if math.isfinite(report.loss)]
-        return RoundRecord(
-            round=plan.round,
-            cycle=plan.cycle,
-            cohort=plan.cohort,
-            due=plan.due,
-            updates=outcome.updates,
-            expected=outcome.expected,
-            rejected=round_.rejected,
-            lr=plan.hyperparameters["lr"],
-            loss=float(np.mean([report.loss for report in reports])) if reports else None,
-            train_accuracy=float(np.mean([report.accuracy for report in reports])) if reports else None,
-            accuracy=accuracy,
-            c_ratio=outcome.snapshot.ledger.c_ratio,
-            uplink_bytes=outcome.snapshot.uplink_bytes,
-            downlink_bytes=self._federation.downlink_bytes,
-            fedavg_uplink_bytes=outcome.snapshot.ledger.fedavg_uplink_bytes,
-            wall_s=outcome.snapshot.wall_s,
-            round_s=outcome.seconds,
-        )
-
-    def _export(self) -> None:
-        """``model.safetensors`` and ``model.onnx`` of the averaged model."""
-        spec = self._bundle.manifest.spec
-        tensors = {
-            name: tensor
-            for layer, vector in enumerate(self._federation.values)
-            for name, tensor in layer_tensors(spec, layer, vector).items()
-        }
-        write_values(self._folder / "model.safetensors", tensors)
-        export_model(self._bundle, tensors, self._folder / "model.onnx")
 
     def _result(self) -> RunResult:
         federation, snapshot = self._federation, self._federation.snapshot
         return RunResult(
-            accuracy=self._accuracy,
+            accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
             rounds=snapshot.round,
             wall_s=snapshot.wall_s,
@@ -426,13 +343,6 @@ class Coordinator:
             indices = range(len(manifest.spec.layers))
             values = [layer_vector(manifest.spec, index, parameters, statistics) for index in indices]
         return Federation(settings, manifest, bundle.digest, values, snapshot, owed, memory)
-
-    def _make_evaluator(self) -> Evaluator | None:
-        evaluation = self._settings.evaluation
-        if not evaluation.data:
-            return None
-        x, y = read_evaluation_data(Path(evaluation.data))
-        return Evaluator(self._bundle, x, y, evaluation.batch_size)
 
     def _too_few(self, wait_s: float) -> str:
         federation = self._federation
