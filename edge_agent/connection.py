@@ -10,29 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from broker import batches
 from broker.chunks import Joiner, LayerValue
-from broker.messages import DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan, Task
+from broker.messages import DeviceStatus, Message, Request, RoundPlan, Task
 from broker.messages import decode as decoded
 from broker.messages import encode as encoded
 from broker.seam import Delivery, Link
-from broker.topics import Address, Topics
+from broker.topics import Address
+from edge_agent.agency import Agency
+from edge_agent.delivery import deliver
 from edge_agent.events import (
-    REPORT,
     Deliver,
-    Event,
     Linked,
-    Outcome,
     Passed,
     PlanCame,
     Prepare,
     Prepared,
-    Published,
     Strayed,
     Subscribe,
     Taken,
@@ -41,59 +37,17 @@ from edge_agent.events import (
     Unsubscribe,
     Withdraw,
 )
-from edge_agent.fetch import Fetcher
-from edge_agent.learning import Learning
-from edge_agent.session import Session
 from models.bundle import decode_manifest
 from models.errors import DecodeError, LinkError, RemoteError
 
 log = logging.getLogger("lamina.agent")
 
 GOODBYE_S = 2.0
-MESSAGES_AT_ONCE = 20  # of an update, besides those of the layer that was encoded last
 
 _ADVANCE = "/advance"  # a sender to the joiner, as layers are; no layer's name holds a slash
 
 
 LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw
-
-
-@dataclass(slots=True)
-class Tally:
-    """Counted since the agent started.
-
-    Attributes:
-        uplink_bytes: payload of updates.
-        downlink_bytes: payload of layer values.
-        refused: messages that could not be used, by their kind.
-    """
-
-    uplink_bytes: int = 0
-    downlink_bytes: int = 0
-    refused: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True, slots=True)
-class Agency:
-    """What outlives a link.
-
-    Attributes:
-        profile: of the device.
-        topics: of the federation.
-        learning: the learner in its thread.
-        fetcher: of the bundle's files.
-        tally: is counted on.
-        session: says which values are wanted.
-        feed: tells it what happened, and does what it wants.
-    """
-
-    profile: DeviceProfile
-    topics: Topics
-    learning: Learning
-    fetcher: Fetcher
-    tally: Tally
-    session: Session
-    feed: Callable[[Event], None]
 
 
 class Connection:
@@ -260,7 +214,7 @@ class Connection:
                 case Prepare(task):
                     long = group.create_task(self._prepare(task), name=f"{self._device} prepare")
                 case Deliver():
-                    long = group.create_task(self._deliver(command), name=f"{self._device} deliver")
+                    long = group.create_task(deliver(self._agency, self._link, command), name=f"{self._device} deliver")
 
     async def _subscribe(self, command: Subscribe) -> None:
         layers = self._agency.learning.layers
@@ -290,77 +244,3 @@ class Connection:
         progress = await agency.learning.build(task, manifest, agency.fetcher.path)
         self._joiner = None  # it may be of another model
         agency.feed(Prepared(task, manifest, progress))
-
-    async def _deliver(self, command: Deliver) -> None:
-        """The messages of all layers, then the report, without waiting for one before the next is sent."""
-        plan, sending = command.plan, _Sending(self._link)
-        async with asyncio.TaskGroup() as group:
-            async for layers, topic, messages in self._updates(plan, command.layers):
-                self._agency.tally.uplink_bytes += sum(map(len, messages))
-                sent = [await sending.start(group, topic, message) for message in messages]
-                group.create_task(self._confirm(Published(plan.epoch, plan.round, layers), sent))
-            if command.outcome is not None:
-                topic = self._agency.topics.device(self._device, "report")
-                sent = [await sending.start(group, topic, encoded(self._report(plan, command.outcome)))]
-                group.create_task(self._confirm(Published(plan.epoch, plan.round, (REPORT,)), sent))
-
-    async def _updates(
-        self, plan: RoundPlan, layers: Sequence[int]
-    ) -> AsyncIterator[tuple[tuple[int, ...], str, list[bytes]]]:
-        """All messages of the layers' updates: layers, and where what is to be published for them."""
-        topics, specs, most_bytes = self._agency.topics, self._agency.learning.layers, plan.chunk_bytes
-        batch: dict[int, bytes] = {}  # messages that wait for others to share theirs with, by layer
-
-        def packed() -> tuple[tuple[int, ...], str, list[bytes]]:
-            if len(batch) == 1:
-                ((layer, message),) = batch.items()
-                return (layer,), topics.layer_update(specs[layer].name, self._device), [message]
-            return tuple(batch), topics.batch(self._device), [batches.pack(list(batch.values()))]
-
-        async for layer, messages in self._agency.learning.encoded_updates(plan, layers):
-            if not plan.batched or len(messages) != 1 or batches.size(messages) > most_bytes:
-                yield (layer,), topics.layer_update(specs[layer].name, self._device), messages
-                continue
-            if batches.size([*batch.values(), *messages]) > most_bytes:
-                yield packed()
-                batch = {}
-            batch[layer] = messages[0]
-        if batch:
-            yield packed()
-
-    async def _confirm(self, published: Published, sent: list[asyncio.Task[None]]) -> None:
-        await asyncio.gather(*sent)
-        self._agency.feed(published)
-
-    def _report(self, plan: RoundPlan, outcome: Outcome) -> Report:
-        return Report(
-            epoch=plan.epoch,
-            round=plan.round,
-            steps=outcome.steps,
-            loss=outcome.loss,
-            accuracy=outcome.accuracy,
-            step_s=outcome.step_s,
-            forward_s=outcome.forward_s,
-            peak_mib=self._agency.learning.peak_mib(),
-            way=self._agency.learning.way,
-            uplink_bytes=self._agency.tally.uplink_bytes,
-            downlink_bytes=self._agency.tally.downlink_bytes,
-        )
-
-
-class _Sending:
-    """Publishes messages concurrently, so many at once, in order of their start."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._window = asyncio.Semaphore(MESSAGES_AT_ONCE)
-
-    async def start(self, group: asyncio.TaskGroup, topic: str, message: bytes) -> asyncio.Task[None]:
-        await self._window.acquire()
-        return group.create_task(self._publish(topic, message))
-
-    async def _publish(self, topic: str, message: bytes) -> None:
-        try:
-            await self._link.publish(topic, message)
-        finally:
-            self._window.release()

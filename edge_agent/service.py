@@ -16,7 +16,8 @@ from broker.messages import DeviceProfile, DeviceStatus, encode
 from broker.redial import first_error, keep_linked
 from broker.seam import Dial, Link, Will
 from broker.topics import Topics
-from edge_agent.connection import Agency, Connection, LinkCommand, Tally
+from edge_agent.agency import Agency, Tally
+from edge_agent.connection import Connection, LinkCommand
 from edge_agent.data import TrainingData
 from edge_agent.events import Abandon, Command, Complain, End, Event, Outcome, Refuse, Save, Train, Trained
 from edge_agent.fetch import Fetcher
