@@ -13,8 +13,9 @@ layers are small. So the messages of several layers may be put into a batch:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from broker.runs import runs
 from models.errors import DecodeError
 
 _MAGIC = b"LAMB"
@@ -41,22 +42,13 @@ def pack(messages: Sequence[bytes]) -> bytes:
 
 def packed(messages: Sequence[bytes], most_bytes: int) -> Iterator[bytes]:
     """Batches of all the messages, in their order, each of at most ``most_bytes`` unless one message alone is more."""
-    start = 0
-    for count in counts([len(message) for message in messages], most_bytes):
-        yield pack(messages[start : start + count])
-        start += count
+    for part in parts([len(message) for message in messages], most_bytes):
+        yield pack(messages[part])
 
 
-def counts(lengths: Iterable[int], most_bytes: int) -> Iterator[int]:
-    """How many messages of these lengths go into each batch."""
-    count, filled = 0, len(_MAGIC)
-    for length in lengths:
-        if count and filled + _LENGTH.size + length > most_bytes:
-            yield count
-            count, filled = 0, len(_MAGIC)
-        count, filled = count + 1, filled + _LENGTH.size + length
-    if count:
-        yield count
+def parts(lengths: Sequence[int], most_bytes: int) -> Iterator[slice]:
+    """Which messages of these lengths go into each batch."""
+    return runs([_LENGTH.size + length for length in lengths], most_bytes - len(_MAGIC))
 
 
 def unpack(payload: bytes) -> list[bytes]:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from broker.seam import Dial, Link, Will
@@ -13,6 +14,7 @@ from models.errors import BrokerUnreachable, LinkError
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 30.0
+GOODBYE_S = 2.0
 STEADY_S = 10.0  # a link that held so long was a good one: the next wait is short again
 
 _T = TypeVar("_T")
@@ -25,6 +27,13 @@ def wait_before(failures: int, rng: random.Random) -> float:
     The spread keeps a fleet whose broker restarts from dialling in step.
     """
     return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - 1, 30)) * rng.uniform(0.5, 1.0)
+
+
+async def say_goodbye(words: Awaitable[None]) -> None:
+    """Say last words on a link; where it is gone, or too slow for `GOODBYE_S`, they go unsaid."""
+    with suppress(LinkError, TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await words
 
 
 async def keep_linked(

@@ -12,27 +12,24 @@ import logging
 import math
 import time
 from collections import Counter
-from contextlib import suppress
 from typing import Literal
 
 from broker import chunks, messages
 from broker.chunks import FileJoiner, Joiner, LayerValue
 from broker.messages import CoordinatorStatus, DeviceStatus, RoundPlan, Task
-from broker.redial import first_error, keep_linked
+from broker.redial import first_error, keep_linked, say_goodbye
 from broker.seam import Delivery, Dial, Link, Will
 from broker.topics import Address, Topics, check_name
 from coordinator.arrivals import joined_update, joined_updates
 from coordinator.site import Site, share
 from models.bundle import decode_manifest
-from models.errors import ConfigError, DecodeError, LinkError, RejectedUpdate, RemoteError
+from models.errors import ConfigError, DecodeError, RejectedUpdate, RemoteError
 from models.spec import ModelSpec
 
 log = logging.getLogger("lamina.aggregator")
 
 LOST_S = 5.0
 """How long a device that vanished is waited for."""
-
-GOODBYE_S = 2.0
 
 
 class Aggregator:
@@ -101,14 +98,9 @@ class Aggregator:
                 await self._send(link)
                 listening.cancel()
         except asyncio.CancelledError:
-            await self._say_goodbye(link)
+            await say_goodbye(self._say(link, "sleeping"))
             raise
-        await self._say_goodbye(link)
-
-    async def _say_goodbye(self, link: Link) -> None:
-        with suppress(LinkError, TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await self._say(link, "sleeping")
+        await say_goodbye(self._say(link, "sleeping"))
 
     async def _say(self, link: Link, state: Literal["online", "sleeping"]) -> None:
         status = messages.encode(DeviceStatus(state=state))

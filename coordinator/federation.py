@@ -193,7 +193,7 @@ class Federation:
             codecs=self._exceptional_codecs(cohort),
             unfolded=snapshot.unfolded,
             advanced=self._model.advanced,
-            chunk_bytes=self.settings.wire.chunk_kib * 1024,
+            chunk_bytes=self.settings.wire.chunk_bytes,
             batched=self.settings.wire.batched and not self.settings.aggregation.aggregators,  # who share by layer
             seed=training.seed,
             weighting=self.settings.aggregation.weighting,

@@ -109,8 +109,7 @@ class Coordinator:
     # -- one connection ----------------------------------------------------------------------------------------------
 
     async def _serve(self, link: Link) -> None:
-        chunk_bytes = self._settings.wire.chunk_kib * 1024
-        broadcast = Broadcast(link, self._topics, self._bundle, self._federation, chunk_bytes)
+        broadcast = Broadcast(link, self._topics, self._bundle, self._federation, self._settings.wire.chunk_bytes)
         await self._announce(link, broadcast)
         async with asyncio.TaskGroup() as group:
             serving = [

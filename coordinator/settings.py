@@ -186,6 +186,11 @@ class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 f"wire.delta_codec needs a wire.global_codec that loses nothing: {' or '.join(sorted(LOSSLESS))}",
             )
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Payload of one message, at most."""
+        return self.chunk_kib * 1024
+
     def update_codec_of(self, elements: int) -> str:
         """Name of the codec for the update of a layer of so many elements, from a device that can encode both."""
         return self.small_codec if elements < self.small_elements else self.update_codec

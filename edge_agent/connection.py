@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
 
 from broker import batches
 from broker.chunks import Joiner, LayerValue
 from broker.messages import DeviceStatus, Message, Request, RoundPlan, Task
 from broker.messages import decode as decoded
 from broker.messages import encode as encoded
+from broker.redial import say_goodbye
 from broker.seam import Delivery, Link
 from broker.topics import Address
 from edge_agent.agency import Agency
@@ -38,11 +38,10 @@ from edge_agent.events import (
     Withdraw,
 )
 from models.bundle import decode_manifest
-from models.errors import DecodeError, LinkError, RemoteError
+from models.errors import DecodeError, RemoteError
 
 log = logging.getLogger("lamina.agent")
 
-GOODBYE_S = 2.0
 
 _ADVANCE = "/advance"  # a sender to the joiner, as layers are; no layer's name holds a slash
 
@@ -83,7 +82,7 @@ class Connection:
                 group.create_task(self._act(group), name=f"{self._device} act")
                 await self._receive()
         except asyncio.CancelledError:
-            await self._say_goodbye()
+            await say_goodbye(self._say("status", DeviceStatus(state="sleeping")))
             raise
         finally:
             self._agency.feed(Unlinked())
@@ -94,11 +93,6 @@ class Connection:
         await self._link.subscribe(topics.device(device, "task"), topics.round)
         await self._say("status", DeviceStatus(state="online"))
         await self._say("profile", self._agency.profile)
-
-    async def _say_goodbye(self) -> None:
-        with suppress(LinkError, TimeoutError):
-            async with asyncio.timeout(GOODBYE_S):
-                await self._say("status", DeviceStatus(state="sleeping"))
 
     async def _say(self, leaf: str, message: Message, *, retain: bool = True) -> None:
         await self._link.publish(self._agency.topics.device(self._device, leaf), encoded(message), retain=retain)

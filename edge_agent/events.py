@@ -54,6 +54,10 @@ class Progress(msgspec.Struct, frozen=True):
         """Whether a device with this task may go on from here."""
         return (self.epoch, self.manifest, self.cut) == (task.epoch, task.manifest, task.cut)
 
+    def is_of(self, layers: int) -> bool:
+        """Whether it says which values of so many layers it is based on."""
+        return len(self.versions) == len(self.plan.checks) == layers
+
 
 # What happened.
 

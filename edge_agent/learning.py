@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from broker.chunks import LayerValue, pack_all, split, unpack
 from broker.codecs import codec
 from broker.deltas import applied, check_of
 from broker.messages import RoundPlan, Task
+from broker.runs import runs
 from edge_agent.allocation import return_freed_memory
 from edge_agent.data import TrainingData
 from edge_agent.engine import STANDARD, Engine
@@ -163,8 +164,8 @@ class Learning:
 
         Small layers that follow one another are encoded in one go: handing a job over takes as long as encoding one.
         """
-        for run in _runs(layers, [self.layers[layer].vector_size for layer in layers]):
-            for layer, messages in await self._run(partial(self._encoded_updates, plan, run)):
+        for run in runs([self.layers[layer].vector_size for layer in layers], _RUN_ELEMENTS):
+            for layer, messages in await self._run(partial(self._encoded_updates, plan, layers[run])):
                 yield layer, messages
 
     async def decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
@@ -314,17 +315,3 @@ class Learning:
         if self._learner is None:
             raise RuntimeError("the session asked for a learner that was not built")
         return self._learner
-
-
-def _runs(layers: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
-    """The layers in runs of at most `_RUN_ELEMENTS`; a larger one is a run of its own."""
-    run: list[int] = []
-    elements = 0
-    for layer, size in zip(layers, sizes, strict=True):
-        if run and elements + size > _RUN_ELEMENTS:
-            yield run
-            run, elements = [], 0
-        run.append(layer)
-        elements += size
-    if run:
-        yield run

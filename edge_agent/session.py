@@ -228,8 +228,7 @@ class Session:
         self._preparing = None
         self._manifest = manifest
         self._versions = [None] * len(manifest.spec.layers)
-        lengths = set() if progress is None else {len(progress.versions), len(progress.plan.checks)}
-        if progress is not None and progress.serves(task) and lengths == {len(self._versions)}:
+        if progress is not None and progress.serves(task) and progress.is_of(len(self._versions)):
             self._versions = list(progress.versions)
             self._done = self._latest = progress.plan
             self._outcome = progress.outcome

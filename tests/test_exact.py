@@ -136,6 +136,14 @@ def test_words_out_of_bounds_are_refused() -> None:
         ExactSum.of_words(np.zeros(1, np.int64), word)
 
 
+def halves_added(lanes: list[float]) -> float:
+    """The sum of a norm's lanes; its order is part of the promise, too."""
+    while len(lanes) > 1:
+        half = len(lanes) // 2
+        lanes = [lanes[i] + lanes[half + i] for i in range(half)]
+    return lanes[0]
+
+
 def test_lengths_around_the_lanes_and_blocks_are_summed_whole() -> None:
     rng = np.random.default_rng(1)
     for size in (1, LANES - 1, LANES, LANES + 1, 3 * LANES + 7, 128 * LANES, 128 * LANES + 300):
@@ -147,10 +155,7 @@ def test_lengths_around_the_lanes_and_blocks_are_summed_whole() -> None:
         lanes = [0.0] * LANES  # the order of the additions is part of the promise
         for k, x in enumerate(delta[: size - 1].tolist()):
             lanes[k % LANES] += (3 * x) * (3 * x)
-        while len(lanes) > 1:
-            half = len(lanes) // 2
-            lanes = [lanes[i] + lanes[half + i] for i in range(half)]
-        assert square == lanes[0]
+        assert square == halves_added(lanes)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -171,7 +176,4 @@ def test_a_mean_is_read_and_added_in_float64_and_rounded_once(compiled: bool, fa
         lanes = [0.0] * LANES
         for k, x in enumerate(mean[:parameters].tolist()):
             lanes[k % LANES] += x * x
-        while len(lanes) > 1:
-            half = len(lanes) // 2
-            lanes = [lanes[i] + lanes[half + i] for i in range(half)]
-        assert square == lanes[0]
+        assert square == halves_added(lanes)

@@ -10,7 +10,7 @@ blocks works on a run of layers at once. What it writes of each are the bytes th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -19,6 +19,7 @@ import numpy as np
 
 from broker.codecs.base import Shapes, Vector
 from broker.codecs.kernels import FINE, FINE_BYTES
+from broker.runs import runs
 from models.errors import DecodeError
 
 _FLOAT32 = np.dtype(np.float32)
@@ -47,7 +48,7 @@ class SideBySide:
         self.rests = [slice(FINE_BYTES * start, FINE_BYTES * stop) for start, stop in pairwise(edges)]
         self.runs = [
             (part, Run(parts[part], edges[part], block, per_byte) if sizes[part.start] <= most else None)
-            for part in _parts(sizes, most)
+            for part in runs(sizes, most)
         ]
         self._floats = edges[-1]
         self._vectors = [(sum(map(math.prod, tensors)),) for tensors in shapes]
@@ -166,18 +167,6 @@ class Run:
                 vector[part] = floats[there]
             vectors.append(vector)
         return vectors
-
-
-def _parts(sizes: Sequence[int], most: int) -> Iterator[slice]:
-    """Which layers make a run: as many as have ``most`` elements; a larger one makes one alone."""
-    start, elements = 0, 0
-    for index, size in enumerate(sizes):
-        if index > start and elements + size > most:
-            yield slice(start, index)
-            start, elements = index, 0
-        elements += size
-    if sizes:
-        yield slice(start, len(sizes))
 
 
 def _slices(shapes: Shapes) -> _Parts:

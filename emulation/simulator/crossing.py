@@ -162,11 +162,8 @@ class Crossing:
         lengths = [length for transfer in transfers for length in transfer]
         if not self._wire.batched:
             return lengths
-        shared, start = [], 0
-        for count in batches.counts(lengths, self._wire.chunk_kib * 1024):
-            shared.append(lengths[start] if count == 1 else batches.size_of(lengths[start : start + count]))
-            start += count
-        return shared
+        shared = [lengths[part] for part in batches.parts(lengths, self._wire.chunk_bytes)]
+        return [part[0] if len(part) == 1 else batches.size_of(part) for part in shared]
 
     def _packed(self, purpose: Purpose, layer: int, vector: Row, name: str, weight: float = 1.0) -> LayerValue:
         return pack(
@@ -175,4 +172,4 @@ class Crossing:
         )  # fmt: skip
 
     def _lengths(self, value: LayerValue) -> list[int]:
-        return [len(message) for message in split(value, self._wire.chunk_kib * 1024)]
+        return [len(message) for message in split(value, self._wire.chunk_bytes)]
