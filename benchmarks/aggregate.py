@@ -28,11 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.reporting import Figures, Row, main
-from broker.codecs import codec
-from broker.codecs.base import OpensToFold
-from broker.foldable import INT8_BLOCK, Delta, Int8Blocks
-from coordinator.aggregate import LayerFold
-from coordinator.exact import ExactSum
+from lamina.broker.wire.codecs import codec
+from lamina.broker.wire.codecs.base import OpensToFold
+from lamina.broker.wire.foldable import INT8_BLOCK, Delta, Int8Blocks
+from lamina.coordinator.folds.aggregate import LayerFold
+from lamina.coordinator.folds.exact import ExactSum
 
 ELEMENTS = 1_000_000
 UPDATES = 16

@@ -30,7 +30,7 @@ import paho.mqtt.client as mqtt
 from numpy.typing import NDArray
 from paho.mqtt.enums import CallbackAPIVersion
 
-from broker.address import BrokerAddress
+from lamina.broker.link.address import BrokerAddress
 
 Vector = NDArray[np.float32]
 BLOCK = 256

@@ -1,7 +1,7 @@
 """How many bytes cross the network until a federation is as good as dense FedAvg?
 
 Every run is a simulated federation whose updates and global values go through the real codecs, with error feedback on
-both sides (`emulation.simulator.crossing`). What is counted is what a broker would be sent and would send: the messages
+both sides (`simulator.simulated_wire`). What is counted is what a broker would be sent and would send: the messages
 of all layers, with the header of each chunk, and MQTT's own header with its topic. Plans and reports are left out, in
 all runs alike.
 
@@ -39,15 +39,15 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from benchmarks.reporting import Figures, Row, command_line, show
-from broker.topics import Topics
-from coordinator.settings import Aggregation, Cohorts, Evaluation, Training, Wire
-from emulation.experiment import Partition
-from emulation.simulator.choice import open_way
-from emulation.simulator.crossing import Crossing, Traffic
-from emulation.simulator.ground import lay
-from emulation.simulator.processes import usable_cores
-from emulation.simulator.setting import Fleet, Setting
-from emulation.simulator.simulation import Simulation
+from lamina.broker.wire.topics import Topics
+from lamina.coordinator.settings import Aggregation, Cohorts, Evaluation, Training, Wire
+from lamina.emulation.experiment import Partition
+from lamina.emulation.simulator.backends.choice import open_way
+from lamina.emulation.simulator.backends.processes import usable_cores
+from lamina.emulation.simulator.run_context import lay
+from lamina.emulation.simulator.setting import Fleet, Setting
+from lamina.emulation.simulator.simulated_wire import Crossing, Traffic
+from lamina.emulation.simulator.simulation import Simulation
 
 QUESTION = "How many bytes cross the network until a federation is as good as dense FedAvg?"
 
@@ -149,8 +149,8 @@ def small_cnn() -> Any:
     """Two convolutions of 3x3 and two dense layers, for 28x28 grey images: 206,922 parameters."""
     from torch import nn
 
-    from models.definition import Definition
-    from models.initial import start_he
+    from lamina.models.definition import Definition
+    from lamina.models.initial import start_he
 
     module = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),

@@ -25,12 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.engine import Engine
-from edge_agent.memory import MIB, PeakMeter
-from edge_agent.tuning import Tuned
-from models.bundle import Bundle, read_bundle
-from models.manifest import Piece
-from models.values import Vector, flatten
+from lamina.edge_agent.training.engine import Engine
+from lamina.edge_agent.training.memory import MIB, PeakMeter
+from lamina.edge_agent.training.tuning import Tuned
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.manifest import Piece
+from lamina.models.values import Vector, flatten
 
 Step = Callable[[], float]
 WARM_UP_STEPS = 3
@@ -138,7 +138,7 @@ class Contender:
 
 def _engine(part: Part) -> Engine:
     """The engine as the agent has it: it takes the way that it once found to be the fastest."""
-    from edge_agent.trainer import OnnxRuntime
+    from lamina.edge_agent.training.trainer import OnnxRuntime
 
     engine = OnnxRuntime()
     return Tuned(engine, Path(part.batch).parent / "tuning") if part.engine == "ours" else engine
@@ -177,7 +177,7 @@ def _made(part: Part) -> Callable[[int], Step]:
     import torch
 
     from benchmarks.torch_step import torch_step
-    from models.definition import load_definition
+    from lamina.models.definition import load_definition
 
     torch.ones(8, 8, requires_grad=True).matmul(torch.ones(8, 8)).sum().backward()  # type: ignore[no-untyped-call]
     definition, spec = load_definition(part.source), read_bundle(Path(part.bundle)).manifest.spec

@@ -9,7 +9,7 @@ A step's time is the processor's on one thread, so that a busy machine disturbs 
 is the median of the ratios within a turn; the table has the ratio of the minima, too. Peaks are of resident memory
 above the process before it had a model, and ours include the frozen layers' forward pass in micro-batches.
 
-Ours runs each graph in the way that the agent finds to be the fastest on this machine (`edge_agent.tuning`).
+Ours runs each graph in the way that the agent finds to be the fastest on this machine (`training.tuning`).
 
 onnxruntime-training can't be installed beside onnxruntime: the variable LAMINA_ONNXRUNTIME_TRAINING names the Python of
 an environment that has it, such as the one that ``scripts/second-engine.sh`` makes:
@@ -41,11 +41,11 @@ from benchmarks.exactness import grad_max_rel_error
 from benchmarks.peaks import compared, furthest
 from benchmarks.reporting import Figures, Row, command_line, show
 from benchmarks.torch_step import random_batch
-from models.build import build_bundle
-from models.bundle import read_bundle
-from models.definition import load_definition
-from models.fitting import Way
-from models.manifest import ONNXRUNTIME_TRAINING
+from lamina.models.build import build_bundle
+from lamina.models.bundle import read_bundle
+from lamina.models.definition import load_definition
+from lamina.models.fitting import Way
+from lamina.models.manifest import ONNXRUNTIME_TRAINING
 
 QUESTION = "How fast and how light is a training step on a board's engine?"
 NETWORKS = {

@@ -28,13 +28,13 @@ from torch import nn
 
 from benchmarks.reporting import Figures, Row, main
 from benchmarks.smoothing import without_kinks
-from edge_agent.trainer import INSTALLED, OnnxRuntime, Trainer
-from models.build import build_bundle
-from models.bundle import read_bundle
-from models.definition import Definition, load_definition
-from models.manifest import ONNXRUNTIME
-from models.spec import ModelSpec, TensorSpec
-from models.values import flatten
+from lamina.edge_agent.training.trainer import INSTALLED, OnnxRuntime, Trainer
+from lamina.models.build import build_bundle
+from lamina.models.bundle import read_bundle
+from lamina.models.definition import Definition, load_definition
+from lamina.models.manifest import ONNXRUNTIME
+from lamina.models.spec import ModelSpec, TensorSpec
+from lamina.models.values import flatten
 
 # Without dropout, of which torch draws its own; else as in the zoo, made smaller where that costs nothing but time.
 NETWORKS = {

@@ -27,8 +27,8 @@ from benchmarks.fleets import Asked, Measured, federate, resnet_bundle, trivial_
 from benchmarks.reporting import Figures, Row, main
 from benchmarks.stream import megabytes_a_second
 from benchmarks.untrained import PROGRAM as UNTRAINED
-from broker.starter import RunningBroker, running_broker
-from models.bundle import Bundle
+from lamina.broker.brokers.starter import RunningBroker, running_broker
+from lamina.models.bundle import Bundle
 
 _PROCESSES = 8  # that a large fleet shares
 _FIVE = 5

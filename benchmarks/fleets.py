@@ -12,16 +12,16 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
-from broker.link import mqtt_dial
-from broker.starter import RunningBroker
-from coordinator.records import RoundRecord, RunResult
-from coordinator.service import Coordinator
-from coordinator.settings import Aggregation, Cohorts, Deadlines, FederationSettings, Training, Wire
-from edge_agent.settings import AgentSettings
-from emulation.fleet import PROGRAM, running_fleet, share_out
-from models.build import build_bundle
-from models.bundle import Bundle, read_bundle
-from models.definition import load_definition
+from lamina.broker.brokers.starter import RunningBroker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.coordinator.records.records import RoundRecord, RunResult
+from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, FederationSettings, Training, Wire
+from lamina.edge_agent.settings import AgentSettings
+from lamina.emulation.fleet import PROGRAM, running_fleet, share_out
+from lamina.models.build import build_bundle
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.definition import load_definition
 
 _TRIVIAL = """
 from torch import nn

@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.reporting import Figures, Row, main
-from coordinator.settings import Aggregation, Evaluation, Training
-from emulation.experiment import BrokerKind, Experiment, Group
-from emulation.progress import Progress
-from emulation.run import prepare, standing, train
+from lamina.coordinator.settings import Aggregation, Evaluation, Training
+from lamina.emulation.experiment import BrokerKind, Experiment, Group
+from lamina.emulation.progress import Progress
+from lamina.emulation.run import prepare, standing, train
 
 _MODEL = """
 from torch import nn

@@ -1,7 +1,7 @@
 """How near is a predicted peak to the measured one? Every network at every tier, in every way that a device may train.
 
-Measured is what the agent's own learner takes above its idle process, in a fresh one (`edge_agent.measure`); predicted
-is what the manifest says (`models.peaks`), from the graphs alone.
+Measured is what the agent's own learner takes above its idle process, in a fresh one (`training.measure`); predicted
+is what the manifest says (`lamina.models.peaks`), from the graphs alone.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.reporting import Figures, Row, main
-from models.build import build_bundle
-from models.bundle import Bundle, read_bundle
-from models.definition import load_definition
-from models.fitting import Way
-from models.manifest import SubModel
+from lamina.models.build import build_bundle
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.definition import load_definition
+from lamina.models.fitting import Way
+from lamina.models.manifest import SubModel
 
 NETWORKS = (
     *("resnet20", "resnet20,norm=group", "ds_cnn", "mobilenet_v2", "sensor_cnn"),
@@ -56,7 +56,7 @@ def compared(source: str) -> Iterator[tuple[str, float, float]]:
 
 def measured_mib(bundle: Bundle, way: Way) -> float:
     """The peak of a fresh process that trains in this way."""
-    command = [sys.executable, "-m", "edge_agent.measure", str(bundle.folder), "--cut", str(way.cut)]
+    command = [sys.executable, "-m", "lamina.edge_agent.training.measure", str(bundle.folder), "--cut", str(way.cut)]
     command += ["--micro-batch", str(way.micro_batch)] + ["--recompute"] * way.recomputes
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)["peak_mib"])

@@ -35,14 +35,14 @@ import numpy as np
 import psutil
 
 from benchmarks.reporting import Figures, Row, main
-from emulation.simulator.arena import Arena
-from emulation.simulator.ground import Ground, outline
-from emulation.simulator.processes import usable_cores
-from emulation.simulator.setting import Setting
-from emulation.simulator.simulation import Simulation
-from emulation.simulator.tasks import Outcome, Recipe, Task, Training, Variant
-from emulation.simulator.ways import Way
-from emulation.simulator.ways.pool import pooling
+from lamina.emulation.simulator.backends import Way
+from lamina.emulation.simulator.backends.arena import Arena
+from lamina.emulation.simulator.backends.pool import pooling
+from lamina.emulation.simulator.backends.processes import usable_cores
+from lamina.emulation.simulator.backends.tasks import Outcome, Recipe, Task, Training, Variant
+from lamina.emulation.simulator.run_context import Ground, outline
+from lamina.emulation.simulator.setting import Setting
+from lamina.emulation.simulator.simulation import Simulation
 
 QUESTION = "What does a simulated device cost, in time and memory?"
 
@@ -58,7 +58,7 @@ def dense() -> Any:
     """A small dense network: 64 inputs, two hidden layers of 64."""
     from torch import nn
 
-    from models.definition import Definition
+    from lamina.models.definition import Definition
 
     module = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     return Definition("dense", module, (64,), 10)
@@ -134,7 +134,7 @@ def overhead(devices: int, rounds: int, numba: bool) -> dict[str, float]:
         rounds: that are timed.
         numba: whether it may be used; for a process that has not loaded it.
     """
-    from emulation.simulator.arena import private_arena
+    from lamina.emulation.simulator.backends.arena import private_arena
 
     if not numba:
         sys.modules["numba"] = None  # type: ignore[assignment] # as if it weren't installed
@@ -193,8 +193,8 @@ def pss_mib() -> float:
 
 def in_turns(model: str, steps: int, turns: int) -> dict[str, list[float]]:
     """Seconds of each contender for the same number of samples, turn by turn, after one that does not count."""
-    from emulation.simulator.ways.loop import looping
-    from emulation.simulator.ways.stack import stacking
+    from lamina.emulation.simulator.backends.loop import looping
+    from lamina.emulation.simulator.backends.stack import stacking
 
     ground = ground_of(model, _DEVICES)
     arguments = ground.recipe, ground.slots, ground.data
@@ -238,7 +238,7 @@ def bare_loop(model: str, devices: int, steps: int, threads: int = 0) -> Iterato
     import torch
     import torch.nn.functional as F
 
-    from models.definition import load_definition
+    from lamina.models.definition import load_definition
 
     definition = load_definition(model)
     module = definition.module.train()
@@ -298,10 +298,10 @@ def _bare(model: str, devices: int, steps: int, barrier: Any) -> None:
 
 def ground_of(model: str, devices: int, rounds: int = 1) -> Ground:
     """A run on random samples, 40 a device at most."""
-    from coordinator.settings import Aggregation, Cohorts
-    from coordinator.settings import Training as Rounds
-    from emulation.experiment import Partition
-    from emulation.simulator.setting import Fleet
+    from lamina.coordinator.settings import Aggregation, Cohorts
+    from lamina.coordinator.settings import Training as Rounds
+    from lamina.emulation.experiment import Partition
+    from lamina.emulation.simulator.setting import Fleet
 
     setting = Setting(
         model=model,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from models.definition import Definition
+from lamina.models.definition import Definition
 
 
 def without_kinks(definition: Definition) -> Definition:

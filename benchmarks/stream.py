@@ -19,16 +19,16 @@ import numpy as np
 
 from benchmarks.bare import Client
 from benchmarks.untrained import noise
-from broker import batches
-from broker.address import BrokerAddress
-from broker.chunks import Joiner, pack, split
-from broker.link import mqtt_dial
-from broker.messages import RoundPlan
-from broker.topics import Topics
-from coordinator.aggregate import Fold, LayerFold
-from coordinator.arrivals import joined_updates
-from coordinator.round import Round
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.wire import batches
+from lamina.broker.wire.chunks import Joiner, pack, split
+from lamina.broker.wire.messages import RoundPlan
+from lamina.broker.wire.topics import Topics
+from lamina.coordinator.folds.aggregate import Fold, LayerFold
+from lamina.coordinator.rounds.round import Round
+from lamina.coordinator.service.arrivals import joined_updates
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 _TOPICS = Topics("stream")
 _WINDOW = 20  # messages of a sender in flight

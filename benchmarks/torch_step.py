@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
-from models.definition import Definition
-from models.graph.anatomy import dissect
-from models.graph.sections import Point, end, starts
-from models.graph.tracing import Forward, trace
-from models.spec import ModelSpec
+from lamina.models.definition import Definition
+from lamina.models.graph.anatomy import dissect
+from lamina.models.graph.sections import Point, end, starts
+from lamina.models.graph.tracing import Forward, trace
+from lamina.models.spec import ModelSpec
 
 Array = NDArray[Any]
 Step = Callable[[], float]

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.messages import RoundPlan
-from edge_agent.data import TrainingData
-from edge_agent.engine import Engine
-from edge_agent.events import Outcome
-from edge_agent.input_side import Stop
-from edge_agent.learner import Learner
-from edge_agent.spill import Element
-from emulation.host import main
-from models.manifest import FileEntry, Manifest
-from models.values import Vector
+from lamina.broker.wire.messages import RoundPlan
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.session.events import Outcome
+from lamina.edge_agent.training.activation_cache import Element
+from lamina.edge_agent.training.engine import Engine
+from lamina.edge_agent.training.input_side import Stop
+from lamina.edge_agent.training.learner import Learner
+from lamina.emulation.host import main
+from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.values import Vector
 
 PROGRAM = (sys.executable, "-m", "benchmarks.untrained")
 _SIZE = 1e-3  # standard deviation of an update's elements

@@ -21,7 +21,7 @@ the vectors of the layers.
 ``int8_code_entropy`` is what no compression of int8's codes one by one gets below, in bits an element of ResNet20: the
 rest of its bits are scales (0.12), norms and statistics as float16 (0.19), and what Huffman's whole bits waste (0.1).
 
-Overhead is what a layer's message has besides the codec's bytes: the header of `broker.chunks`, and MQTT's with a topic
+Overhead is what a layer's message has besides the codec's bytes: the header of `wire.chunks`, and MQTT's with a topic
 of usual length; the largest over the layers of both networks.
 """
 
@@ -38,15 +38,15 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from benchmarks.reporting import Figures, Row, main
-from broker.chunks import Joiner, LayerValue, pack, pack_all, split, unpack, unpack_all
-from broker.codecs import CODECS, codec
-from broker.codecs.base import OpensToFold
-from broker.foldable import Int8Blocks
-from broker.topics import Topics
-from models.definition import load_definition
-from models.layout import derive_spec
-from models.spec import LayerSpec, ModelSpec
-from models.values import flatten, layer_vector
+from lamina.broker.wire.chunks import Joiner, LayerValue, pack, pack_all, split, unpack, unpack_all
+from lamina.broker.wire.codecs import CODECS, codec
+from lamina.broker.wire.codecs.base import OpensToFold
+from lamina.broker.wire.foldable import Int8Blocks
+from lamina.broker.wire.topics import Topics
+from lamina.models.definition import load_definition
+from lamina.models.layout import derive_spec
+from lamina.models.spec import LayerSpec, ModelSpec
+from lamina.models.values import flatten, layer_vector
 
 Vector = npt.NDArray[np.float32]
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from models.errors import ConfigError
+from lamina.models.errors import ConfigError
 
 _T = TypeVar("_T")
 _AT = re.compile(r" - at `(key in )?\$\.?(?P<path>.*)`$")

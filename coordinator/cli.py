@@ -12,7 +12,7 @@ import sys
 from importlib.metadata import entry_points, version
 from typing import Protocol
 
-from models.errors import LaminaError
+from lamina.models.errors import LaminaError
 
 
 class Command(Protocol):

@@ -21,9 +21,9 @@ from typing import Literal
 
 import msgspec
 
-from broker.address import BrokerAddress
-from broker.codecs import LOSSLESS, codec
-from models.errors import ConfigError, require
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.wire.codecs import LOSSLESS, codec
+from lamina.models.errors import ConfigError, require
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,7 +128,7 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the coordinator does with an average (see `coordinator.server_optimiser`).
+    """What the coordinator does with an average (see `lamina.coordinator.algorithms.server_optimiser`).
 
     Attributes:
         optimiser: ``none``: the average is the next value; ``fedavgm`` or ``fedadam``: a step towards it.

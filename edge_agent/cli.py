@@ -19,13 +19,13 @@ from typing import Any
 
 import msgspec
 
-from broker.address import host_and_port
-from broker.link import mqtt_dial
-from broker.settings import convert, read_toml
-from edge_agent.data import load_data
-from edge_agent.service import Agent
-from edge_agent.settings import AgentSettings, anchored, anchored_data
-from models.errors import ConfigError, LinkError
+from lamina.broker.link.address import host_and_port
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.settings import convert, read_toml
+from lamina.edge_agent.data import load_data
+from lamina.edge_agent.service.agent import Agent
+from lamina.edge_agent.settings import AgentSettings, anchored, anchored_data
+from lamina.models.errors import ConfigError, LinkError
 
 INTERRUPTED = 130
 

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import DataError
-from models.spec import ModelSpec
+from lamina.models.errors import DataError
+from lamina.models.spec import ModelSpec
 
 _BLOCK = 4096  # samples checked at once, so that a check takes little memory
 

@@ -16,11 +16,11 @@ from typing import Literal
 
 import msgspec
 
-from broker.address import BrokerAddress
-from broker.topics import check_name
-from edge_agent.spill import Element
-from models.errors import ConfigError
-from models.fitting import SAVINGS, Saving
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.wire.topics import check_name
+from lamina.edge_agent.training.activation_cache import Element
+from lamina.models.errors import ConfigError
+from lamina.models.fitting import SAVINGS, Saving
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

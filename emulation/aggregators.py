@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from broker.address import BrokerAddress
-from broker.seam import Dial
-from coordinator.aggregator import Aggregator
-from emulation.fleet import last_words
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.seam import Dial
+from lamina.coordinator.service.aggregator import Aggregator
+from lamina.emulation.fleet import last_words
 
-PROGRAM = (sys.executable, "-m", "coordinator.cli", "aggregator")
+PROGRAM = (sys.executable, "-m", "lamina.coordinator.cli", "aggregator")
 FINISH_S = 5.0  # to see that the federation is finished
 BROKER_S = 10.0  # without a broker, which ends with the emulation, they end as well
 

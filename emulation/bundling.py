@@ -15,12 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-import edge_agent
-import models
-from emulation.experiment import Experiment
-from emulation.report import versions
-from models.bundle import Bundle, read_bundle
-from models.errors import BundleError, ModelError
+from lamina import edge_agent, models
+from lamina.emulation.experiment import Experiment
+from lamina.emulation.report import versions
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.errors import BundleError, ModelError
 
 _DIGITS = 16  # of the digest, in the folder's name
 
@@ -71,7 +70,7 @@ def _sources(model: str) -> list[Path]:
 
 def _build(experiment: Experiment, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "coordinator.cli", "bundle", experiment.model, str(folder)]
+    command = [sys.executable, "-m", "lamina.coordinator.cli", "bundle", experiment.model, str(folder)]
     command += ["--batch-size", str(experiment.batch_size), "--optimiser", experiment.optimiser]
     command += ["--seed", str(experiment.seed), *_flags(experiment)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

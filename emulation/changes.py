@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from broker.settings import convert
-from emulation.experiment import Experiment, Group
-from models.errors import ConfigError
+from lamina.broker.settings import convert
+from lamina.emulation.experiment import Experiment, Group
+from lamina.models.errors import ConfigError
 
 
 def changed(experiment: Experiment, changes: Mapping[str, object], source: str = "the command line") -> Experiment:

@@ -4,7 +4,7 @@
 ``digits``                  scikit-learn's handwritten digits, 8x8; a fifth of them held out
 ``digit-tokens``            the same as texts of 64 tokens, for networks that read
 a folder                    CIFAR-10 or CIFAR-100 as published for Python, or IDX files (MNIST and its family)
-a file ``.npz``             arrays of one's own: see `emulation.readers.npz`
+a file ``.npz``             arrays of one's own: see `lamina.emulation.readers.npz`
 ==========================  ========================================================================================
 
 Where a source has no test set, a fifth of every class is held out, drawn from the seed.
@@ -18,13 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
-from emulation.readers.cifar import is_cifar, read_cifar
-from emulation.readers.digits import read_digit_tokens, read_digits
-from emulation.readers.idx import is_idx, read_idx_folder
-from emulation.readers.npz import read_npz
-from emulation.readers.raw import Array, Raw, Samples
-from emulation.scaling import scale
-from models.errors import DataError, did_you_mean
+from lamina.emulation.readers.cifar import is_cifar, read_cifar
+from lamina.emulation.readers.digits import read_digit_tokens, read_digits
+from lamina.emulation.readers.idx import is_idx, read_idx_folder
+from lamina.emulation.readers.npz import read_npz
+from lamina.emulation.readers.raw import Array, Raw, Samples
+from lamina.emulation.scaling import scale
+from lamina.models.errors import DataError, did_you_mean
 
 TEST_SHARE = 0.2
 BUILT_IN = {"digits": read_digits, "digit-tokens": read_digit_tokens}
@@ -59,7 +59,7 @@ class Dataset:
 
 
 def load_dataset(source: str | Path, *, seed: int = 0) -> Dataset:
-    """Read ``source``, check it, split it where it has no test set, and scale it (see `emulation.scaling`).
+    """Read ``source``, check it, split it where it has no test set, and scale it (see `lamina.emulation.scaling`).
 
     Args:
         source: a built-in name, or a path.

@@ -21,7 +21,7 @@ budget_mib = 24.0
 rounds = 40
 
 The tables ``training``, ``local``, ``cohorts``, ``aggregation``, ``wire``, ``deadlines`` and ``evaluation`` are those
-of ``federation.toml`` (see `coordinator.settings`).
+of ``federation.toml`` (see `lamina.coordinator.settings`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from typing import Literal
 
 import msgspec
 
-from broker.settings import load_toml
-from broker.topics import check_name
-from coordinator.settings import Aggregation, Cohorts, Deadlines, Evaluation, Local, Server, Training, Wire
-from emulation.datasets import BUILT_IN
-from models.errors import require
+from lamina.broker.settings import load_toml
+from lamina.broker.wire.topics import check_name
+from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, Evaluation, Local, Server, Training, Wire
+from lamina.emulation.datasets import BUILT_IN
+from lamina.models.errors import require
 
 DEMO = Path(__file__).with_name("demo.toml")
 
@@ -51,7 +51,7 @@ _PROCESSES = 8
 
 
 class Partition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which samples each device holds (see `emulation.partition`).
+    """Which samples each device holds (see `lamina.emulation.partition`).
 
     Attributes:
         kind: ``iid``, ``dirichlet``, ``shards`` or ``natural``.
@@ -98,7 +98,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         name: of the experiment; the federation's, too.
-        data: a built-in data set, or a path (see `emulation.datasets`).
+        data: a built-in data set, or a path (see `lamina.emulation.datasets`).
         model: a network of the zoo, or ``path/to/file.py:function``.
         batch_size: samples a training step.
         optimiser: inside the training graphs: ``sgd``, ``nesterov``, ``adam`` or ``adamw``.

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from edge_agent.settings import AgentSettings
+from lamina.edge_agent.settings import AgentSettings
 
-PROGRAM = (sys.executable, "-m", "emulation.host")
+PROGRAM = (sys.executable, "-m", "lamina.emulation.host")
 FINISH_S = 10.0  # for agents to see that the federation is finished, and say goodbye
 STOP_S = 5.0  # between asking a process to end and ending it
 

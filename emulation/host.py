@@ -1,6 +1,6 @@
 """How do a few virtual devices live in one process? This program: the agents of a file, each to its end.
 
-    python -m emulation.host agents.json
+    python -m lamina.emulation.host agents.json
 
 It ends early when it is told to (SIGTERM), and when its standard input closes: whoever started it holds the other end,
 so that no device outlives its emulation, however that came to its end.
@@ -17,14 +17,14 @@ from pathlib import Path
 
 import msgspec
 
-from broker.address import BrokerAddress
-from broker.link import mqtt_dial
-from broker.seam import Dial
-from edge_agent.data import load_data
-from edge_agent.learner import Learner
-from edge_agent.service import Agent
-from edge_agent.settings import AgentSettings
-from models.errors import LaminaError
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.link.seam import Dial
+from lamina.edge_agent.data import load_data
+from lamina.edge_agent.service.agent import Agent
+from lamina.edge_agent.settings import AgentSettings
+from lamina.edge_agent.training.learner import Learner
+from lamina.models.errors import LaminaError
 
 log = logging.getLogger("lamina.host")
 

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from broker.seam import Dial
-from edge_agent.settings import AgentSettings
-from emulation.host import host
+from lamina.broker.link.seam import Dial
+from lamina.edge_agent.settings import AgentSettings
+from lamina.emulation.host import host
 
 
 class InlineFleet:

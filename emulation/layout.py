@@ -8,17 +8,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from broker.address import BrokerAddress
-from coordinator.settings import FederationSettings
-from edge_agent.settings import AgentSettings
-from emulation import partition
-from emulation.datasets import Dataset
-from emulation.experiment import Experiment
-from emulation.partition import Indices
-from emulation.planning import PlannedDevice, admitted
-from models.bundle import Bundle
-from models.errors import ConfigError, DataError
-from models.spec import ModelSpec
+from lamina.broker.link.address import BrokerAddress
+from lamina.coordinator.settings import FederationSettings
+from lamina.edge_agent.settings import AgentSettings
+from lamina.emulation import partition
+from lamina.emulation.datasets import Dataset
+from lamina.emulation.experiment import Experiment
+from lamina.emulation.partition import Indices
+from lamina.emulation.planning import PlannedDevice, admitted
+from lamina.models.bundle import Bundle
+from lamina.models.errors import ConfigError, DataError
+from lamina.models.spec import ModelSpec
 
 _PARTITION_STREAM = 1  # of the random numbers that an experiment's seed stands for; the data's split is another
 _WAIT_S = 120.0  # for all devices to start, where the experiment does not say

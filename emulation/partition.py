@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import DataError
+from lamina.models.errors import DataError
 
 Labels = NDArray[Any]  # (N,) whole numbers
 Indices = NDArray[np.int64]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emulation.experiment import Experiment, Group, Tier
-from models.fitting import SAVINGS, Saving, choose
-from models.manifest import Manifest
+from lamina.emulation.experiment import Experiment, Group, Tier
+from lamina.models.fitting import SAVINGS, Saving, choose
+from lamina.models.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator
 from numpy.typing import NDArray
 
-from coordinator.records import CycleRecord, RoundRecord
+from lamina.coordinator.records.records import CycleRecord, RoundRecord
 
 BLUE, ORANGE, GREY, INK, PALE = "#0072B2", "#D55E00", "#8C8C8C", "#222222", "#DCE6EE"
 

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.records import RoundRecord
+from lamina.coordinator.records.records import RoundRecord
 
 _SHOWN = 12  # rounds in the live table
 

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.records import DeviceRecord, RunResult
-from coordinator.store import replace_file
-from emulation.experiment import Experiment
-from emulation.progress import size
-from models.spec import ModelSpec
+from lamina.coordinator.records.records import DeviceRecord, RunResult
+from lamina.coordinator.records.store import replace_file
+from lamina.emulation.experiment import Experiment
+from lamina.emulation.progress import size
+from lamina.models.spec import ModelSpec
 
 _PACKAGES = ("lamina-fl", "numpy", "onnxruntime", "torch", "aiomqtt", "paho-mqtt", "amqtt", "msgspec")
 

@@ -10,27 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from broker.address import BrokerAddress
-from broker.link import mqtt_dial
-from broker.memory import MemoryBroker
-from broker.seam import Dial
-from broker.starter import running_broker
-from coordinator.records import CycleRecord, RoundRecord, RunResult
-from coordinator.service import Coordinator
-from coordinator.settings import FederationSettings
-from coordinator.store import Store
-from emulation.aggregators import aggregating, aggregating_here
-from emulation.bundling import bundle_for
-from emulation.datasets import load_dataset
-from emulation.experiment import BrokerKind, Experiment
-from emulation.fleet import running_fleet, share_out
-from emulation.inline import inline_fleet
-from emulation.layout import agent_settings, check_fit, federation_settings, share_samples, write_samples
-from emulation.planning import PlannedDevice, plan_devices
-from emulation.progress import Progress
-from emulation.report import Summary, summarise, write_summary
-from models.bundle import Bundle
-from models.errors import LaminaError
+from lamina.broker.brokers.starter import running_broker
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.link.seam import Dial
+from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
+from lamina.coordinator.records.store import Store
+from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.settings import FederationSettings
+from lamina.emulation.aggregators import aggregating, aggregating_here
+from lamina.emulation.bundling import bundle_for
+from lamina.emulation.datasets import load_dataset
+from lamina.emulation.experiment import BrokerKind, Experiment
+from lamina.emulation.fleet import running_fleet, share_out
+from lamina.emulation.inline import inline_fleet
+from lamina.emulation.layout import agent_settings, check_fit, federation_settings, share_samples, write_samples
+from lamina.emulation.planning import PlannedDevice, plan_devices
+from lamina.emulation.progress import Progress
+from lamina.emulation.report import Summary, summarise, write_summary
+from lamina.models.bundle import Bundle
+from lamina.models.errors import LaminaError
 
 
 class Devices(Protocol):
@@ -203,7 +203,7 @@ async def _unless_deserted(coordinator: Coordinator, devices: Devices) -> RunRes
 
 
 def _report(prepared: Prepared, broker: str, outcome: Outcome, total_s: float) -> Summary:
-    from emulation.plots import draw_all  # matplotlib takes a second to import: not before training
+    from lamina.emulation.plots import draw_all  # matplotlib takes a second to import: not before training
 
     experiment, spec = prepared.experiment, prepared.bundle.manifest.spec
     summary = summarise(experiment, outcome.result, spec, broker=broker, failures=outcome.failures, total_s=total_s)

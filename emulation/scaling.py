@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emulation.readers.raw import Array
+from lamina.emulation.readers.raw import Array
 
 _CHANNELS = (1, 3)  # grey, colour
 

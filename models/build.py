@@ -12,11 +12,11 @@ import msgspec
 import onnx
 import torch
 
-from models.capacity import capacity
-from models.definition import Definition
-from models.draft import Draft, drafted
-from models.errors import ModelError
-from models.graph import (
+from lamina.models.capacity import capacity
+from lamina.models.definition import Definition
+from lamina.models.draft import Draft, drafted
+from lamina.models.errors import ModelError
+from lamina.models.graph import (
     Recipe,
     TrainingGraph,
     accumulating_graph,
@@ -25,12 +25,12 @@ from models.graph import (
     training_graph,
     updating_graph,
 )
-from models.graph.recomputation import recomputing
-from models.layout import derive_spec
-from models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
-from models.peaks import cost
-from models.spec import ModelSpec
-from models.values import Vector, encode_values, flatten, unflatten
+from lamina.models.graph.activation_checkpointing import recomputing
+from lamina.models.layout import derive_spec
+from lamina.models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
+from lamina.models.peaks import cost
+from lamina.models.spec import ModelSpec
+from lamina.models.values import Vector, encode_values, flatten, unflatten
 
 Measure = Callable[[Path, int], float]
 

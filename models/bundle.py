@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from models.errors import BundleError, ModelError
-from models.manifest import FORMAT, ONNXRUNTIME, FileEntry, Manifest, SubModel
-from models.values import Vector, read_values
+from lamina.models.errors import BundleError, ModelError
+from lamina.models.manifest import FORMAT, ONNXRUNTIME, FileEntry, Manifest, SubModel
+from lamina.models.values import Vector, read_values
 
 MANIFEST_NAME = "manifest.json"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from models.spec import ModelSpec
+from lamina.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from models.errors import ModelError
-from models.source import Build, building, split_options, told
+from lamina.models.errors import ModelError
+from lamina.models.source import Build, building, split_options, told
 
 INPUT_DTYPES = ("float32", "int64")
 
@@ -73,7 +73,7 @@ def load_definition(source: str, *, seed: int = 0, **options: object) -> Definit
     Definition's defaults, ``input_dtype``, ``cuts``, ``loss``).
 
     Args:
-        source: as `models.source` describes it.
+        source: as `lamina.models.source` describes it.
         seed: for torch's generator while the network is built.
         options: keyword arguments for the building function; they go before those in ``source``.
 
@@ -107,14 +107,14 @@ def _definition(name: str, built: object) -> Definition:
         return built
     if not isinstance(built, nn.Module):
         raise ModelError(
-            f"model {name}: its function must return a models.definition.Definition or a torch.nn.Module, "
+            f"model {name}: its function must return a lamina.models.definition.Definition or a torch.nn.Module, "
             f"and returned a {type(built).__name__}"
         )
     for field in ("input_shape", "classes"):
         if not hasattr(built, field):
             raise ModelError(
                 f"model {name}: module {type(built).__name__} has no attribute {field}: "
-                f"set it, or return a models.definition.Definition"
+                f"set it, or return a lamina.models.definition.Definition"
             )
     fields = ("input_shape", "classes", "input_dtype", "cuts", "loss")
     return Definition(name, built, **{field: getattr(built, field) for field in fields if hasattr(built, field)})

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from models.bundle import MANIFEST_NAME, digest_of, encode_manifest
-from models.errors import BundleError
-from models.manifest import FileEntry, Manifest
+from lamina.models.bundle import MANIFEST_NAME, digest_of, encode_manifest
+from lamina.models.errors import BundleError
+from lamina.models.manifest import FileEntry, Manifest
 
 _CONTENT_NAME = re.compile(r"[0-9a-f]{64}\.(onnx|safetensors)")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import onnx
 
-from models.bundle import Bundle
-from models.errors import BundleError
-from models.values import Tensors, flatten, unflatten
+from lamina.models.bundle import Bundle
+from lamina.models.errors import BundleError
+from lamina.models.values import Tensors, flatten, unflatten
 
 
 def export_model(bundle: Bundle, tensors: Tensors, path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from models.manifest import Cost, GraphsOfEngine, Manifest, SubModel
+from lamina.models.manifest import Cost, GraphsOfEngine, Manifest, SubModel
 
 Saving = Literal["micro_batches", "recomputation"]
 SAVINGS: tuple[Saving, ...] = ("micro_batches", "recomputation")

@@ -2,7 +2,7 @@
 
 A layer is what a module's own parameters and running statistics form, in the order in which the forward pass reads
 them. A norm joins the conv or dense before it, so that the two are averaged together.
-A block lies between two neighbouring points at which the network may be cut (`models.graph.sections`).
+A block lies between two neighbouring points at which the network may be cut (`lamina.models.graph.sections`).
 
 Parameters that the forward pass does not read, and those that do not require a gradient, are no part of the spec: they
 are constants. A parameter that stands in the module twice belongs to the layer that reads it first, and the network is
@@ -19,13 +19,13 @@ from itertools import takewhile
 import torch
 from torch import Tensor, fx
 
-from models.definition import Definition
-from models.errors import ModelError
-from models.graph.activations import outputs_of_layers
-from models.graph.anatomy import Anatomy, changed_inputs, dissect
-from models.graph.sections import Point, block_starts
-from models.graph.tracing import Forward, example, trace
-from models.spec import BlockSpec, Kind, LayerSpec, ModelSpec, TensorSpec
+from lamina.models.definition import Definition
+from lamina.models.errors import ModelError
+from lamina.models.graph.activations import outputs_of_layers
+from lamina.models.graph.anatomy import Anatomy, changed_inputs, dissect
+from lamina.models.graph.sections import Point, block_starts
+from lamina.models.graph.tracing import Forward, example, trace
+from lamina.models.spec import BlockSpec, Kind, LayerSpec, ModelSpec, TensorSpec
 
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 _CONV_OR_DENSE = ("conv", "linear", "matmul", "mm")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from models.spec import ModelSpec
+from lamina.models.spec import ModelSpec
 
 FORMAT = 1
 
@@ -26,7 +26,7 @@ PARALLEL = "parallel"
 """The form of a training graph for several threads; its operators are standard ones."""
 
 BLOCKS = {"blocked8": 8, "blocked16": 16}
-"""Forms for processors whose registers hold so many channels: see `models.graph.rules.blocked`."""
+"""Forms for processors whose registers hold so many channels: see `lamina.models.graph.rules.blocked`."""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """The memory that training a sub-model takes above the idle runtime, predicted (see `models.peaks`).
+    """The memory that training a sub-model takes above the idle runtime, predicted (see `lamina.models.peaks`).
 
     Attributes:
         resident_mib: all the time.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from models.errors import ModelError
+from lamina.models.errors import ModelError
 
 GROUPS = 8
 

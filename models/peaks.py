@@ -6,10 +6,10 @@
 sets, the global values of the whole network and what was received of them, buffers of the link. *Transient* is the
 largest of what comes one after the other: the exchange of values, in which the largest layer is there several times,
 and the frozen pieces, each with its own session. The *arena* is the engine's, for what a step computes; it is played
-through (`models.graph.arena`) for batches up to the bundle's, and lies between and beyond them on straight lines, as
+through (`graph.arena`) for batches up to the bundle's, and lies between and beyond them on straight lines, as
 all activations grow with the batch.
 
-The constants below are of ONNX Runtime 1.31 on Linux, taken from measurements of the zoo (`edge_agent.measure`).
+The constants below are of ONNX Runtime 1.31 on Linux, taken from measurements of the zoo (`training.measure`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 
 import onnx
 
-from models.graph.arena import Arena
-from models.graph.liveness import allocations
-from models.manifest import Cost
-from models.spec import ModelSpec
+from lamina.models.graph.arena import Arena
+from lamina.models.graph.liveness import allocations
+from lamina.models.manifest import Cost
+from lamina.models.spec import ModelSpec
 
 MIB = 2**20
 

@@ -23,8 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-import models.zoo
-from models.errors import ModelError
+from lamina.models import zoo
+from lamina.models.errors import ModelError
 
 Build = Callable[..., object]
 
@@ -63,8 +63,8 @@ def building(place: str) -> Iterator[tuple[str, Build]]:
 
 
 def zoo_names() -> list[str]:
-    """Names of the networks that come with Lamina: the files of `models.zoo`."""
-    return sorted(module.name for module in pkgutil.iter_modules(models.zoo.__path__))
+    """Names of the networks that come with Lamina: the files of `lamina.models.zoo`."""
+    return sorted(module.name for module in pkgutil.iter_modules(zoo.__path__))
 
 
 def told(error: Exception, path: Path) -> str:
@@ -91,7 +91,7 @@ def _zoo_function(name: str) -> Build:
             f"model {name!r} is not in the zoo{_nearest(name, zoo_names())} "
             f"(it has {', '.join(zoo_names())}; a network of your own is path/to/file.py:function)"
         )
-    build: Build = importlib.import_module(f"models.zoo.{name}").build
+    build: Build = importlib.import_module(f"lamina.models.zoo.{name}").build
     return build
 
 

@@ -21,7 +21,7 @@ from typing import Literal
 
 import msgspec
 
-from models.errors import ModelError
+from lamina.models.errors import ModelError
 
 Kind = Literal["kernel", "bias", "norm", "statistic"]
 

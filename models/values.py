@@ -4,7 +4,7 @@
     parameters, statistics  two flat float32 vectors: what a device trains, what it averages besides
     vector                  one layer on the wire: its parameters, then its statistics
 
-All are float32 and in C order; `models.spec` gives the order of the tensors. Nothing here needs torch.
+All are float32 and in C order; `lamina.models.spec` gives the order of the tensors. Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from models.errors import ModelError
-from models.spec import LayerSpec, ModelSpec, TensorSpec
+from lamina.models.errors import ModelError
+from lamina.models.spec import LayerSpec, ModelSpec, TensorSpec
 
 Vector = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[np.float32]]

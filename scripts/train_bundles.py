@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from broker.messages import RoundPlan
-from edge_agent.data import TrainingData
-from edge_agent.learner import Learner
-from edge_agent.trainer import OnnxRuntime
-from models.bundle import Bundle, read_bundle
-from models.spec import ModelSpec
-from models.values import flatten, layer_vector
+from lamina.broker.wire.messages import RoundPlan
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.training.learner import Learner
+from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.spec import ModelSpec
+from lamina.models.values import flatten, layer_vector
 
 BATCH, STEPS, ROUNDS = 16, 5, 3
 

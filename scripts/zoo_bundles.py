@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from models.build import build_bundle
-from models.definition import load_definition
-from models.source import zoo_names
+from lamina.models.build import build_bundle
+from lamina.models.definition import load_definition
+from lamina.models.source import zoo_names
 
 # Smaller where their size is only time here.
 OPTIONS = {

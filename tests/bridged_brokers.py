@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from broker.memory import MemoryBroker
-from broker.seam import Link
-from broker.topics import Topics
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.seam import Link
+from lamina.broker.wire.topics import Topics
 
 
 @asynccontextmanager

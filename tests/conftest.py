@@ -14,10 +14,10 @@ from typing import Never
 import pytest
 from hypothesis import settings
 
-from broker.link import mqtt_dial
-from broker.memory import MemoryBroker
-from broker.seam import Dial
-from broker.starter import RunningBroker, find_mosquitto, has_amqtt, running_broker
+from lamina.broker.brokers.starter import RunningBroker, find_mosquitto, has_amqtt, running_broker
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.link.seam import Dial
 
 # A property that breaks rarely is searched for in CI; on a laptop a third of the examples will do.
 settings.register_profile("laptop", max_examples=34, deadline=None)  # timings are no facts; CI's own profile has none

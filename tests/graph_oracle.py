@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from edge_agent.trainer import INSTALLED
-from models.definition import Definition
-from models.graph import TrainingGraph
-from models.graph import training_graph as training_graph_for
-from models.spec import ModelSpec, TensorSpec
+from lamina.edge_agent.training.trainer import INSTALLED
+from lamina.models.definition import Definition
+from lamina.models.graph import TrainingGraph
+from lamina.models.graph import training_graph as training_graph_for
+from lamina.models.spec import ModelSpec, TensorSpec
 
 Array = np.ndarray[Any, Any]
 Groups = list[dict[str, Any]]

@@ -11,15 +11,25 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from broker import batches
-from broker.chunks import Joiner, LayerValue, pack, split, split_file, unpack
-from broker.deltas import check_of, pack_deltas
-from broker.memory import MemoryBroker
-from broker.messages import DeviceProfile, DeviceStatus, Message, Report, Request, RoundPlan, Task, decode, encode
-from broker.seam import Link
-from broker.topics import Topics
-from models.bundle import MANIFEST_NAME, Bundle, entries, read_bundle
-from models.values import layer_vector
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.seam import Link
+from lamina.broker.wire import batches
+from lamina.broker.wire.chunks import Joiner, LayerValue, pack, split, split_file, unpack
+from lamina.broker.wire.deltas import check_of, pack_deltas
+from lamina.broker.wire.messages import (
+    DeviceProfile,
+    DeviceStatus,
+    Message,
+    Report,
+    Request,
+    RoundPlan,
+    Task,
+    decode,
+    encode,
+)
+from lamina.broker.wire.topics import Topics
+from lamina.models.bundle import MANIFEST_NAME, Bundle, entries, read_bundle
+from lamina.models.values import layer_vector
 
 Vector = NDArray[np.float32]
 

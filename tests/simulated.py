@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from emulation.simulator.checkpoint import Course
-from emulation.simulator.choice import open_way
-from emulation.simulator.ground import Ground, lay
-from emulation.simulator.rows import layer_offsets, to_row
-from emulation.simulator.setting import Setting
-from emulation.simulator.simulation import Simulation, State
-from emulation.simulator.study import Tree, merged
-from models.definition import load_definition
+from lamina.emulation.simulator.backends.choice import open_way
+from lamina.emulation.simulator.checkpoint import Course
+from lamina.emulation.simulator.rows import layer_offsets, to_row
+from lamina.emulation.simulator.run_context import Ground, lay
+from lamina.emulation.simulator.setting import Setting
+from lamina.emulation.simulator.simulation import Simulation, State
+from lamina.emulation.simulator.studies.study import Tree, merged
+from lamina.models.definition import load_definition
 from tests import twins
 
 torch.set_num_threads(1)  # with more, torch divides sums by how many there are, and no two ways agree to the bit
@@ -124,7 +124,7 @@ class Device:
         ]
 
     def train(self, round_: int, held: NDArray[np.int64], u: NDArray[np.float64]) -> None:
-        from edge_agent.data import sample_order
+        from lamina.edge_agent.data import sample_order
 
         chosen = self.ground.setting
         steps, size = chosen.training.local_steps, chosen.batch_size

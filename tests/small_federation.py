@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator import fedavg, fedlama
-from coordinator.accounting import Ledger
-from coordinator.aggregate import LayerFold
-from coordinator.embracing import trainers
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.coordinator.algorithms import fedavg, fedlama
+from lamina.coordinator.algorithms.embracing import trainers
+from lamina.coordinator.folds.aggregate import LayerFold
+from lamina.coordinator.records.accounting import Ledger
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 from tests.twins import Course, Quadratics
 
 Vectors = list[NDArray[np.float32]]

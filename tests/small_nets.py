@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.definition import Definition
+from lamina.models.definition import Definition
 
 
 class Convolutional(nn.Module):

@@ -1,6 +1,6 @@
 """Records of a run that never was, for what shows and draws them."""
 
-from coordinator.records import CycleRecord, DeviceRecord, RoundRecord, RunResult
+from lamina.coordinator.records.records import CycleRecord, DeviceRecord, RoundRecord, RunResult
 
 LAYERS = ("conv", "hidden", "classifier")
 

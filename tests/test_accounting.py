@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.accounting import Ledger
-from coordinator.fedavg import due
-from coordinator.fedlama import adjust
-from models.spec import ModelSpec
+from lamina.coordinator.algorithms.fedavg import due
+from lamina.coordinator.algorithms.fedlama import adjust
+from lamina.coordinator.records.accounting import Ledger
+from lamina.models.spec import ModelSpec
 from tests.small_federation import model
 
 SMALL = model([100, 10, 1], statistics=[0, 4, 0])

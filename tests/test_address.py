@@ -2,8 +2,8 @@
 
 import pytest
 
-from broker.address import BrokerAddress, host_and_port
-from models.errors import ConfigError
+from lamina.broker.link.address import BrokerAddress, host_and_port
+from lamina.models.errors import ConfigError
 
 
 @pytest.mark.parametrize(

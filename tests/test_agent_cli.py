@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.link import mqtt_dial
-from broker.messages import DeviceStatus, decode
-from broker.starter import RunningBroker
-from broker.topics import Topics
-from edge_agent.cli import main, options_of, settings_of
+from lamina.broker.brokers.starter import RunningBroker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.wire.messages import DeviceStatus, decode
+from lamina.broker.wire.topics import Topics
+from lamina.edge_agent.cli import main, options_of, settings_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -129,7 +129,7 @@ async def test_a_signal_makes_it_say_goodbye(
 ) -> None:
     topic = Topics(root).device("pi-1", "status")
     place = f"{mosquitto.address.host}:{mosquitto.address.port}"
-    command = ["-m", "edge_agent.cli", "--config", str(config), "--federation", root, "--broker", place]
+    command = ["-m", "lamina.edge_agent.cli", "--config", str(config), "--federation", root, "--broker", place]
     agent = await asyncio.create_subprocess_exec(
         sys.executable, *command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -150,8 +150,7 @@ async def test_a_signal_makes_it_say_goodbye(
 
 
 def test_the_agent_starts_without_what_a_board_does_not_have() -> None:
-    program = (
-        "import sys, edge_agent.cli; print(*{'torch', 'onnx', 'scipy', 'psutil', 'coordinator'} & set(sys.modules))"
-    )
+    heavy = {"torch", "onnx", "scipy", "psutil", "lamina.coordinator"}
+    program = f"import sys, lamina.edge_agent.cli; print(*{heavy} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.memory import MemoryBroker
-from edge_agent.data import TrainingData, sample_order
-from edge_agent.service import Agent
-from edge_agent.settings import AgentSettings
-from models.errors import BrokerUnreachable, ConfigError, DataError
+from lamina.broker.link.memory import MemoryBroker
+from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.service.agent import Agent
+from lamina.edge_agent.settings import AgentSettings
+from lamina.models.errors import BrokerUnreachable, ConfigError, DataError
 from tests.scripted_coordinator import Coordinator, Vector, coordinator_on
 from tests.tiny_training import Twin, write_trainable_bundle
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from broker.address import BrokerAddress
-from broker.settings import load_toml
-from edge_agent.settings import AgentSettings, anchored
-from models.errors import ConfigError
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.settings import load_toml
+from lamina.edge_agent.settings import AgentSettings, anchored
+from lamina.models.errors import ConfigError
 
 LEAST = 'federation = "lab"\ndevice = "pi-1"\ndata = "train.npz"\n'
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from coordinator.aggregate import FOLDS, Aggregate, Fold, LayerFold, rule
-from coordinator.exact import LARGEST_TERM, MOST_TERMS
-from coordinator.robust import trimmed_mean
-from models.errors import ConfigError, RejectedUpdate
+from lamina.coordinator.folds.aggregate import FOLDS, Aggregate, Fold, LayerFold, rule
+from lamina.coordinator.folds.exact import LARGEST_TERM, MOST_TERMS
+from lamina.coordinator.folds.robust import trimmed_mean
+from lamina.models.errors import ConfigError, RejectedUpdate
 from tests import twins
 
 Update = tuple[str, NDArray[np.float32], float]

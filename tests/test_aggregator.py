@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-import broker as broker_package
-from broker.address import BrokerAddress
-from broker.link import mqtt_dial
-from broker.memory import MemoryBroker
-from broker.messages import DeviceStatus, RoundPlan, decode
-from broker.seam import Dial
-from broker.starter import RunningBroker
-from broker.topics import Topics
-from coordinator.aggregator import Aggregator
-from coordinator.commands.aggregator import share_of
-from coordinator.records import RunResult
-from coordinator.settings import Aggregation
-from models.bundle import Bundle
-from models.errors import ConfigError
+from lamina import broker as broker_package
+from lamina.broker.brokers.starter import RunningBroker
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.link.seam import Dial
+from lamina.broker.wire.messages import DeviceStatus, RoundPlan, decode
+from lamina.broker.wire.topics import Topics
+from lamina.coordinator.commands.aggregator import share_of
+from lamina.coordinator.records.records import RunResult
+from lamina.coordinator.service.aggregator import Aggregator
+from lamina.coordinator.settings import Aggregation
+from lamina.models.bundle import Bundle
+from lamina.models.errors import ConfigError
 from tests.bridged_brokers import bridged
 from tests.whole_federation import MODERATE, STRONG, WEAK, Setup, small_bundle
 

@@ -10,13 +10,13 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from broker import batches
-from broker.chunks import Joiner, LayerValue, pack, split
-from broker.topics import Address
-from coordinator.arrivals import joined_update, joined_updates
-from coordinator.round import Update
-from models.errors import DecodeError, RejectedUpdate, RemoteError
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.broker.wire import batches
+from lamina.broker.wire.chunks import Joiner, LayerValue, pack, split
+from lamina.broker.wire.topics import Address
+from lamina.coordinator.rounds.round import Update
+from lamina.coordinator.service.arrivals import joined_update, joined_updates
+from lamina.models.errors import DecodeError, RejectedUpdate, RemoteError
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 LAYERS = tuple(
     LayerSpec(f"conv{number}", (TensorSpec("w", (number + 1, 40), "kernel"), TensorSpec("b", (number + 1,), "bias")))

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker import batches
-from models.errors import DecodeError
+from lamina.broker.wire import batches
+from lamina.models.errors import DecodeError
 
 
 @given(st.lists(st.binary(max_size=300), max_size=20))

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.build import build_bundle
-from models.bundle import Bundle, read_bundle
-from models.capacity import capacity
-from models.definition import Definition
-from models.errors import BundleError, ModelError
-from models.export import export_model
-from models.manifest import ONNXRUNTIME_TRAINING
+from lamina.models.build import build_bundle
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.capacity import capacity
+from lamina.models.definition import Definition
+from lamina.models.errors import BundleError, ModelError
+from lamina.models.export import export_model
+from lamina.models.manifest import ONNXRUNTIME_TRAINING
 
 
 class Small(nn.Module):
@@ -81,7 +81,7 @@ def test_the_same_definition_gives_the_same_digest(tmp_path: Path, bundle: Bundl
 @pytest.mark.slow
 def test_another_process_with_another_order_of_sets_gives_the_same_digest(tmp_path: Path, bundle: Bundle) -> None:
     script = (
-        "import sys; from pathlib import Path; from models.build import build_bundle; "
+        "import sys; from pathlib import Path; from lamina.models.build import build_bundle; "
         "from tests.test_build import small; build_bundle(small(), Path(sys.argv[1]), batch_size=8)"
     )
     folder = tmp_path / "elsewhere"

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.bundle import MANIFEST_NAME, decode_manifest, digest_of, encode_manifest, entries, read_bundle
-from models.draft import drafted
-from models.errors import BundleError
-from models.manifest import Manifest, Piece
+from lamina.models.bundle import MANIFEST_NAME, decode_manifest, digest_of, encode_manifest, entries, read_bundle
+from lamina.models.draft import drafted
+from lamina.models.errors import BundleError
+from lamina.models.manifest import Manifest, Piece
 from tests.tiny_model import SPEC, VALUES, manifest_in, write_bundle
 
 with TemporaryDirectory() as _folder:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from models.capacity import Capacity, capacity
-from models.errors import ModelError
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.models.capacity import Capacity, capacity
+from lamina.models.errors import ModelError
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 from tests.tiny_model import SPEC
 
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.chunks import FileJoiner, Joiner, LayerValue, pack, split, split_file, unpack
-from broker.codecs import CODECS
-from broker.codecs import codec as codec_named
-from models.errors import ConfigError, DecodeError
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.broker.wire.chunks import FileJoiner, Joiner, LayerValue, pack, split, split_file, unpack
+from lamina.broker.wire.codecs import CODECS
+from lamina.broker.wire.codecs import codec as codec_named
+from lamina.models.errors import ConfigError, DecodeError
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 CONV = LayerSpec(
     "conv",

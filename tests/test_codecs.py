@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
-from broker.codecs import CODECS, codec, codec_by_id
-from models.errors import ConfigError, DecodeError
+from lamina.broker.wire.codecs import CODECS, codec, codec_by_id
+from lamina.models.errors import ConfigError, DecodeError
 
 Vector = npt.NDArray[np.float32]
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edge_agent.data import sample_order
-from emulation.simulator.checkpoint import read_checkpoint, write_checkpoint
-from emulation.simulator.codistillation import consensus, distillation
-from emulation.simulator.exchanging import Exchange
-from emulation.simulator.ground import Ground, lay
-from emulation.simulator.run import folder_of, run
-from emulation.simulator.setting import Codistillation, Setting
-from models.errors import ConfigError
-from models.values import read_values
+from lamina.edge_agent.data import sample_order
+from lamina.emulation.simulator.checkpoint import read_checkpoint, write_checkpoint
+from lamina.emulation.simulator.research.codistillation import consensus, distillation
+from lamina.emulation.simulator.research.exchanging import Exchange
+from lamina.emulation.simulator.run import folder_of, run
+from lamina.emulation.simulator.run_context import Ground, lay
+from lamina.emulation.simulator.setting import Codistillation, Setting
+from lamina.models.errors import ConfigError
+from lamina.models.values import read_values
 from tests.simulated import COURSE, Device, setting
 
 PUBLIC = {"public": 0.2}  # 12 of 60 samples

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 import yaml
 
-from broker.settings import convert, load_toml
-from broker.starter import RunningBroker
-from coordinator.settings import FederationSettings
-from edge_agent.settings import AgentSettings
-from models.bundle import read_bundle
+from lamina.broker.brokers.starter import RunningBroker
+from lamina.broker.settings import convert, load_toml
+from lamina.coordinator.settings import FederationSettings
+from lamina.edge_agent.settings import AgentSettings
+from lamina.models.bundle import read_bundle
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -69,7 +69,7 @@ def test_the_same_commands_as_processes_end_well(tmp_path: Path, mosquitto: Runn
             home = tmp_path / name
             home.mkdir()
             command += ["--folder", str(home)]
-            agents.append(subprocess.Popen([sys.executable, "-m", "edge_agent.cli", *command], cwd=ROOT))
+            agents.append(subprocess.Popen([sys.executable, "-m", "lamina.edge_agent.cli", *command], cwd=ROOT))
         command = [_moved(word, tmp_path) for word in COMPOSE["services"]["coordinator"]["command"]]
         _run(["lamina", *command], tmp_path)
         assert [agent.wait(timeout=30) for agent in agents] == [0] * len(AGENTS)
@@ -93,4 +93,4 @@ def _moved(text: str, folder: Path) -> str:
 def _run(words: list[str], cwd: Path) -> None:
     assert words[0] == "lamina"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "coordinator.cli", *words[1:]], cwd=cwd, env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "lamina.coordinator.cli", *words[1:]], cwd=cwd, env=environment, check=True)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.data import TrainingData, load_data, sample_order
-from models.errors import DataError
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.edge_agent.data import TrainingData, load_data, sample_order
+from lamina.models.errors import DataError
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 LAYER = LayerSpec("dense", (TensorSpec("weight", (2, 3), "kernel"),))
 IMAGES = ModelSpec("images", (LAYER,), (BlockSpec("dense", 0, 1, (2,)),), (0,), classes=3)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulation.datasets import load_dataset, split_off
-from emulation.readers.cifar import read_cifar
-from emulation.readers.idx import read_idx
-from emulation.scaling import scale
-from models.errors import DataError
+from lamina.emulation.datasets import load_dataset, split_off
+from lamina.emulation.readers.cifar import read_cifar
+from lamina.emulation.readers.idx import read_idx
+from lamina.emulation.scaling import scale
+from lamina.models.errors import DataError
 
 
 def save(path, **arrays):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.definition import Definition, load_definition
-from models.errors import ModelError
-from models.source import split_options, zoo_names
+from lamina.models.definition import Definition, load_definition
+from lamina.models.errors import ModelError
+from lamina.models.source import split_options, zoo_names
 
 NETWORK = """
 from torch import nn
-from models.definition import Definition
+from lamina.models.definition import Definition
 
 def build(width=3):
     return Definition("mine", nn.Linear(2, width), (2,), width)
@@ -109,7 +109,7 @@ def test_a_file_may_import_its_neighbours_and_leaves_no_trace_on_the_path(tmp_pa
         """
 from torch import nn
 import lamina_neighbour_a
-from models.definition import Definition
+from lamina.models.definition import Definition
 
 def build():
     from lamina_neighbour_b import WIDTH

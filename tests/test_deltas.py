@@ -13,16 +13,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from broker.chunks import Joiner, LayerValue, split, unpack
-from broker.deltas import applied, check_of, pack_deltas
-from broker.messages import Report, RoundPlan
-from coordinator.federation import Federation
-from coordinator.round import Update
-from coordinator.settings import Aggregation, FederationSettings, Server, Training, Wire
-from coordinator.snapshot import fresh
-from coordinator.store import Store
-from models.errors import ConfigError, DecodeError
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.broker.wire.chunks import Joiner, LayerValue, split, unpack
+from lamina.broker.wire.deltas import applied, check_of, pack_deltas
+from lamina.broker.wire.messages import Report, RoundPlan
+from lamina.coordinator.records.snapshot import fresh
+from lamina.coordinator.records.store import Store
+from lamina.coordinator.rounds.federation import Federation
+from lamina.coordinator.rounds.round import Update
+from lamina.coordinator.settings import Aggregation, FederationSettings, Server, Training, Wire
+from lamina.models.errors import ConfigError, DecodeError
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 from tests.test_federation import MANIFEST, SETTINGS, profile
 
 LAYER = LayerSpec(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulation.simulator.dividing import divide, longest_lane
+from lamina.emulation.simulator.dividing import divide, longest_lane
 
 
 def brute_force(costs: list[int], lanes: int) -> int:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.embracing import trainers
+from lamina.coordinator.algorithms.embracing import trainers
 from tests import small_federation, twins
 
 SIZES = (4, 3, 6, 2)

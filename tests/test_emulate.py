@@ -18,15 +18,15 @@ import psutil
 import pytest
 from rich.console import Console
 
-from coordinator.records import RoundRecord
-from coordinator.settings import Aggregation, Cohorts, Deadlines, Local, Training
-from emulation.bundling import bundle_for, bundle_key
-from emulation.commands.emulate import log_to
-from emulation.experiment import BrokerKind, Experiment, Group, Partition
-from emulation.progress import Progress
-from emulation.run import Outcome, Prepared, emulate, prepare, standing, train
-from models.bundle import Bundle
-from models.errors import ConfigError, DataError, LaminaError, ModelError
+from lamina.coordinator.records.records import RoundRecord
+from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, Local, Training
+from lamina.emulation.bundling import bundle_for, bundle_key
+from lamina.emulation.commands.emulate import log_to
+from lamina.emulation.experiment import BrokerKind, Experiment, Group, Partition
+from lamina.emulation.progress import Progress
+from lamina.emulation.run import Outcome, Prepared, emulate, prepare, standing, train
+from lamina.models.bundle import Bundle
+from lamina.models.errors import ConfigError, DataError, LaminaError, ModelError
 from tests.whole_federation import MODERATE, STRONG, TOO_SMALL, WEAK, samples, small_bundle
 
 ROOT = Path(__file__).parent.parent
@@ -270,7 +270,7 @@ def test_when_every_process_has_ended_the_run_ends_too(experiment: Experiment) -
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "coordinator.cli", "emulate", *words]
+    return [sys.executable, "-m", "lamina.coordinator.cli", "emulate", *words]
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,17 @@ import onnxruntime as ort
 import pytest
 from safetensors.numpy import load_file
 
-from broker.address import BrokerAddress
-from broker.chunks import Joiner
-from broker.link import mqtt_dial
-from broker.memory import MemoryBroker
-from broker.messages import DeviceStatus, encode
-from broker.starter import RunningBroker, running_broker
-from broker.topics import Topics
-from coordinator.records import RoundRecord
-from coordinator.settings import Aggregation, Cohorts, Deadlines, Wire
-from models.bundle import Bundle
-from models.errors import BrokerUnreachable, ConfigError
+from lamina.broker.brokers.starter import RunningBroker, running_broker
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.wire.chunks import Joiner
+from lamina.broker.wire.messages import DeviceStatus, encode
+from lamina.broker.wire.topics import Topics
+from lamina.coordinator.records.records import RoundRecord
+from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, Wire
+from lamina.models.bundle import Bundle
+from lamina.models.errors import BrokerUnreachable, ConfigError
 from tests.whole_federation import MODERATE, PATIENCE_S, STRONG, TOO_SMALL, WEAK, Setup, small_bundle
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.messages import RoundPlan
-from edge_agent.data import TrainingData, sample_order
-from edge_agent.engine import Engine, FrozenPiece, InParts, PathOf, StepResult, SubModelTrainer
-from edge_agent.learner import Learner
-from edge_agent.trainer import OnnxRuntime
-from models.errors import ModelError
-from models.manifest import Manifest, SubModel
-from models.values import Vector, layer_vector
+from lamina.broker.wire.messages import RoundPlan
+from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.training.engine import Engine, FrozenPiece, InParts, PathOf, StepResult, SubModelTrainer
+from lamina.edge_agent.training.learner import Learner
+from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.models.errors import ModelError
+from lamina.models.manifest import Manifest, SubModel
+from lamina.models.values import Vector, layer_vector
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS
 from tests.tiny_training import Twin, write_trainable_bundle
 

@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from broker.codecs import codec
-from coordinator.aggregate import LayerFold
-from edge_agent.error_feedback import ErrorFeedback
+from lamina.broker.wire.codecs import codec
+from lamina.coordinator.folds.aggregate import LayerFold
+from lamina.edge_agent.session.error_feedback import ErrorFeedback
 
 Vector = npt.NDArray[np.float32]
 

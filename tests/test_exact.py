@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from coordinator.exact import GRID, LARGEST_TERM, MOST_TERMS, ExactSum
-from coordinator.passes import LANES
+from lamina.coordinator.folds.exact import GRID, LARGEST_TERM, MOST_TERMS, ExactSum
+from lamina.coordinator.folds.passes import LANES
 from tests import twins
 
 NEAR = 2.0**15

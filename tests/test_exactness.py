@@ -8,9 +8,9 @@ from torch import nn
 
 from benchmarks.exactness import NETWORKS, Compared, distance
 from benchmarks.smoothing import without_kinks
-from models.definition import Definition, load_definition
-from models.graph.tracing import trace
-from models.source import split_options, zoo_names
+from lamina.models.definition import Definition, load_definition
+from lamina.models.graph.tracing import trace
+from lamina.models.source import split_options, zoo_names
 
 QUICK = ("digits_cnn", "sensor_cnn", "tiny_transformer")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from emulation.changes import changed, parse_change, with_devices
-from emulation.commands import emulate
-from emulation.experiment import DEMO, Experiment, Group, Partition, read_experiment
-from models.errors import ConfigError
+from lamina.emulation.changes import changed, parse_change, with_devices
+from lamina.emulation.commands import emulate
+from lamina.emulation.experiment import DEMO, Experiment, Group, Partition, read_experiment
+from lamina.models.errors import ConfigError
 
 FILE = """
 name = "garden"

@@ -8,10 +8,10 @@ import onnx
 import onnxruntime
 import pytest
 
-from models.bundle import Bundle, read_bundle
-from models.draft import drafted
-from models.errors import BundleError, ModelError
-from models.export import export_model
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.draft import drafted
+from lamina.models.errors import BundleError, ModelError
+from lamina.models.export import export_model
 from tests.tiny_model import VALUES, inference_graph, manifest_in, write_bundle
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.fedavg import due, intervals
+from lamina.coordinator.algorithms.fedavg import due, intervals
 
 
 def test_every_layer_has_the_interval_of_a_round() -> None:

@@ -4,14 +4,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from broker.messages import DeviceProfile, Report, RoundPlan
-from coordinator.federation import Federation
-from coordinator.round import Update
-from coordinator.settings import Aggregation, Cohorts, FederationSettings, Local, Server, Training, Wire
-from coordinator.snapshot import Snapshot, fresh
-from models.errors import ConfigError, RejectedUpdate
-from models.manifest import FileEntry, Manifest, SubModel
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.broker.wire.messages import DeviceProfile, Report, RoundPlan
+from lamina.coordinator.records.snapshot import Snapshot, fresh
+from lamina.coordinator.rounds.federation import Federation
+from lamina.coordinator.rounds.round import Update
+from lamina.coordinator.settings import Aggregation, Cohorts, FederationSettings, Local, Server, Training, Wire
+from lamina.models.errors import ConfigError, RejectedUpdate
+from lamina.models.manifest import FileEntry, Manifest, SubModel
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 # Three layers of 1, 2 and 4 parameters; the second has two running statistics.
 SPEC = ModelSpec(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from coordinator.fedlama import Adjustment, adjust, discrepancy
-from coordinator.selection import draw
+from lamina.coordinator.algorithms.fedlama import Adjustment, adjust, discrepancy
+from lamina.coordinator.algorithms.selection import draw
 from tests import small_federation, twins
 
 # d_l and dim_l of up to eight layers

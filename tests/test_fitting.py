@@ -5,9 +5,9 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from models.fitting import SAVINGS, Way, choose, choose_way, ways, with_forms_that_fit
-from models.manifest import Cost, FileEntry, GraphsOfEngine, Manifest, SubModel
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.models.fitting import SAVINGS, Way, choose, choose_way, ways, with_forms_that_fit
+from lamina.models.manifest import Cost, FileEntry, GraphsOfEngine, Manifest, SubModel
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 FILE = FileEntry("0" * 64, 0, ".onnx")
 

@@ -10,15 +10,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from broker.address import BrokerAddress
-from edge_agent.settings import AgentSettings
-from emulation.datasets import Dataset
-from emulation.experiment import Experiment, Group, Partition
-from emulation.fleet import Plan, last_words, running_fleet, share_out
-from emulation.layout import agent_settings, check_fit, share_samples, write_samples
-from emulation.planning import PlannedDevice, admitted, plan_devices, tier_budget_mib
-from models.errors import DataError
-from models.manifest import FileEntry, Manifest, SubModel
+from lamina.broker.link.address import BrokerAddress
+from lamina.edge_agent.settings import AgentSettings
+from lamina.emulation.datasets import Dataset
+from lamina.emulation.experiment import Experiment, Group, Partition
+from lamina.emulation.fleet import Plan, last_words, running_fleet, share_out
+from lamina.emulation.layout import agent_settings, check_fit, share_samples, write_samples
+from lamina.emulation.planning import PlannedDevice, admitted, plan_devices, tier_budget_mib
+from lamina.models.errors import DataError
+from lamina.models.manifest import FileEntry, Manifest, SubModel
 from tests.small_federation import model
 
 ENTRY = FileEntry("0" * 64, 1, ".onnx")

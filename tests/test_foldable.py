@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from broker.chunks import pack, unpack, unpack_to_fold
-from broker.codecs import CODECS
-from broker.foldable import INT8_BLOCK, Delta, Int8Blocks, Joined
-from coordinator.aggregate import FOLDS, LayerFold, rule
-from coordinator.exact import ExactSum
-from models.errors import DecodeError, RejectedUpdate
-from models.spec import LayerSpec, TensorSpec
+from lamina.broker.wire.chunks import pack, unpack, unpack_to_fold
+from lamina.broker.wire.codecs import CODECS
+from lamina.broker.wire.foldable import INT8_BLOCK, Delta, Int8Blocks, Joined
+from lamina.coordinator.folds.aggregate import FOLDS, LayerFold, rule
+from lamina.coordinator.folds.exact import ExactSum
+from lamina.models.errors import DecodeError, RejectedUpdate
+from lamina.models.spec import LayerSpec, TensorSpec
 
 
 def int8_blocks(size: int, first: int = 0, seed: int = 0) -> Int8Blocks:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from coordinator import mean
-from coordinator.aggregate import Aggregate, LayerFold
-from coordinator.exact import ExactSum
+from lamina.coordinator.folds import mean
+from lamina.coordinator.folds.aggregate import Aggregate, LayerFold
+from lamina.coordinator.folds.exact import ExactSum
 
 Vectors = NDArray[np.float32]
 

@@ -6,11 +6,11 @@ import torch
 from graph_oracle import distance, flat, graph_steps, tensors_of, torch_steps, trained
 from torch import Tensor, nn
 
-from edge_agent.trainer import block_size
-from models.definition import Definition
-from models.graph import training_graph
-from models.graph.writer import BLOCKED_DOMAIN
-from models.layout import derive_spec
+from lamina.edge_agent.training.trainer import block_size
+from lamina.models.definition import Definition
+from lamina.models.graph import training_graph
+from lamina.models.graph.writer import BLOCKED_DOMAIN
+from lamina.models.layout import derive_spec
 
 pytestmark = pytest.mark.skipif(not block_size(), reason="ONNX Runtime has no blocked layout for this processor")
 

@@ -10,9 +10,9 @@ import torch
 from graph_oracle import Array, run, session, tensors_of
 from torch import nn
 
-from models.definition import Definition, load_definition
-from models.graph import forward_graph, inference_graph
-from models.layout import derive_spec
+from lamina.models.definition import Definition, load_definition
+from lamina.models.graph import forward_graph, inference_graph
+from lamina.models.layout import derive_spec
 
 
 def convolutional() -> Definition:

@@ -5,9 +5,9 @@ import torch
 from graph_oracle import HYPERPARAMETERS, Array, flat, graph_steps, run, session, tensors_of, trained, training_graph
 from torch import nn
 
-from models.definition import Definition
-from models.graph import inference_graph
-from models.layout import derive_spec
+from lamina.models.definition import Definition
+from lamina.models.graph import inference_graph
+from lamina.models.layout import derive_spec
 
 WIDTH = 400
 

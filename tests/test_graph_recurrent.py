@@ -6,9 +6,9 @@ import torch
 from graph_oracle import distance, flat, graph_steps, run, tensors_of, torch_steps, trained, training_graph
 from torch import Tensor, nn
 
-from models.definition import Definition
-from models.graph import inference_graph
-from models.layout import derive_spec
+from lamina.models.definition import Definition
+from lamina.models.graph import inference_graph
+from lamina.models.layout import derive_spec
 
 STEPS, WIDTH, HIDDEN = 5, 4, 3
 

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from graph_oracle import distance, flat, graph_steps, moving, run, tensors_of, torch_steps, trained, training_graph
 from torch import Tensor, nn
 
-from models.definition import Definition
-from models.errors import ModelError
-from models.graph import inference_graph
-from models.graph.rules import subject
-from models.layout import derive_spec
+from lamina.models.definition import Definition
+from lamina.models.errors import ModelError
+from lamina.models.graph import inference_graph
+from lamina.models.graph.rules import subject
+from lamina.models.layout import derive_spec
 
 
 class Function(nn.Module):

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.definition import Definition
-from models.layout import derive_spec
+from lamina.models.definition import Definition
+from lamina.models.layout import derive_spec
 
 FEW = settings(
     max_examples=8,

@@ -19,12 +19,12 @@ from graph_oracle import (
 )
 from torch import Tensor, nn
 
-from models.definition import Definition, load_definition
-from models.errors import ModelError
-from models.graph import forward_graph
-from models.layout import derive_spec
-from models.manifest import ONNXRUNTIME
-from models.spec import ModelSpec
+from lamina.models.definition import Definition, load_definition
+from lamina.models.errors import ModelError
+from lamina.models.graph import forward_graph
+from lamina.models.layout import derive_spec
+from lamina.models.manifest import ONNXRUNTIME
+from lamina.models.spec import ModelSpec
 
 
 class Smooth(nn.Module):

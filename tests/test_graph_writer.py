@@ -5,7 +5,7 @@ import onnx
 import pytest
 from graph_oracle import session
 
-from models.graph.writer import GraphWriter
+from lamina.models.graph.writer import GraphWriter
 
 
 def operators(g: GraphWriter) -> list[str]:

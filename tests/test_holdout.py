@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emulation.simulator.choice import open_way
-from emulation.simulator.fairness import device_spread, over_seeds
-from emulation.simulator.ground import Ground, lay
-from emulation.simulator.simulation import Simulation
-from models.errors import ConfigError
+from lamina.emulation.simulator.backends.choice import open_way
+from lamina.emulation.simulator.research.fairness import device_spread, over_seeds
+from lamina.emulation.simulator.run_context import Ground, lay
+from lamina.emulation.simulator.simulation import Simulation
+from lamina.models.errors import ConfigError
 from tests.simulated import setting
 
 
@@ -69,8 +69,8 @@ def test_own_accuracies_are_those_of_each_devices_samples(tmp_path: Path) -> Non
 def open_network(ground: Ground, state: np.ndarray):  # type: ignore[no-untyped-def]
     import torch
 
-    from emulation.simulator.rows import to_tensors
-    from models.definition import load_definition
+    from lamina.emulation.simulator.rows import to_tensors
+    from lamina.models.definition import load_definition
 
     module = load_definition(ground.recipe.model).module
     tensors = {name: torch.from_numpy(value.copy()) for name, value in to_tensors(ground.spec, state).items()}

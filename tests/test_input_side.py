@@ -9,16 +9,16 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from edge_agent.data import TrainingData
-from edge_agent.input_side import InputSide
-from edge_agent.spill import SpillFull
-from edge_agent.trainer import OnnxRuntime
-from models.build import initial_values
-from models.definition import load_definition
-from models.graph import forward_graph
-from models.layout import derive_spec
-from models.manifest import FileEntry, Piece
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.training.activation_cache import SpillFull
+from lamina.edge_agent.training.input_side import InputSide
+from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.models.build import initial_values
+from lamina.models.definition import load_definition
+from lamina.models.graph import forward_graph
+from lamina.models.layout import derive_spec
+from lamina.models.manifest import FileEntry, Piece
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 from tests.test_spill import room_of
 
 # x (2,) -> tanh(x @ a) (2,) -> tanh(. @ b) (3,) -> the rest, which this test does not need.

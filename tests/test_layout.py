@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from models.definition import Definition, load_definition
-from models.errors import ModelError
-from models.layout import derive_spec
-from models.spec import ModelSpec
+from lamina.models.definition import Definition, load_definition
+from lamina.models.errors import ModelError
+from lamina.models.layout import derive_spec
+from lamina.models.spec import ModelSpec
 
 
 def spec_of(module: nn.Module, shape: tuple[int, ...] = (4,), classes: int = 2, **options: object) -> ModelSpec:
@@ -241,7 +241,7 @@ def test_a_block_starts_where_the_activation_is_smallest() -> None:
 
 def test_dropout_stands_with_the_layer_after_it() -> None:
     """Its mask is drawn where that layer is trained, though the one before is frozen."""
-    from models.graph import training_graph
+    from lamina.models.graph import training_graph
 
     module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Dropout(0.5), nn.Linear(3, 2))
     definition = Definition("net", module, (4,), 2)

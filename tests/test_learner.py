@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from broker.messages import RoundPlan
-from edge_agent.data import TrainingData, sample_order
-from edge_agent.learner import Learner
-from edge_agent.trainer import OnnxRuntime
-from models.errors import DataError
-from models.manifest import Manifest
-from models.values import layer_vector
+from lamina.broker.wire.messages import RoundPlan
+from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.training.learner import Learner
+from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.models.errors import DataError
+from lamina.models.manifest import Manifest
+from lamina.models.values import layer_vector
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS
 from tests.tiny_training import Twin, write_trainable_bundle
 

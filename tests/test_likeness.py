@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from emulation.simulator.ground import lay
-from emulation.simulator.likeness import MEASURES, likeness
-from emulation.simulator.many import Means
-from emulation.simulator.study import Study
-from emulation.simulator.studying import conduct
+from lamina.emulation.simulator.research.likeness import MEASURES, likeness
+from lamina.emulation.simulator.run_context import lay
+from lamina.emulation.simulator.studies.many import Means
+from lamina.emulation.simulator.studies.study import Study
+from lamina.emulation.simulator.studies.studying import conduct
 from tests.simulated import setting
 
 pytestmark = pytest.mark.no_cover  # simulations: see conftest.py

@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from broker.address import BrokerAddress
-from broker.link import PUBLISH_WINDOW, PUBLISH_WINDOW_BYTES, RECEIVE_WINDOW, mqtt_dial
-from broker.memory import MemoryBroker
-from broker.seam import Delivery, Dial, Link, Will
-from broker.starter import RunningBroker, running_broker
-from models.errors import ConfigError, LinkError
+from lamina.broker.brokers.starter import RunningBroker, running_broker
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.mqtt import PUBLISH_WINDOW, PUBLISH_WINDOW_BYTES, RECEIVE_WINDOW, mqtt_dial
+from lamina.broker.link.seam import Delivery, Dial, Link, Will
+from lamina.models.errors import ConfigError, LinkError
 from tests.scripted_broker import ScriptedBroker, scripted
 
 PATIENCE_S = 20.0  # a test that waits so long has failed

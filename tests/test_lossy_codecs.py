@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
-from broker.codecs import CODECS, codec
-from models.errors import DecodeError
+from lamina.broker.wire.codecs import CODECS, codec
+from lamina.models.errors import DecodeError
 
 Vector = npt.NDArray[np.float32]
 

@@ -1,4 +1,4 @@
-"""``python -m edge_agent.measure``: the peak of a sub-model in a fresh process, as one JSON line."""
+"""``python -m lamina.edge_agent.training.measure``: the peak of a sub-model in a fresh process, as one JSON line."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "edge_agent.measure", *map(str, arguments)]
+    command = [sys.executable, "-m", "lamina.edge_agent.training.measure", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

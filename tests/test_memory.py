@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.memory import MemoryBroker
-from broker.seam import Delivery, Will
-from models.errors import LinkError
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.seam import Delivery, Will
+from lamina.models.errors import LinkError
 
 
 async def take(deliveries: AsyncIterator[Delivery], number: int) -> list[bytes]:

@@ -5,7 +5,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from edge_agent.memory import MIB, PeakMeter, free_bytes, group_paths, inactive_cache_bytes, kib_field, limit_bytes
+from lamina.edge_agent.training.memory import (
+    MIB,
+    PeakMeter,
+    free_bytes,
+    group_paths,
+    inactive_cache_bytes,
+    kib_field,
+    limit_bytes,
+)
 
 MEMINFO = """MemTotal:        3882824 kB
 MemFree:         2112456 kB

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.messages import (
+from lamina.broker.wire.messages import (
     CoordinatorStatus,
     DeviceProfile,
     DeviceStatus,
@@ -19,7 +19,7 @@ from broker.messages import (
     decode,
     encode,
 )
-from models.errors import DecodeError
+from lamina.models.errors import DecodeError
 
 KINDS = (CoordinatorStatus, RoundPlan, DeviceStatus, DeviceProfile, Task, Report)
 

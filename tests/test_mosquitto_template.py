@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-import broker
-from broker.address import BrokerAddress
-from broker.link import mqtt_dial
-from broker.topics import Topics
-from models.errors import LinkError
+from lamina import broker
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.wire.topics import Topics
+from lamina.models.errors import LinkError
 from tests.conftest import missing
 
 pytestmark = pytest.mark.broker

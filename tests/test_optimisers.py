@@ -10,12 +10,12 @@ import torch
 from graph_oracle import Array, Groups, State, distance, flat, moving, session, tensors_of, torch_trained, trained
 from torch import Tensor, nn
 
-from models.definition import Definition
-from models.errors import ModelError
-from models.graph import Recipe, TrainingGraph, accumulating_graph, training_graph, updating_graph
-from models.graph.optimisers import OPTIMISERS
-from models.layout import derive_spec
-from models.spec import ModelSpec
+from lamina.models.definition import Definition
+from lamina.models.errors import ModelError
+from lamina.models.graph import Recipe, TrainingGraph, accumulating_graph, training_graph, updating_graph
+from lamina.models.graph.optimisers import OPTIMISERS
+from lamina.models.layout import derive_spec
+from lamina.models.spec import ModelSpec
 
 STEPS = 50
 MAKERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
-from broker.chunks import LayerValue, pack, pack_all, unpack, unpack_all
-from broker.codecs import CODECS, codec
-from broker.codecs.base import ServesMany
-from broker.deltas import applied, pack_deltas
-from models.errors import ConfigError, DecodeError
-from models.spec import LayerSpec, TensorSpec
+from lamina.broker.wire.chunks import LayerValue, pack, pack_all, unpack, unpack_all
+from lamina.broker.wire.codecs import CODECS, codec
+from lamina.broker.wire.codecs.base import ServesMany
+from lamina.broker.wire.deltas import applied, pack_deltas
+from lamina.models.errors import ConfigError, DecodeError
+from lamina.models.spec import LayerSpec, TensorSpec
 
 Vector = npt.NDArray[np.float32]
 

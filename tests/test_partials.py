@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from broker.chunks import Joiner, LayerValue, pack_partial, split, unpack_partial
-from broker.partials import Partial, decode, encode, most_bytes
-from coordinator.aggregate import LayerFold, rule
-from models.errors import DecodeError, RejectedUpdate
-from models.spec import LayerSpec, TensorSpec
+from lamina.broker.wire.chunks import Joiner, LayerValue, pack_partial, split, unpack_partial
+from lamina.broker.wire.partials import Partial, decode, encode, most_bytes
+from lamina.coordinator.folds.aggregate import LayerFold, rule
+from lamina.models.errors import DecodeError, RejectedUpdate
+from lamina.models.spec import LayerSpec, TensorSpec
 from tests.small_federation import model
 
 Update = tuple[str, NDArray[np.float32], float]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulation.partition import dirichlet, iid, natural, shards
-from models.errors import DataError
+from lamina.emulation.partition import dirichlet, iid, natural, shards
+from lamina.models.errors import DataError
 
 label_lists = st.lists(st.integers(0, 5), min_size=20, max_size=120)
 

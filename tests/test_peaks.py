@@ -13,13 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.build import build_bundle
-from models.bundle import Bundle, read_bundle
-from models.definition import load_definition
-from models.graph.arena import Arena
-from models.graph.liveness import Allocation, allocations, engine_order, highest_bytes, tensor_bytes
-from models.manifest import BLOCKS, PARALLEL
-from models.peaks import batches
+from lamina.models.build import build_bundle
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.definition import load_definition
+from lamina.models.graph.arena import Arena
+from lamina.models.graph.liveness import Allocation, allocations, engine_order, highest_bytes, tensor_bytes
+from lamina.models.manifest import BLOCKS, PARALLEL
+from lamina.models.peaks import batches
 
 ROOT = Path(__file__).parent.parent
 KIB, MIB = 1024, 1024 * 1024
@@ -168,7 +168,15 @@ def test_a_predicted_peak_is_near_the_measured_one(tmp_path: Path) -> None:
     build_bundle(definition, tmp_path / "leaf", batch_size=64)
     bundle = read_bundle(tmp_path / "leaf")
     for cut, way in ((0, []), (0, ["--micro-batch", "8"]), (bundle.manifest.spec.cuts[-1], [])):
-        command = [sys.executable, "-m", "edge_agent.measure", str(bundle.folder), "--cut", str(cut), *way]
+        command = [
+            sys.executable,
+            "-m",
+            "lamina.edge_agent.training.measure",
+            str(bundle.folder),
+            "--cut",
+            str(cut),
+            *way,
+        ]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         sub_model = bundle.manifest.sub_model(cut)
         cost = sub_model.cost_in_parts if way else sub_model.cost

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emulation.plots import (
+from lamina.emulation.plots import (
     draw_accuracy,
     draw_all,
     draw_crossings,

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.codecs import CODECS
-from edge_agent.data import TrainingData
-from edge_agent.profile import budget_mib, probe, threads
-from edge_agent.settings import AgentSettings
-from models.errors import ConfigError
+from lamina.broker.wire.codecs import CODECS
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.service.profile import budget_mib, probe, threads
+from lamina.edge_agent.settings import AgentSettings
+from lamina.models.errors import ConfigError
 
 DATA = TrainingData(np.zeros((5, 1, 8, 8), np.float32), np.array([0, 3, 1, 3, 2]))
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from emulation.simulator.ground import lay
-from emulation.simulator.ways.ray import on_ray
-from models.errors import ConfigError
+from lamina.emulation.simulator.backends.ray import on_ray
+from lamina.emulation.simulator.run_context import lay
+from lamina.models.errors import ConfigError
 from tests.simulated import setting, simulate
 
 try:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import msgspec
 
-from coordinator.recorder import CYCLES, Recorder, read_cycles
-from coordinator.records import CycleRecord, RoundRecord
+from lamina.coordinator.records.recorder import CYCLES, Recorder, read_cycles
+from lamina.coordinator.records.records import CycleRecord, RoundRecord
 
 ROUND = RoundRecord(
     round=0,

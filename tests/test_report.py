@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from emulation.experiment import Experiment, Group
-from emulation.progress import Progress, due_bar, plain_line, size
-from emulation.report import Summary, show, summarise, versions, write_summary
+from lamina.emulation.experiment import Experiment, Group
+from lamina.emulation.progress import Progress, due_bar, plain_line, size
+from lamina.emulation.report import Summary, show, summarise, versions, write_summary
 from tests.small_federation import model
 from tests.synthetic_run import result, rounds
 

@@ -5,14 +5,14 @@ import sys
 
 import pytest
 
-from broker.link import mqtt_dial
-from broker.memory import MemoryBroker
-from broker.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, encode
-from broker.starter import RunningBroker
-from broker.topics import Topics
-from coordinator.commands.clear import clear
-from coordinator.commands.status import look
-from models.errors import ConfigError
+from lamina.broker.brokers.starter import RunningBroker
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, encode
+from lamina.broker.wire.topics import Topics
+from lamina.coordinator.commands.clear import clear
+from lamina.coordinator.commands.status import look
+from lamina.models.errors import ConfigError
 
 LAB = Topics("lab")
 PROFILE = DeviceProfile(
@@ -80,7 +80,7 @@ async def test_both_commands_on_a_real_broker(mosquitto: RunningBroker) -> None:
     def lamina(command: str) -> subprocess.CompletedProcess[str]:
         where = ["--host", mosquitto.address.host, "--port", str(mosquitto.address.port)]
         return subprocess.run(
-            [sys.executable, "-m", "coordinator.cli", command, "lab", *where],
+            [sys.executable, "-m", "lamina.coordinator.cli", command, "lab", *where],
             capture_output=True,
             text=True,
             check=False,

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.messages import Report, RoundPlan
-from coordinator.aggregate import LayerFold
-from coordinator.round import Round, Update
-from models.errors import RejectedUpdate
+from lamina.broker.wire.messages import Report, RoundPlan
+from lamina.coordinator.folds.aggregate import LayerFold
+from lamina.coordinator.rounds.round import Round, Update
+from lamina.models.errors import RejectedUpdate
 
 # Three layers of one parameter each; "tiny" trains the last one only.
 CUTS = {"big": 0, "mid": 1, "tiny": 2}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from edge_agent.data import sample_order
-from emulation.simulator.samples import PADDING, Augmentation, batches
+from lamina.edge_agent.data import sample_order
+from lamina.emulation.simulator.samples import PADDING, Augmentation, batches
 
 HELD = np.array([3, 5, 8, 13, 21])
 

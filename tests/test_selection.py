@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.selection import draw
+from lamina.coordinator.algorithms.selection import draw
 
 GOLDEN = [
     ("board-1", "board-5", "board-6"),

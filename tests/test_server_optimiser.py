@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from coordinator.server_optimiser import fedadam, fedadam_start, fedavgm, fedavgm_start
+from lamina.coordinator.algorithms.server_optimiser import fedadam, fedadam_start, fedavgm, fedavgm_start
 
 NUMBERS = st.lists(st.floats(-8, 8, width=16), min_size=3, max_size=3)
 

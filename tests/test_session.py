@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import msgspec
 import pytest
 
-from broker.messages import RoundPlan, Task
-from edge_agent.events import (
+from lamina.broker.wire.messages import RoundPlan, Task
+from lamina.edge_agent.session.events import (
     REPORT,
     Abandon,
     Command,
@@ -35,9 +35,9 @@ from edge_agent.events import (
     Unsubscribe,
     Withdraw,
 )
-from edge_agent.session import Session
-from models.manifest import FileEntry, Manifest
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.edge_agent.session.session import Session
+from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 NAMES = ("stem", "body", "head")
 FILE = FileEntry("0" * 64, 0, ".onnx")

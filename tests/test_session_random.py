@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.messages import RoundPlan, Task
-from edge_agent.events import (
+from lamina.broker.wire.messages import RoundPlan, Task
+from lamina.edge_agent.session.events import (
     REPORT,
     Abandon,
     Command,
@@ -38,7 +38,7 @@ from edge_agent.events import (
     Unsubscribe,
     Withdraw,
 )
-from edge_agent.session import Session
+from lamina.edge_agent.session.session import Session
 from tests.test_session import MANIFEST
 
 LAYERS = range(3)

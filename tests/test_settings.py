@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.address import BrokerAddress
-from broker.settings import convert, load_toml
-from models.errors import ConfigError
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.settings import convert, load_toml
+from lamina.models.errors import ConfigError
 
 
 class Oven(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emulation.similarity import linear_cka, svcca
+from lamina.emulation.similarity import linear_cka, svcca
 
 
 def samples(seed: int, columns: int, rows: int = 200) -> np.ndarray:

@@ -9,10 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from emulation.simulator.checkpoint import read_checkpoint, write_checkpoint
-from emulation.simulator.ground import lay
-from emulation.simulator.rows import layer_offsets
-from emulation.simulator.simulation import State
+from lamina.emulation.simulator.checkpoint import read_checkpoint, write_checkpoint
+from lamina.emulation.simulator.rows import layer_offsets
+from lamina.emulation.simulator.run_context import lay
+from lamina.emulation.simulator.simulation import State
 from tests.simulated import COURSE, setting, simulate, twin
 
 pytestmark = pytest.mark.no_cover  # simulations: see conftest.py
@@ -61,7 +61,7 @@ def test_the_stack_agrees_to_float_tolerance(tmp_path: Path) -> None:
 
 def test_phi_1_never_adjusts_and_is_fedavg_to_the_bit(tmp_path: Path) -> None:
     # FedAvg by hand: one fold a round over whole rows, no layers, no intervals
-    from coordinator.aggregate import LayerFold
+    from lamina.coordinator.folds.aggregate import LayerFold
 
     ground = lay(setting(tmp_path))
     state = simulate(ground)
@@ -97,8 +97,8 @@ def test_a_weak_devices_input_side_stays_global(tmp_path: Path) -> None:
 
 def test_width_1_is_fedavg_to_the_bit(tmp_path: Path) -> None:
     # the fleet is strong, so every ratio is 1; then the element-wise fold by itself, with everything covered
-    from coordinator.aggregate import LayerFold
-    from emulation.simulator.coverage import CoverageFold
+    from lamina.coordinator.folds.aggregate import LayerFold
+    from lamina.emulation.simulator.research.coverage import CoverageFold
 
     assert bits(simulate(setting(tmp_path, reduction="width"))) == bits(simulate(setting(tmp_path)))
     ground = lay(setting(tmp_path))
@@ -185,7 +185,7 @@ def test_a_device_that_diverges_is_left_out(tmp_path: Path) -> None:
 
 def _at(ground, u, round_):  # type: ignore[no-untyped-def]
     """The state at the beginning of a round, given the global row."""
-    from emulation.simulator.simulation import beginning
+    from lamina.emulation.simulator.simulation import beginning
 
     state = beginning(ground)
     state.base[:] = u
@@ -195,9 +195,9 @@ def _at(ground, u, round_):  # type: ignore[no-untyped-def]
 
 def _trained(ground, u, round_):  # type: ignore[no-untyped-def]
     """Every device's row after its local steps of a round, before anything is averaged."""
-    from emulation.simulator.arena import private_arena
-    from emulation.simulator.station import Station
-    from emulation.simulator.tasks import Training
+    from lamina.emulation.simulator.backends.arena import private_arena
+    from lamina.emulation.simulator.backends.task_runner import Station
+    from lamina.emulation.simulator.backends.tasks import Training
 
     arena = private_arena(4, u.size, ground.data)
     arena.rows[:] = u
@@ -213,8 +213,8 @@ def test_the_process_that_conducts_a_pool_never_loads_torch(tmp_path: Path) -> N
     script = """if __name__ == "__main__":
         import sys, msgspec
         from pathlib import Path
-        from emulation.simulator.run import run
-        from emulation.simulator.setting import Setting
+        from lamina.emulation.simulator.run import run
+        from lamina.emulation.simulator.setting import Setting
         folder = Path(sys.argv[1])
         chosen = msgspec.json.decode((folder / "setting.json").read_bytes(), type=Setting)
         result = run(chosen, folder / "cache", way="pool", processes=2)

@@ -21,24 +21,24 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from broker.link import mqtt_dial
-from broker.memory import MemoryBroker
-from broker.seam import Dial
-from broker.starter import RunningBroker
-from coordinator.records import RunResult
-from coordinator.service import Coordinator
-from coordinator.settings import Aggregation, Cohorts, Deadlines, FederationSettings, Server, Training, Wire
-from edge_agent.data import TrainingData
-from edge_agent.service import Agent
-from edge_agent.settings import AgentSettings
-from emulation.experiment import Partition
-from emulation.simulator.ground import Ground, lay
-from emulation.simulator.rows import to_tensors
-from emulation.simulator.setting import Fleet, Setting
-from emulation.simulator.simulation import State
-from models.build import build_bundle
-from models.bundle import Bundle, read_bundle
-from models.definition import load_definition
+from lamina.broker.brokers.starter import RunningBroker
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.link.seam import Dial
+from lamina.coordinator.records.records import RunResult
+from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, FederationSettings, Server, Training, Wire
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.service.agent import Agent
+from lamina.edge_agent.settings import AgentSettings
+from lamina.emulation.experiment import Partition
+from lamina.emulation.simulator.rows import to_tensors
+from lamina.emulation.simulator.run_context import Ground, lay
+from lamina.emulation.simulator.setting import Fleet, Setting
+from lamina.emulation.simulator.simulation import State
+from lamina.models.build import build_bundle
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.definition import load_definition
 from tests.simulated import simulate
 
 ATOL = 5e-6

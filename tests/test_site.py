@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.chunks import LayerValue, unpack_partial
-from broker.messages import RoundPlan, Task
-from coordinator.aggregate import LayerFold
-from coordinator.round import PartialUpdate, Round, Update
-from coordinator.site import Site, share
-from models.errors import RejectedUpdate
+from lamina.broker.wire.chunks import LayerValue, unpack_partial
+from lamina.broker.wire.messages import RoundPlan, Task
+from lamina.coordinator.folds.aggregate import LayerFold
+from lamina.coordinator.rounds.round import PartialUpdate, Round, Update
+from lamina.coordinator.rounds.site import Site, share
+from lamina.models.errors import RejectedUpdate
 from tests.small_federation import model
 
 SPEC = model([1, 1, 1])
@@ -219,7 +219,7 @@ def test_a_stranger_in_it_spoils_a_partial() -> None:
 
 
 def test_a_robust_rule_refuses_sums() -> None:
-    from coordinator.robust import median
+    from lamina.coordinator.folds.robust import median
 
     round_ = Round(PLAN, CUTS, lambda layer: median(1, 1), 100.0)
     with pytest.raises(RejectedUpdate, match="collects"):

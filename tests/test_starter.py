@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.link import mqtt_dial
-from broker.starter import Kind, RunningBroker, choose, mosquitto_configuration, running_broker
-from models.errors import ConfigError
+from lamina.broker.brokers.starter import Kind, RunningBroker, choose, mosquitto_configuration, running_broker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.models.errors import ConfigError
 
 pytestmark = pytest.mark.broker
 
@@ -46,7 +46,7 @@ def test_broker_ends_when_its_context_fails(any_broker: RunningBroker) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="mosquitto learns of its parent's end from Linux alone")
 def test_broker_ends_with_a_starter_that_is_killed(any_broker: RunningBroker) -> None:
     starter = (
-        "import sys, time; from broker.starter import running_broker\n"
+        "import sys, time; from lamina.broker.brokers.starter import running_broker\n"
         "with running_broker(sys.argv[1]) as broker: print(broker.address.port, flush=True); time.sleep(60)\n"
     )
     command = [sys.executable, "-c", starter, any_broker.kind]

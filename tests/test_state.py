@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.messages import RoundPlan
-from edge_agent.events import Outcome, Progress
-from edge_agent.state import DamagedState, read_progress, restore_state, save_state
+from lamina.broker.wire.messages import RoundPlan
+from lamina.edge_agent.service.state import DamagedState, read_progress, restore_state, save_state
+from lamina.edge_agent.session.events import Outcome, Progress
 from tests.test_spill import room_of
 
 PLAN = RoundPlan(epoch=7, round=3, cycle=1, cohort=("a", "b"), due=(0,), versions=(4, 5), hyperparameters={"lr": 0.1})

@@ -10,15 +10,15 @@ import torch
 from msgspec.structs import replace
 from torch import nn
 
-from broker.messages import RoundPlan
-from edge_agent.data import TrainingData
-from edge_agent.learner import Learner
-from edge_agent.trainer import OnnxRuntime
-from models.build import build_bundle
-from models.bundle import Bundle, read_bundle
-from models.definition import Definition
-from models.errors import ModelError
-from models.values import flatten, layer_vector
+from lamina.broker.wire.messages import RoundPlan
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.training.learner import Learner
+from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.models.build import build_bundle
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.definition import Definition
+from lamina.models.errors import ModelError
+from lamina.models.values import flatten, layer_vector
 
 RNG = np.random.default_rng(0)
 DATA = TrainingData(RNG.standard_normal((20, 2, 4, 4), np.float32), RNG.integers(0, 3, 20))

@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from coordinator.accounting import Ledger
-from coordinator.snapshot import Snapshot
-from coordinator.store import Store
-from models.errors import ConfigError
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.coordinator.records.accounting import Ledger
+from lamina.coordinator.records.snapshot import Snapshot
+from lamina.coordinator.records.store import Store
+from lamina.models.errors import ConfigError
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 SPEC = ModelSpec(
     name="two",

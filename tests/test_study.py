@@ -12,14 +12,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from emulation.commands import reproduce, simulate
-from emulation.datasets import BUILT_IN
-from emulation.simulator.many import Means, carry_out
-from emulation.simulator.run import RESULT, folder_of, run
-from emulation.simulator.study import Claim, Study, merged, plan, read_study, with_methods
-from emulation.simulator.studying import conduct, sweep
-from emulation.simulator.tables import Verdict, entries, verdicts
-from models.errors import ConfigError
+from lamina.emulation.commands import reproduce, simulate
+from lamina.emulation.datasets import BUILT_IN
+from lamina.emulation.simulator.run import RESULT, folder_of, run
+from lamina.emulation.simulator.studies.many import Means, carry_out
+from lamina.emulation.simulator.studies.study import Claim, Study, merged, plan, read_study, with_methods
+from lamina.emulation.simulator.studies.studying import conduct, sweep
+from lamina.emulation.simulator.studies.tables import Verdict, entries, verdicts
+from lamina.models.errors import ConfigError
 from tests.simulated import setting
 
 pytestmark = pytest.mark.no_cover  # simulations: see conftest.py
@@ -198,8 +198,8 @@ def test_a_sweep_is_judged_by_validation_samples_and_reads_the_cache(tmp_path: P
 def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
     chosen = setting(tmp_path, aggregation={"phi": 2}, training={"rounds": 100})
     script = (
-        "import sys, msgspec; from pathlib import Path; from emulation.simulator.run import run;"
-        "from emulation.simulator.setting import Setting;"
+        "import sys, msgspec; from pathlib import Path; from lamina.emulation.simulator.run import run;"
+        "from lamina.emulation.simulator.setting import Setting;"
         "run(msgspec.json.decode(sys.argv[1], type=Setting), Path(sys.argv[2]), way='loop', checkpoint_s=0)"
     )
     cache = tmp_path / "killed"
@@ -229,7 +229,7 @@ def test_a_killed_command_takes_its_lanes_along_and_goes_on_to_the_same_models(t
         'partition = { kind = "iid" }\naggregation = { phi = 1 }\ntraining = { rounds = 300, local_steps = 2 }\n'
         '[[method]]\nlabel = "only"\n'
     )
-    command = [sys.executable, "-m", "coordinator.cli", "simulate", str(path), "--processes", "2", "--out"]
+    command = [sys.executable, "-m", "lamina.coordinator.cli", "simulate", str(path), "--processes", "2", "--out"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=EXPERIMENTS.parent, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "killed").glob("simulations/*/rounds.csv"))) < 2 and time.monotonic() < deadline:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.filters import matches, split_filter
-from broker.topics import Address, Topics, check_name
-from models.errors import ConfigError, DecodeError
+from lamina.broker.wire.filters import matches, split_filter
+from lamina.broker.wire.topics import Address, Topics, check_name
+from lamina.models.errors import ConfigError, DecodeError
 
 LAB = Topics("lab")
 names = st.from_regex(r"[A-Za-z0-9_.\-]{1,64}", fullmatch=True)

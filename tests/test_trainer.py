@@ -6,10 +6,18 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent import trainer as trainer_module
-from edge_agent.trainer import INSTALLED, Forward, OnnxRuntime, Trainer
-from models.errors import ConfigError, ModelError
-from models.manifest import ENGINES, ONNXRUNTIME, ONNXRUNTIME_TRAINING, FileEntry, GraphsOfEngine, Manifest, SubModel
+from lamina.edge_agent.training import trainer as trainer_module
+from lamina.edge_agent.training.trainer import INSTALLED, Forward, OnnxRuntime, Trainer
+from lamina.models.errors import ConfigError, ModelError
+from lamina.models.manifest import (
+    ENGINES,
+    ONNXRUNTIME,
+    ONNXRUNTIME_TRAINING,
+    FileEntry,
+    GraphsOfEngine,
+    Manifest,
+    SubModel,
+)
 from tests.tiny_model import VALUES
 from tests.tiny_training import Twin, write_trainable_bundle
 

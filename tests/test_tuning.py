@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.engine import STANDARD, Way
-from edge_agent.trainer import OnnxRuntime, block_size
-from edge_agent.tuning import FILE, Tuned, choose, fastest_ms, random_batch, read_choices
-from models.build import build_bundle
-from models.bundle import Bundle, read_bundle
-from models.definition import load_definition
-from models.manifest import BLOCKS, PARALLEL
-from models.values import flatten
+from lamina.edge_agent.training.engine import STANDARD, Way
+from lamina.edge_agent.training.trainer import OnnxRuntime, block_size
+from lamina.edge_agent.training.tuning import FILE, Tuned, choose, fastest_ms, random_batch, read_choices
+from lamina.models.build import build_bundle
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.definition import load_definition
+from lamina.models.manifest import BLOCKS, PARALLEL
+from lamina.models.values import flatten
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import values
-from models.errors import ModelError
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.models import values
+from lamina.models.errors import ModelError
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS, VALUES
 
 

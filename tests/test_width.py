@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from emulation.simulator.coverage import CoverageFold
-from emulation.simulator.rows import layer_offsets, places, to_row
-from emulation.simulator.width import matching_ratio, narrowed, positions
-from models.capacity import capacity
-from models.definition import Definition, load_definition
-from models.errors import ModelError
-from models.layout import derive_spec
-from models.spec import LayerSpec, ModelSpec, TensorSpec
+from lamina.emulation.simulator.research.coverage import CoverageFold
+from lamina.emulation.simulator.research.width import matching_ratio, narrowed, positions
+from lamina.emulation.simulator.rows import layer_offsets, places, to_row
+from lamina.models.capacity import capacity
+from lamina.models.definition import Definition, load_definition
+from lamina.models.errors import ModelError
+from lamina.models.layout import derive_spec
+from lamina.models.spec import LayerSpec, ModelSpec, TensorSpec
 from tests.simulated import NETS
 
 

@@ -8,17 +8,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.link import mqtt_dial
-from broker.memory import MemoryBroker
-from broker.messages import RoundPlan, Task
-from broker.starter import RunningBroker
-from coordinator.records import RunResult
-from coordinator.settings import Aggregation, Wire
-from edge_agent.events import Outcome, Progress, Train
-from edge_agent.learning import Learning
-from edge_agent.settings import AgentSettings
-from models.bundle import Bundle
-from models.values import flatten, layer_vector
+from lamina.broker.brokers.starter import RunningBroker
+from lamina.broker.link.memory import MemoryBroker
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.wire.messages import RoundPlan, Task
+from lamina.coordinator.records.records import RunResult
+from lamina.coordinator.settings import Aggregation, Wire
+from lamina.edge_agent.service.learning import Learning
+from lamina.edge_agent.session.events import Outcome, Progress, Train
+from lamina.edge_agent.settings import AgentSettings
+from lamina.models.bundle import Bundle
+from lamina.models.values import flatten, layer_vector
 from tests.whole_federation import STRONG, Setup, samples, small_bundle
 
 OUTCOME = Outcome(steps=2, loss=0.5, accuracy=0.5, step_s=0.01, forward_s=0.0)

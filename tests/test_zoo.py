@@ -9,15 +9,15 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from models.build import build_bundle
-from models.bundle import read_bundle
-from models.capacity import Capacity, capacity
-from models.definition import Definition, load_definition
-from models.errors import ModelError
-from models.export import export_model
-from models.layout import derive_spec
-from models.source import zoo_names
-from models.spec import ModelSpec
+from lamina.models.build import build_bundle
+from lamina.models.bundle import read_bundle
+from lamina.models.capacity import Capacity, capacity
+from lamina.models.definition import Definition, load_definition
+from lamina.models.errors import ModelError
+from lamina.models.export import export_model
+from lamina.models.layout import derive_spec
+from lamina.models.source import zoo_names
+from lamina.models.spec import ModelSpec
 
 
 def parameters(definition: Definition) -> int:

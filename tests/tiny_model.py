@@ -6,10 +6,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from models.draft import Draft, drafted
-from models.manifest import Manifest, Piece, SubModel
-from models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
-from models.values import encode_values
+from lamina.models.draft import Draft, drafted
+from lamina.models.manifest import Manifest, Piece, SubModel
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
+from lamina.models.values import encode_values
 
 # Two dense layers, 2 -> 2 -> 3. The first carries a shift (a statistic) that is subtracted from its output.
 SPEC = ModelSpec(

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from models.draft import Draft, drafted
-from models.manifest import Manifest, Piece, SubModel
-from models.values import encode_values
+from lamina.models.draft import Draft, drafted
+from lamina.models.manifest import Manifest, Piece, SubModel
+from lamina.models.values import encode_values
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS, VALUES, inference_graph
 
 Vector = NDArray[np.float32]

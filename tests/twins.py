@@ -12,7 +12,7 @@ import numpy as np
 
 Values = list[list[float]]  # one list of parameters for each layer
 
-GRID = 2**36  # grid steps in 1, as coordinator.exact promises
+GRID = 2**36  # grid steps in 1, as lamina.coordinator.folds.exact promises
 
 
 # -- one aggregation -----------------------------------------------------------------------------------------------

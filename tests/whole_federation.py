@@ -12,23 +12,16 @@ import msgspec
 import numpy as np
 from torch import nn
 
-from broker.seam import Dial
-from coordinator.records import RoundRecord, RunResult
-from coordinator.service import Coordinator
-from coordinator.settings import (
-    Aggregation,
-    Cohorts,
-    Deadlines,
-    Evaluation,
-    FederationSettings,
-    Training,
-)
-from edge_agent.data import TrainingData
-from edge_agent.service import Agent
-from edge_agent.settings import AgentSettings
-from models.build import build_bundle
-from models.bundle import Bundle, read_bundle
-from models.definition import Definition
+from lamina.broker.link.seam import Dial
+from lamina.coordinator.records.records import RoundRecord, RunResult
+from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, Evaluation, FederationSettings, Training
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.service.agent import Agent
+from lamina.edge_agent.settings import AgentSettings
+from lamina.models.build import build_bundle
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.definition import Definition
 
 FEATURES, CLASSES = 6, 3
 PATIENCE_S = 240  # machines may be busy

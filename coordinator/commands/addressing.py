@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from broker.address import BrokerAddress
+from lamina.broker.link.address import BrokerAddress
 
 
 def add_broker_flags(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,10 @@ import argparse
 import asyncio
 import re
 
-from broker.link import mqtt_dial
-from coordinator.aggregator import Aggregator
-from coordinator.commands.addressing import add_broker_flags, address_of
-from models.errors import ConfigError
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.coordinator.commands.addressing import add_broker_flags, address_of
+from lamina.coordinator.service.aggregator import Aggregator
+from lamina.models.errors import ConfigError
 
 HELP = "fold the updates of a site, or of a share of the layers, and send the coordinator their sums"
 

@@ -6,7 +6,7 @@ import argparse
 import signal
 from pathlib import Path
 
-from broker.starter import running_broker
+from lamina.broker.brokers.starter import running_broker
 
 HELP = "run an MQTT broker on this machine"
 

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from models.errors import BundleError
-from models.manifest import ENGINES, ONNXRUNTIME, Manifest
+from lamina.models.errors import BundleError
+from lamina.models.manifest import ENGINES, ONNXRUNTIME, Manifest
 
 HELP = "build a bundle from a model: training graphs per cut, initial values, costs"
 
@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Build it, and print a table of its cuts."""
     # torch is imported only where a model is traced: every other command starts without it.
-    from models.build import build_bundle
-    from models.definition import load_definition
+    from lamina.models.build import build_bundle
+    from lamina.models.definition import load_definition
 
     definition = load_definition(options.model, seed=options.seed)
     manifest = build_bundle(
@@ -60,7 +60,7 @@ def measured_peak_mib(folder: Path, cut: int) -> float:
     Raises:
         BundleError: the sub-model does not run.
     """
-    command = [sys.executable, "-m", "edge_agent.measure", str(folder), "--cut", str(cut)]
+    command = [sys.executable, "-m", "lamina.edge_agent.training.measure", str(folder), "--cut", str(cut)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last_line = done.stderr.strip().rpartition("\n")[2]

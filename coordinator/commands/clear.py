@@ -6,14 +6,14 @@ import argparse
 import asyncio
 import secrets
 
-from broker import messages
-from broker.link import mqtt_dial
-from broker.messages import CoordinatorStatus
-from broker.seam import Dial
-from broker.topics import Topics
-from coordinator.commands.addressing import add_broker_flags, address_of
-from coordinator.retained import retained
-from models.errors import ConfigError, DecodeError
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.link.seam import Dial
+from lamina.broker.wire import messages
+from lamina.broker.wire.messages import CoordinatorStatus
+from lamina.broker.wire.topics import Topics
+from lamina.coordinator.commands.addressing import add_broker_flags, address_of
+from lamina.coordinator.service.retained import retained
+from lamina.models.errors import ConfigError, DecodeError
 
 HELP = "have the broker forget a federation that is over: its bundle, values, plan, and what its devices said"
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from broker.address import host_and_port
-from broker.link import mqtt_dial
-from broker.settings import load_toml
-from coordinator.records import RoundRecord, RunResult
-from coordinator.service import Coordinator
-from coordinator.settings import FederationSettings
-from coordinator.store import Store, replace_file
-from models.bundle import read_bundle
-from models.spec import ModelSpec
+from lamina.broker.link.address import host_and_port
+from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.settings import load_toml
+from lamina.coordinator.records.records import RoundRecord, RunResult
+from lamina.coordinator.records.store import Store, replace_file
+from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.settings import FederationSettings
+from lamina.models.bundle import read_bundle
+from lamina.models.spec import ModelSpec
 
 HELP = "train one federation to its end"
 

@@ -19,11 +19,11 @@ from typing import Any, get_args
 import msgspec
 from rich.console import Console
 
-from broker.codecs import CODECS
-from emulation.changes import changed, parse_change, with_devices
-from emulation.experiment import DEMO, BrokerKind, Experiment, PartitionKind, read_experiment
-from emulation.progress import Progress
-from models.errors import ConfigError
+from lamina.broker.wire.codecs import CODECS
+from lamina.emulation.changes import changed, parse_change, with_devices
+from lamina.emulation.experiment import DEMO, BrokerKind, Experiment, PartitionKind, read_experiment
+from lamina.emulation.progress import Progress
+from lamina.models.errors import ConfigError
 
 HELP = "train a federation of virtual devices on this machine"
 
@@ -66,8 +66,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Emulate, print the result; the exit status is 1 if not all rounds were done."""
-    from emulation.report import show
-    from emulation.run import emulate  # after the options are known to be right: it imports the training engine
+    from lamina.emulation.report import show
+    from lamina.emulation.run import emulate  # after the options are known to be right: it imports the training engine
 
     experiment = chosen(options, os.environ)
     console = Console()

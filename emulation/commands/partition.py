@@ -8,9 +8,9 @@ from typing import get_args
 
 import numpy as np
 
-from emulation.datasets import load_dataset
-from emulation.experiment import Experiment, Group, Partition, PartitionKind
-from emulation.layout import share_samples, test_file, write_samples
+from lamina.emulation.datasets import load_dataset
+from lamina.emulation.experiment import Experiment, Group, Partition, PartitionKind
+from lamina.emulation.layout import share_samples, test_file, write_samples
 
 HELP = "divide a data set among devices: one .npz each, and one to evaluate on"
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from coordinator.store import replace_file
-from emulation.commands.emulate import ended_by_sigterm
-from emulation.commands.simulate import add_common, read_with_seeds, show_study
-from models.errors import ConfigError
+from lamina.coordinator.records.store import replace_file
+from lamina.emulation.commands.emulate import ended_by_sigterm
+from lamina.emulation.commands.simulate import add_common, read_with_seeds, show_study
+from lamina.models.errors import ConfigError
 
 if TYPE_CHECKING:
-    from emulation.simulator.studying import Effort, Findings
+    from lamina.emulation.simulator.studies.studying import Effort, Findings
 
 HELP = "reproduce the papers' tables: every study of a folder"
 
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _summary(found: Sequence[Findings]) -> str:
     """Every claim in a line, and what each study took."""
-    from emulation.simulator.tables import as_markdown
+    from lamina.emulation.simulator.studies.tables import as_markdown
 
     verdicts = [f"- {findings.study.name}: {verdict.text}" for findings in found for verdict in findings.verdicts]
     efforts = [findings.effort for findings in found]

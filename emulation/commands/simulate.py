@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, get_args
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from emulation.changes import parse_change
-from emulation.commands.emulate import ended_by_sigterm
-from emulation.simulator.study import Scale, Study, read_study, with_methods, with_seeds
-from models.errors import ConfigError
+from lamina.emulation.changes import parse_change
+from lamina.emulation.commands.emulate import ended_by_sigterm
+from lamina.emulation.simulator.studies.study import Scale, Study, read_study, with_methods, with_seeds
+from lamina.models.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from emulation.simulator.choice import WayName
-    from emulation.simulator.many import Means
-    from emulation.simulator.studying import Findings
+    from lamina.emulation.simulator.backends.choice import WayName
+    from lamina.emulation.simulator.studies.many import Means
+    from lamina.emulation.simulator.studies.studying import Findings
 
 HELP = "run a study on virtual devices without a broker"
 
@@ -90,7 +90,7 @@ def read_with_seeds(path: Path, seeds: str | None) -> Study:
 
 def show_study(study: Study, options: argparse.Namespace, console: Console) -> Findings:
     """Conduct one study, and print its table."""
-    from emulation.simulator.studying import conduct, report  # torch takes seconds to import
+    from lamina.emulation.simulator.studies.studying import conduct, report  # torch takes seconds to import
 
     with progress_bar(console, study.name) as progress:
         findings = conduct(
@@ -103,7 +103,7 @@ def show_study(study: Study, options: argparse.Namespace, console: Console) -> F
 
 def show_sweep(study: Study, options: argparse.Namespace, console: Console) -> None:
     """Try the values, and print what each came to."""
-    from emulation.simulator.studying import sweep
+    from lamina.emulation.simulator.studies.studying import sweep
 
     key, values = parse_sweep(options.sweep)
     with progress_bar(console, study.name) as progress:
@@ -122,7 +122,7 @@ def show_sweep(study: Study, options: argparse.Namespace, console: Console) -> N
 
 def means_of(options: argparse.Namespace) -> Means:
     """What the options say of how to carry runs out."""
-    from emulation.simulator.many import Means
+    from lamina.emulation.simulator.studies.many import Means
 
     way: WayName = "ray" if options.ray else options.way
     return Means(options.out / "simulations", way, options.processes, options.ray or "", options.device)

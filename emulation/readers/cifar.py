@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from emulation.readers.raw import Raw, Samples
-from models.errors import DataError
+from lamina.emulation.readers.raw import Raw, Samples
+from lamina.models.errors import DataError
 
 # folder's kind: training files, test file, key of the labels, classes
 _CIFAR10 = (tuple(f"data_batch_{number}" for number in range(1, 6)), "test_batch", b"labels", 10)

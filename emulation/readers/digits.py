@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emulation.readers.raw import Raw, Samples
+from lamina.emulation.readers.raw import Raw, Samples
 
 _LARGEST = 16.0  # pixels count the set bits of 4x4 tiles
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emulation.readers.raw import Array, Raw, Samples
-from models.errors import DataError
+from lamina.emulation.readers.raw import Array, Raw, Samples
+from lamina.models.errors import DataError
 
 _UNSIGNED_BYTE = 8
 

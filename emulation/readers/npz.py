@@ -11,8 +11,8 @@ from pathlib import Path
 
 from numpy.lib.npyio import NpzFile
 
-from emulation.readers.raw import Array, Raw, Samples
-from models.errors import DataError
+from lamina.emulation.readers.raw import Array, Raw, Samples
+from lamina.models.errors import DataError
 
 _WITH_TEST = ("x_train", "y_train", "x_test", "y_test")
 _ONE_SET = ("x", "y")

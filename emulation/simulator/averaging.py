@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregate import Aggregate, Fold, rule
-from coordinator.embracing import trainers
-from coordinator.mean import LayerFold
-from emulation.simulator.coverage import CoverageFold
-from emulation.simulator.crossing import Crossing
-from emulation.simulator.ground import Ground
-from emulation.simulator.rows import Row, Rows, layer_offsets
-from models.errors import RejectedUpdate
+from lamina.coordinator.algorithms.embracing import trainers
+from lamina.coordinator.folds.aggregate import Aggregate, Fold, rule
+from lamina.coordinator.folds.mean import LayerFold
+from lamina.emulation.simulator.research.coverage import CoverageFold
+from lamina.emulation.simulator.rows import Row, Rows, layer_offsets
+from lamina.emulation.simulator.run_context import Ground
+from lamina.emulation.simulator.simulated_wire import Crossing
+from lamina.models.errors import RejectedUpdate
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.server_optimiser import AdamState, MomentumState
-from coordinator.store import replace_file
-from emulation.simulator.server import ServerMemory
-from emulation.simulator.simulation import Standing, State
+from lamina.coordinator.algorithms.server_optimiser import AdamState, MomentumState
+from lamina.coordinator.records.store import replace_file
+from lamina.emulation.simulator.server import ServerMemory
+from lamina.emulation.simulator.simulation import Standing, State
 
 
 class Point(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from itertools import accumulate
 
 import msgspec
 
-from models.spec import LayerSpec, ModelSpec
+from lamina.models.spec import LayerSpec, ModelSpec
 
 
 def by_kernel(spec: ModelSpec) -> tuple[ModelSpec, tuple[int, ...]]:

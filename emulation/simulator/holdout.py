@@ -1,7 +1,7 @@
 """Which samples does nobody train on, and what are they for? To tune on, to be public, or to judge a device by its own.
 
 ==============  =====================================================================================================
-``public``      a share of the training set that everybody has, without labels (`emulation.simulator.codistillation`);
+``public``      a share of the training set that everybody has, without labels (`research.codistillation`);
                 it is drawn class by class before the rest is divided over the devices
 ``validation``  a share of every device's samples; together they take the test set's place. Whatever is chosen by
                 looking at results (a learning rate, a number of rounds) is chosen by these: the test set stays unseen
@@ -20,10 +20,10 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from emulation.datasets import Dataset, split_off
-from emulation.partition import Indices
-from emulation.readers.raw import Array
-from models.errors import require
+from lamina.emulation.datasets import Dataset, split_off
+from lamina.emulation.partition import Indices
+from lamina.emulation.readers.raw import Array
+from lamina.models.errors import require
 
 VALIDATION, PUBLIC, OWN = 3, 4, 5
 """Streams of the random numbers that a seed stands for."""

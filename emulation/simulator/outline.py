@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emulation.experiment import Tier
-from emulation.simulator.rows import Row
-from emulation.simulator.tasks import Variant
-from models.spec import ModelSpec
+from lamina.emulation.experiment import Tier
+from lamina.emulation.simulator.backends.tasks import Variant
+from lamina.emulation.simulator.rows import Row
+from lamina.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, eq=False)

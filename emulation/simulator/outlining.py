@@ -6,18 +6,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from emulation.experiment import Tier
-from emulation.simulator.granularity import by_kernel
-from emulation.simulator.outline import Outline
-from emulation.simulator.rows import Row, layer_offsets, to_row
-from emulation.simulator.setting import Setting
-from emulation.simulator.tasks import Variant
-from emulation.simulator.width import matching_ratio, narrowed, positions
-from models.capacity import capacity
-from models.definition import Definition, load_definition
-from models.errors import ConfigError
-from models.layout import derive_spec
-from models.spec import ModelSpec
+from lamina.emulation.experiment import Tier
+from lamina.emulation.simulator.backends.tasks import Variant
+from lamina.emulation.simulator.granularity import by_kernel
+from lamina.emulation.simulator.outline import Outline
+from lamina.emulation.simulator.research.width import matching_ratio, narrowed, positions
+from lamina.emulation.simulator.rows import Row, layer_offsets, to_row
+from lamina.emulation.simulator.setting import Setting
+from lamina.models.capacity import capacity
+from lamina.models.definition import Definition, load_definition
+from lamina.models.errors import ConfigError
+from lamina.models.layout import derive_spec
+from lamina.models.spec import ModelSpec
 
 
 def outlined(setting: Setting) -> Outline:

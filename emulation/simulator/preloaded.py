@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import gc
 
-import models.zoo.digits_cnn
-import models.zoo.resnet20  # noqa: F401 - all of them are loaded for the processes that are forked from here
+import lamina.models.zoo.digits_cnn
+import lamina.models.zoo.resnet20  # noqa: F401 - all of them are loaded for the processes that are forked from here
 
 gc.collect()
 gc.freeze()

@@ -11,8 +11,8 @@ from itertools import accumulate
 import numpy as np
 from numpy.typing import NDArray
 
-from models.spec import ModelSpec, TensorSpec
-from models.values import Tensors
+from lamina.models.spec import ModelSpec, TensorSpec
+from lamina.models.values import Tensors
 
 Row = NDArray[np.float32]  # (row_size,)
 Rows = NDArray[np.float32]  # (devices, row_size)

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from coordinator.recorder import Recorder
-from coordinator.records import RoundRecord
-from coordinator.store import replace_file
-from emulation.report import LayerSummary, versions
-from emulation.simulator.checkpoint import Course, Point, read_checkpoint, write_checkpoint
-from emulation.simulator.choice import WayName, open_way, quickest, samples_per_s
-from emulation.simulator.ground import Ground, lay
-from emulation.simulator.setting import Setting
-from emulation.simulator.simulation import Simulation, State
-from models.capacity import capacity
-from models.values import write_values
+from lamina.coordinator.records.recorder import Recorder
+from lamina.coordinator.records.records import RoundRecord
+from lamina.coordinator.records.store import replace_file
+from lamina.emulation.report import LayerSummary, versions
+from lamina.emulation.simulator.backends.choice import WayName, open_way, quickest, samples_per_s
+from lamina.emulation.simulator.checkpoint import Course, Point, read_checkpoint, write_checkpoint
+from lamina.emulation.simulator.run_context import Ground, lay
+from lamina.emulation.simulator.setting import Setting
+from lamina.emulation.simulator.simulation import Simulation, State
+from lamina.models.capacity import capacity
+from lamina.models.values import write_values
 
 if TYPE_CHECKING:
-    from emulation.simulator.exchanging import Exchange
+    from lamina.emulation.simulator.research.exchanging import Exchange
 
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.npz"
@@ -166,7 +166,9 @@ def run(
 def _begun(ground: Ground, way: str, state: State | None, processes: int, ray: str) -> Iterator[Simulation | Exchange]:
     """The loop that goes with what is exchanged."""
     if ground.setting.exchange == "logits":
-        from emulation.simulator.exchanging import Exchange  # it takes torch, which a pool's conductor does without
+        from lamina.emulation.simulator.research.exchanging import (
+            Exchange,  # it takes torch, which a pool's conductor does without
+        )
 
         yield Exchange(ground, state)
         return

@@ -1,6 +1,6 @@
 """Which samples does a virtual device train on in a round? Its batches, from its own seeds alone.
 
-The order is `edge_agent.data.sample_order`, a board's own; crops and flips are drawn from the seed, the device's name
+The order is `data.sample_order`, a board's own; crops and flips are drawn from the seed, the device's name
 and the round. So a batch depends neither on the device's neighbours, nor on who computes it, nor on what came before.
 """
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from edge_agent.data import sample_order
-from emulation.readers.raw import Array
+from lamina.edge_agent.data import sample_order
+from lamina.emulation.readers.raw import Array
 
 Indices = NDArray[np.int64]
 

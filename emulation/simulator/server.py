@@ -1,14 +1,14 @@
-"""What does the simulated server make of the layers' averages? What the coordinator does: `coordinator.server`."""
+"""What does the simulated server make of the layers' averages? What the coordinator does: `algorithms.server`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator import server as coordinators
-from coordinator.server import ServerMemory
-from coordinator.settings import Server
-from emulation.simulator.rows import Row
-from models.spec import ModelSpec
+from lamina.coordinator.algorithms import server as coordinators
+from lamina.coordinator.algorithms.server import ServerMemory
+from lamina.coordinator.settings import Server
+from lamina.emulation.simulator.rows import Row
+from lamina.models.spec import ModelSpec
 
 __all__ = ["ServerMemory", "step", "without_memory"]
 

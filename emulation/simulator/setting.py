@@ -1,7 +1,7 @@
 """What is one simulated run? Everything that its result depends on, as frozen values.
 
 The tables ``training``, ``cohorts``, ``aggregation`` and ``evaluation`` are those of ``federation.toml``
-(`coordinator.settings`), ``partition`` is that of an emulation.
+(`lamina.coordinator.settings`), ``partition`` is that of an emulation.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Literal
 
 import msgspec
 
-from coordinator.settings import Aggregation, Cohorts, Evaluation, Server, Training
-from emulation.experiment import Partition, Tier
-from emulation.simulator.holdout import Holdout
-from models.errors import ConfigError, require
+from lamina.coordinator.settings import Aggregation, Cohorts, Evaluation, Server, Training
+from lamina.emulation.experiment import Partition, Tier
+from lamina.emulation.simulator.holdout import Holdout
+from lamina.models.errors import ConfigError, require
 
 _LR = 0.1  # where the setting has none
 TIERS: tuple[Tier, ...] = ("strong", "moderate", "weak")
@@ -76,7 +76,7 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Codistillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How devices that exchange logits learn from each other (see `emulation.simulator.codistillation`).
+    """How devices that exchange logits learn from each other (see `research.codistillation`).
 
     Attributes:
         weight: of the distillation loss, beside that of a device's own samples; 0: every device learns alone, and
@@ -96,7 +96,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One run.
 
     Attributes:
-        data: a built-in data set, or a path (see `emulation.datasets`).
+        data: a built-in data set, or a path (see `lamina.emulation.datasets`).
         model: a network of the zoo, or ``path/to/file.py:function``.
         batch_size: samples a training step.
         seed: of everything that is drawn: initial values, partition, cohorts, sample orders.
@@ -104,8 +104,8 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             (EmbracingFL), or a network of the same capacity that is less wide (``width``).
         exchange: what devices tell each other: ``parameters``, or ``logits`` on the public samples of
             ``holdout.public`` (co-distillation).
-        granularity: what is averaged as one (see `emulation.simulator.granularity`).
-        holdout: shares of the data that nobody trains on, and what for (see `emulation.simulator.holdout`).
+        granularity: what is averaged as one (see `lamina.emulation.simulator.granularity`).
+        holdout: shares of the data that nobody trains on, and what for (see `lamina.emulation.simulator.holdout`).
     """
 
     data: str = "digits"

@@ -1,6 +1,6 @@
 """What happens in a round? Training, folds, new values, new intervals: a federation in one loop.
 
-It is `coordinator.federation` without messages: the same draw, the same folds, the same adjustment, over the same
+It is `rounds.federation` without messages: the same draw, the same folds, the same adjustment, over the same
 records. Nothing is lost on the way here, so there are no versions and no deadlines. All that is random follows from
 seed, device and round; so a state needs no generators, and a run that goes on from a state ends in the same bits.
 """
@@ -15,20 +15,20 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from coordinator import fedavg, fedlama
-from coordinator.accounting import FLOAT32_BYTES, Ledger
-from coordinator.cohort_pass import WORTH_LOADING
-from coordinator.passes import worth_compiling
-from coordinator.records import CycleRecord, RoundRecord
-from coordinator.selection import draw
-from emulation.simulator.averaging import Averaged, Averaging
-from emulation.simulator.crossing import Crossing
-from emulation.simulator.ground import Ground
-from emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
-from emulation.simulator.server import ServerMemory, step, without_memory
-from emulation.simulator.setting import Setting
-from emulation.simulator.tasks import Judging, Outcome, Task, Training
-from emulation.simulator.ways import Way
+from lamina.coordinator.algorithms import fedavg, fedlama
+from lamina.coordinator.algorithms.selection import draw
+from lamina.coordinator.folds.cohort_pass import WORTH_LOADING
+from lamina.coordinator.folds.passes import worth_compiling
+from lamina.coordinator.records.accounting import FLOAT32_BYTES, Ledger
+from lamina.coordinator.records.records import CycleRecord, RoundRecord
+from lamina.emulation.simulator.averaging import Averaged, Averaging
+from lamina.emulation.simulator.backends import Way
+from lamina.emulation.simulator.backends.tasks import Judging, Outcome, Task, Training
+from lamina.emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
+from lamina.emulation.simulator.run_context import Ground
+from lamina.emulation.simulator.server import ServerMemory, step, without_memory
+from lamina.emulation.simulator.setting import Setting
+from lamina.emulation.simulator.simulated_wire import Crossing
 
 _FOLDING_THREADS = 2  # of the compiled fold. In numpy two threads are slower than one: they wait for the interpreter
 
@@ -257,7 +257,7 @@ class Simulation:
         )
 
     def _adjust(self, cycle: int) -> CycleRecord | None:
-        """New intervals, as `coordinator.federation` sets them."""
+        """New intervals, as `lamina.coordinator.rounds.federation` sets them."""
         aggregation, standing = self.ground.setting.aggregation, self.standing
         if standing.round < aggregation.warmup_rounds:
             return None

@@ -14,10 +14,10 @@ from typing import Any
 from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.graph.anatomy import dissect
-from models.graph.flattening import without_values
-from models.graph.recurrent import STAND_INS
-from models.graph.tracing import Forward, example
+from lamina.models.graph.anatomy import dissect
+from lamina.models.graph.flattening import without_values
+from lamina.models.graph.recurrent import STAND_INS
+from lamina.models.graph.tracing import Forward, example
 
 _CONV_OR_DENSE = ("aten::convolution", "aten::linear", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 # Of a recurrent layer's product with its last output, as many as of that with its input, their first argument.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from models.graph.tracing import Forward, example
+from lamina.models.graph.tracing import Forward, example
 
 # They write to their running statistics where this argument is true, and their schemas don't say so.
 _NORMS_THAT_WRITE = {"aten::batch_norm": "training", "aten::instance_norm": "use_input_stats"}

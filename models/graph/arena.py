@@ -11,7 +11,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from models.graph.liveness import Allocation
+from lamina.models.graph.liveness import Allocation
 
 _UNIT = 256
 _FIRST_REGION = 1 << 20

@@ -1,7 +1,7 @@
 """How does a function of tensors become a flat graph of aten operators? It is traced without values.
 
 Autograd runs during the trace, so its backward operators stand in the graph like any others. What is left are operators
-that `models.graph.rules` has rules for: those that `models.graph.decompositions` does not write out in others, and none
+that `graph.rules` has rules for: those that `graph.decompositions` does not write out in others, and none
 that changes a tensor in place.
 """
 
@@ -19,8 +19,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.graph.decompositions import decompositions
-from models.graph.tracing import Forward, example
+from lamina.models.graph.decompositions import decompositions
+from lamina.models.graph.tracing import Forward, example
 
 
 def flatten(forward: Forward, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> fx.GraphModule:

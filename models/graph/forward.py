@@ -19,13 +19,13 @@ import onnx
 import torch
 from torch import Tensor
 
-from models.definition import Definition
-from models.graph.flattening import flatten, without_values
-from models.graph.sections import Point, end, run_section, starts
-from models.graph.tracing import Forward, example, trace
-from models.graph.translation import translate
-from models.graph.writer import GraphWriter
-from models.spec import LayerSpec, ModelSpec
+from lamina.models.definition import Definition
+from lamina.models.graph.flattening import flatten, without_values
+from lamina.models.graph.sections import Point, end, run_section, starts
+from lamina.models.graph.tracing import Forward, example, trace
+from lamina.models.graph.translation import translate
+from lamina.models.graph.writer import GraphWriter
+from lamina.models.spec import LayerSpec, ModelSpec
 
 
 def forward_graph(definition: Definition, spec: ModelSpec, first_block: int, stop_block: int) -> onnx.ModelProto:

@@ -9,14 +9,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx
 
-from models.graph.flattening import flatten, without_values
-from models.graph.losses import Loss, loss_named
-from models.graph.sections import Point, end, run_section, starts
-from models.graph.tracing import Forward, example
-from models.graph.translation import translate
-from models.graph.values import Value
-from models.graph.writer import GraphWriter
-from models.spec import ModelSpec, TensorSpec
+from lamina.models.graph.flattening import flatten, without_values
+from lamina.models.graph.losses import Loss, loss_named
+from lamina.models.graph.sections import Point, end, run_section, starts
+from lamina.models.graph.tracing import Forward, example
+from lamina.models.graph.translation import translate
+from lamina.models.graph.values import Value
+from lamina.models.graph.writer import GraphWriter
+from lamina.models.spec import ModelSpec, TensorSpec
 
 
 @dataclass(frozen=True)

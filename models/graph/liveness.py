@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, numpy_helper, shape_inference
 
-from models.graph.writer import BLOCKED_DOMAIN, OPSET
+from lamina.models.graph.writer import BLOCKED_DOMAIN, OPSET
 
 _ITEM_BYTES: dict[int, int] = {
     TensorProto.FLOAT: 4,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.errors import ModelError, did_you_mean
+from lamina.models.errors import ModelError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How does a recurrent layer stand in the graph? Its way along the sequence is one operator, its gradient another.
 
 torch would write an LSTM out, step by step. Here the product with the input, which needs no recurrence, is taken for
-all steps at once, and what is left is an operator of our own, of which `models.graph.rules.recurrent` makes a Scan. For
+all steps at once, and what is left is an operator of our own, of which `rules.recurrent` makes a Scan. For
 200 steps that takes half the time of the written-out LSTM, and a hundredth of the file.
 
 The operators are traced and never run: they have shapes and derivatives, and no implementation.
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.errors import ModelError
+from lamina.models.errors import ModelError
 
 _TRACED_ONLY = "this operator is traced, and never run"
 

@@ -6,7 +6,7 @@
 
 A rule's further parameters are those of the aten operator, with the same names and defaults. It returns the name of the
 result, or a tuple of names (None for a result that nobody may read). To add a rule, write such a function into the file
-of its subject in `models.graph.rules`.
+of its subject in `lamina.models.graph.rules`.
 
 An engine with operators of its own may have rules of its own, which come before the others where a graph is for it.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
-from models.manifest import ONNXRUNTIME
+from lamina.models.manifest import ONNXRUNTIME
 
 Rule: TypeAlias = Callable[..., Any]
 _RuleT = TypeVar("_RuleT", bound=Rule)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, fx
 from torch.fx import traceback as fx_traceback
 
-from models.graph.anatomy import Anatomy, dissect
-from models.graph.recurrent import STAND_INS
-from models.graph.tracing import Forward, example
-from models.spec import ModelSpec
+from lamina.models.graph.anatomy import Anatomy, dissect
+from lamina.models.graph.recurrent import STAND_INS
+from lamina.models.graph.tracing import Forward, example
+from lamina.models.spec import ModelSpec
 
 # Operators that draw random numbers when they train.
 _RANDOM = ("dropout", "bernoulli", "rand", "multinomial", "normal_")

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
-from models.definition import Definition
-from models.errors import ModelError
+from lamina.models.definition import Definition
+from lamina.models.errors import ModelError
 
 
 @dataclass(frozen=True, eq=False)

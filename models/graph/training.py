@@ -4,7 +4,7 @@
     accumulating_graph   forward, loss and backward on a micro-batch, whose gradients are added to those before
     updating_graph       the optimiser, on gradients that were gathered so
 
-Inputs and outputs are those of `models.manifest.SubModel`. The trained layers run in training mode.
+Inputs and outputs are those of `lamina.models.manifest.SubModel`. The trained layers run in training mode.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 import onnx
 
-from models.definition import Definition
-from models.graph.gradients import Part, size, split_input, write_gradients
-from models.graph.optimisers import Optimiser, Recipe, Trained, optimiser_named
-from models.graph.optimisers.base import joined
-from models.graph.optimisers.pulls import ANCHOR, clipped, pulled
-from models.graph.rules.random import SEED
-from models.graph.sections import is_random
-from models.graph.tracing import Forward, trace
-from models.graph.writer import GraphWriter
-from models.manifest import ONNXRUNTIME
-from models.spec import ModelSpec
+from lamina.models.definition import Definition
+from lamina.models.graph.gradients import Part, size, split_input, write_gradients
+from lamina.models.graph.optimisers import Optimiser, Recipe, Trained, optimiser_named
+from lamina.models.graph.optimisers.base import joined
+from lamina.models.graph.optimisers.pulls import ANCHOR, clipped, pulled
+from lamina.models.graph.rules.random import SEED
+from lamina.models.graph.sections import is_random
+from lamina.models.graph.tracing import Forward, trace
+from lamina.models.graph.writer import GraphWriter
+from lamina.models.manifest import ONNXRUNTIME
+from lamina.models.spec import ModelSpec
 
 GRADIENTS = "gradients"
 SHARE = "share"

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-import models.graph.rules
-from models.errors import ModelError
-from models.graph.registry import find_rule
-from models.graph.tracing import Forward, example
-from models.graph.values import Call, Form, Value, form_of
-from models.graph.writer import GraphWriter
+from lamina.models.errors import ModelError
+from lamina.models.graph import rules
+from lamina.models.graph.registry import find_rule
+from lamina.models.graph.tracing import Forward, example
+from lamina.models.graph.values import Call, Form, Value, form_of
+from lamina.models.graph.writer import GraphWriter
 
 _TORCH = Path(torch.__file__).parent
 
@@ -31,7 +31,7 @@ def translate(
     Args:
         g: the writer.
         forward: the pass that the graph is a section of.
-        graph: flat, see `models.graph.flattening`.
+        graph: flat, see `lamina.models.graph.flattening`.
         tensors: what stands for the module's tensors, by name. Those that are not there are constants, of their present
             values.
         inputs: what stands for the graph's further placeholders, in their order.
@@ -82,7 +82,7 @@ class _Translation:
         if rule is None:
             raise ModelError(
                 f"model {self._model}: no rule for the operator {name}{place(node)}; "
-                f"add one to models/graph/rules/{models.graph.rules.subject(name)}.py"
+                f"add one to models/graph/rules/{rules.subject(name)}.py"
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._results.__getitem__)
         try:

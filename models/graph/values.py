@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from models.errors import ModelError
-from models.graph.writer import ELEMENT_TYPES, GraphWriter
+from lamina.models.errors import ModelError
+from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 
 @dataclass(frozen=True)

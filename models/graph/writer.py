@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from models.manifest import ONNXRUNTIME
+from lamina.models.manifest import ONNXRUNTIME
 
 OPSET = 18
 IR_VERSION = 10
@@ -130,7 +130,7 @@ class GraphWriter:
         return self._constants[key]
 
     def external(self, name: str, shape: Sequence[int]) -> str:
-        """A float32 constant whose value is given when a session is made (see `models.graph.forward`)."""
+        """A float32 constant whose value is given when a session is made (see `lamina.models.graph.forward`)."""
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
         size_bytes = 4 * int(np.prod(shape, dtype=np.int64))
         for key, value in (("location", EXTERNAL_LOCATION), ("offset", "0"), ("length", str(size_bytes))):

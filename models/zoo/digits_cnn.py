@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.definition import Definition
-from models.initial import start_he
+from lamina.models.definition import Definition
+from lamina.models.initial import start_he
 
 
 class DigitsCnn(nn.Module):

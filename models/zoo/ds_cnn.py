@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.definition import Definition
-from models.initial import start_he
-from models.norms import MakeNorm, norm_named
+from lamina.models.definition import Definition
+from lamina.models.initial import start_he
+from lamina.models.norms import MakeNorm, norm_named
 
 SEPARABLE_BLOCKS = 4
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.definition import Definition
-from models.initial import start_he
-from models.norms import MakeNorm, norm_named
+from lamina.models.definition import Definition
+from lamina.models.initial import start_he
+from lamina.models.norms import MakeNorm, norm_named
 
 # Expansion, channels, blocks, and the stride of the first one.
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

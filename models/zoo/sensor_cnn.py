@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from models.definition import Definition
-from models.initial import start_he
-from models.norms import GROUPS
+from lamina.models.definition import Definition
+from lamina.models.initial import start_he
+from lamina.models.norms import GROUPS
 
 KERNEL = 9  # readings: 0.18 s
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.definition import Definition
-from models.initial import start_glorot
+from lamina.models.definition import Definition
+from lamina.models.initial import start_glorot
 
 
 class TextLstm(nn.Module):

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.definition import Definition
-from models.errors import ModelError
-from models.initial import start_glorot
+from lamina.models.definition import Definition
+from lamina.models.errors import ModelError
+from lamina.models.initial import start_glorot
 
 SPREAD = 0.02  # standard deviation of the embeddings' initial values, as in BERT
 EXPANSION = 4  # of the feed-forward network's inner width

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from models.errors import ModelError, did_you_mean
-from models.graph.optimisers.adam import ADAM, ADAMW
-from models.graph.optimisers.base import Moved, Optimiser, Trained
-from models.graph.optimisers.pulls import Recipe
-from models.graph.optimisers.sgd import NESTEROV, SGD
+from lamina.models.errors import ModelError, did_you_mean
+from lamina.models.graph.optimisers.adam import ADAM, ADAMW
+from lamina.models.graph.optimisers.base import Moved, Optimiser, Trained
+from lamina.models.graph.optimisers.pulls import Recipe
+from lamina.models.graph.optimisers.sgd import NESTEROV, SGD
 
 __all__ = ["OPTIMISERS", "Moved", "Optimiser", "Recipe", "Trained", "optimiser_named"]
 

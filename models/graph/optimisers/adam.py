@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from models.graph.optimisers.base import DECAY, Moved, Optimiser, Trained, decayed, joined
-from models.graph.writer import GraphWriter
+from lamina.models.graph.optimisers.base import DECAY, Moved, Optimiser, Trained, decayed, joined
+from lamina.models.graph.writer import GraphWriter
 
 MEAN, SQUARE = "mean_state", "square_state"
 MEAN_OF_ONES, SQUARE_OF_ONES = "mean_of_ones", "square_of_ones"

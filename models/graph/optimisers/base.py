@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from models.graph.writer import GraphWriter
-from models.spec import Kind
+from lamina.models.graph.writer import GraphWriter
+from lamina.models.spec import Kind
 
 DECAY = {"kernel": "weight_decay", "bias": "bias_weight_decay", "norm": "norm_weight_decay"}
 """The rate of each group of parameters, by its kind."""

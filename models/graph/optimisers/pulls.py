@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from models.graph.optimisers.base import Trained
-from models.graph.writer import GraphWriter
+from lamina.models.graph.optimisers.base import Trained
+from lamina.models.graph.writer import GraphWriter
 
 ANCHOR = "anchor"
 _TINY = 1e-6  # what torch adds to the norm

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from models.graph.optimisers.base import DECAY, Moved, Optimiser, Trained, decayed, joined
-from models.graph.writer import GraphWriter
+from lamina.models.graph.optimisers.base import DECAY, Moved, Optimiser, Trained, decayed, joined
+from lamina.models.graph.writer import GraphWriter
 
 MOMENTUM = "momentum_state"
 

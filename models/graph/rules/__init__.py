@@ -1,6 +1,6 @@
 """The rules by which aten operators become ONNX operators, in files by subject. Importing this registers them all."""
 
-from models.graph.rules import (
+from lamina.models.graph.rules import (
     convolution,
     elementwise,
     embedding,

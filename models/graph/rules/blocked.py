@@ -7,13 +7,13 @@ arranges it in blocks, which for so small a tensor costs little.
 
 The size of a block is the processor's, so a graph with such operators fits some processors only, and some versions of
 ONNX Runtime: a bundle has it beside one of standard operators, and a device finds out which of them serves it
-(`edge_agent.tuning`).
+(`lamina.edge_agent.training.tuning`).
 """
 
 from __future__ import annotations
 
-from models.graph.rules.geometry import Geometry, turned
-from models.graph.writer import BLOCKED_DOMAIN, GraphWriter
+from lamina.models.graph.rules.geometry import Geometry, turned
+from lamina.models.graph.writer import BLOCKED_DOMAIN, GraphWriter
 
 
 def fits_blocks(g: GraphWriter, geometry: Geometry) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from models.graph.registry import rule
-from models.graph.rules.blocked import blocked_convolution, blocked_input_gradient, fits_blocks
-from models.graph.rules.geometry import Geometry, geometry_of, turned
-from models.graph.rules.kernel_gradient import kernel_gradient
-from models.graph.values import Call, Value
-from models.graph.writer import GraphWriter
+from lamina.models.graph.registry import rule
+from lamina.models.graph.rules.blocked import blocked_convolution, blocked_input_gradient, fits_blocks
+from lamina.models.graph.rules.geometry import Geometry, geometry_of, turned
+from lamina.models.graph.rules.kernel_gradient import kernel_gradient
+from lamina.models.graph.values import Call, Value
+from lamina.models.graph.writer import GraphWriter
 
 # A convolution of stride 1 is a Conv, or with its kernel turned round a ConvTranspose. For 16 to 32 channels the latter
 # takes 0.8 of the time on one thread, and 1.2 on two; from 64 channels on they are equals, but for the turning.

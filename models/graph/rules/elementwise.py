@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from models.graph.registry import rule
-from models.graph.values import Call, Value, extents
-from models.graph.writer import ELEMENT_TYPES, GraphWriter
+from lamina.models.graph.registry import rule
+from lamina.models.graph.values import Call, Value, extents
+from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 Operand = Value | float | int | bool
 

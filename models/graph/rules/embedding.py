@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from models.errors import ModelError
-from models.graph.registry import rule
-from models.graph.rules.elementwise import cast
-from models.graph.values import Call, Value, reshaped, static
-from models.graph.writer import ELEMENT_TYPES, GraphWriter
+from lamina.models.errors import ModelError
+from lamina.models.graph.registry import rule
+from lamina.models.graph.rules.elementwise import cast
+from lamina.models.graph.values import Call, Value, reshaped, static
+from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 
 @rule("embedding")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from models.graph.values import Extent, static
-from models.graph.writer import GraphWriter
+from lamina.models.graph.values import Extent, static
+from lamina.models.graph.writer import GraphWriter
 
 
 @dataclass(frozen=True)

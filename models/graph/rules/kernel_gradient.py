@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 
-from models.graph.rules.geometry import Geometry
-from models.graph.writer import GraphWriter
+from lamina.models.graph.rules.geometry import Geometry
+from lamina.models.graph.writer import GraphWriter
 
 # With up to so many rows (input channels times taps), one product for all taps is faster.
 _FEW_ROWS = 32

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from models.graph.registry import rule
-from models.graph.values import Batched, Call, Extent, Value, count, extents, reshaped
-from models.graph.writer import GraphWriter
+from lamina.models.graph.registry import rule
+from lamina.models.graph.values import Batched, Call, Extent, Value, count, extents, reshaped
+from lamina.models.graph.writer import GraphWriter
 
 
 @rule("_native_batch_norm_legit_functional")

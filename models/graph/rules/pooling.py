@@ -1,14 +1,14 @@
-"""Rules for max pooling, and its gradients. Average pooling is linear: see `models.graph.rules.resampling`."""
+"""Rules for max pooling, and its gradients. Average pooling is linear: see `lamina.models.graph.rules.resampling`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from models.errors import ModelError
-from models.graph.registry import rule
-from models.graph.values import Call, Value, reshaped, static
-from models.graph.writer import GraphWriter
+from lamina.models.errors import ModelError
+from lamina.models.graph.registry import rule
+from lamina.models.graph.values import Call, Value, reshaped, static
+from lamina.models.graph.writer import GraphWriter
 
 
 @rule("max_pool2d_with_indices", "max_pool3d_with_indices")

@@ -7,9 +7,9 @@ from step to step, and from the input ``seed``, by which devices may differ.
 
 from __future__ import annotations
 
-from models.graph.registry import rule
-from models.graph.values import Call, Extent, Value, extents
-from models.graph.writer import ELEMENT_TYPES, GraphWriter
+from lamina.models.graph.registry import rule
+from lamina.models.graph.values import Call, Extent, Value, extents
+from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 # The graph's input.
 SEED = "seed"

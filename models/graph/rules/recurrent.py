@@ -1,4 +1,4 @@
-"""Rules for recurrent layers, the operators of `models.graph.recurrent`: Scans along the sequence.
+"""Rules for recurrent layers, the operators of `lamina.models.graph.recurrent`: Scans along the sequence.
 
 Inside a Scan stands only what depends on the step before. The rest is written for all steps at once: before the Scan
 that computes gradients, the factors by which they pass through each gate.
@@ -6,14 +6,14 @@ that computes gradients, the factors by which they pass through each gate.
 
 from __future__ import annotations
 
-from models.graph.registry import rule
-from models.graph.values import Call, Value, static
-from models.graph.writer import GraphWriter
+from lamina.models.graph.registry import rule
+from lamina.models.graph.values import Call, Value, static
+from lamina.models.graph.writer import GraphWriter
 
 
 @rule("lstm.default")
 def lstm(g: GraphWriter, call: Call, z: Value, h: Value, c: Value, kernel: Value) -> tuple[str, ...]:
-    """See `models.graph.recurrent`: outputs, last cell, gates, candidates, cells."""
+    """See `lamina.models.graph.recurrent`: outputs, last cell, gates, candidates, cells."""
     body = GraphWriter(f"lstm_{z}", around=g)
     before, cell, step = (body.input(name, "float32", None) for name in ("h", "c", "z"))
     product = body.Gemm(before, kernel, step, transB=1)  # (N, 4 H)
@@ -75,7 +75,7 @@ def lstm_backward(
 
 @rule("gru.default")
 def gru(g: GraphWriter, call: Call, z: Value, h: Value, kernel: Value, bias: Value) -> tuple[str, ...]:
-    """See `models.graph.recurrent`: outputs, gates, candidates, and their part from h before the reset."""
+    """See `lamina.models.graph.recurrent`: outputs, gates, candidates, and their part from h before the reset."""
     _, width = static(kernel.shape)
     sizes = [2 * width, width]
     body = GraphWriter(f"gru_{z}", around=g)

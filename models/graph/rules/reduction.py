@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from models.graph.registry import rule
-from models.graph.rules.elementwise import cast
-from models.graph.values import Call, Value, count, static
-from models.graph.writer import ELEMENT_TYPES, GraphWriter
+from lamina.models.graph.registry import rule
+from lamina.models.graph.rules.elementwise import cast
+from lamina.models.graph.values import Call, Value, count, static
+from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 
 @rule("sum", "mean")

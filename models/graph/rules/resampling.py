@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.errors import ModelError
-from models.graph.registry import rule
-from models.graph.rules.pooling import spread
-from models.graph.values import Call, Value, static
-from models.graph.writer import GraphWriter
+from lamina.models.errors import ModelError
+from lamina.models.graph.registry import rule
+from lamina.models.graph.rules.pooling import spread
+from lamina.models.graph.values import Call, Value, static
+from lamina.models.graph.writer import GraphWriter
 
 # A one-dimensional operator, of (1, C, L).
 Resample = Callable[[Tensor], Tensor]

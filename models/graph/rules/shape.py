@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.errors import ModelError
-from models.graph.registry import rule
-from models.graph.values import Batched, Call, Value, extents, reshaped, static
-from models.graph.writer import GraphWriter
+from lamina.models.errors import ModelError
+from lamina.models.graph.registry import rule
+from lamina.models.graph.values import Batched, Call, Value, extents, reshaped, static
+from lamina.models.graph.writer import GraphWriter
 
 # A slice without an end has this one.
 _WITHOUT_END = 2**62

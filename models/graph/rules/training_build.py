@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from models.graph.registry import rule
-from models.graph.rules.convolution import convolution_backward
-from models.graph.rules.normalisation import batch_norm_backward
-from models.graph.rules.pooling import spread
-from models.graph.values import Call, Value
-from models.graph.writer import TRAINING_DOMAIN, GraphWriter
-from models.manifest import ONNXRUNTIME_TRAINING
+from lamina.models.graph.registry import rule
+from lamina.models.graph.rules.convolution import convolution_backward
+from lamina.models.graph.rules.normalisation import batch_norm_backward
+from lamina.models.graph.rules.pooling import spread
+from lamina.models.graph.values import Call, Value
+from lamina.models.graph.writer import TRAINING_DOMAIN, GraphWriter
+from lamina.models.manifest import ONNXRUNTIME_TRAINING
 
 
 @rule("convolution_backward", engine=ONNXRUNTIME_TRAINING)

@@ -1,0 +1,1 @@
+"""Programs that carry messages: mosquitto where it is installed, and an embedded broker."""

@@ -1,0 +1,112 @@
+"""How does a service stay linked to a broker that comes and goes? It dials again, backing off, until it gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from lamina.broker.link.seam import Dial, Link, Will
+from lamina.models.errors import BrokerUnreachable, LinkError
+
+FIRST_WAIT_S = 0.2
+LONGEST_WAIT_S = 30.0
+GOODBYE_S = 2.0
+STEADY_S = 10.0  # a link that held so long was a good one: the next wait is short again
+
+_T = TypeVar("_T")
+_jitter = random.Random()  # its draws decide nothing but when to dial
+
+
+def wait_before(failures: int, rng: random.Random) -> float:
+    """Seconds to wait after ``failures`` in a row (at least 1): doubling, capped, and spread over its upper half.
+
+    The spread keeps a fleet whose broker restarts from dialling in step.
+    """
+    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - 1, 30)) * rng.uniform(0.5, 1.0)
+
+
+async def say_goodbye(words: Awaitable[None]) -> None:
+    """Say last words on a link; where it is gone, or too slow for `GOODBYE_S`, they go unsaid."""
+    with suppress(LinkError, TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await words
+
+
+async def keep_linked(
+    dial: Dial,
+    client_id: str,
+    will: Will | None,
+    serve: Callable[[Link], Awaitable[_T]],
+    *,
+    give_up_s: float = 0.0,
+    on_retry: Callable[[LinkError, float], None] = lambda error, wait_s: None,
+    rng: random.Random = _jitter,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> _T:
+    """Run ``serve`` over a link, and over a new one whenever it raises `LinkError`; returns what it returns.
+
+    An exception group of nothing but `LinkError`, as a task group raises it, counts as one. Everything else passes.
+
+    Args:
+        dial: opens a link.
+        client_id: the client's name at the broker.
+        will: what the broker publishes when the client vanishes.
+        serve: the service's life on one link. It is started anew on each, so it subscribes first of all.
+        give_up_s: seconds without a link after which to give up; 0 is never.
+        on_retry: told of each failure, and of the seconds until the next attempt.
+        rng: spreads the waits.
+        clock: seconds that only grow.
+        sleep: waits.
+
+    Raises:
+        BrokerUnreachable: no link for ``give_up_s``.
+    """
+    failures, without_since = 0, clock()
+    while True:
+        linked_at: float | None = None
+        try:
+            async with dial(client_id, will) as link:
+                linked_at = clock()
+                # In a task of its own: nested task groups that fail together leave theirs marked as cancelled.
+                return await asyncio.ensure_future(serve(link))
+        except (LinkError, BaseExceptionGroup) as raised:
+            error = _lost_link(raised)
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from error  # a service that ends by an error keeps quiet about it
+        if linked_at is not None:
+            without_since = clock()
+            failures = 0 if without_since - linked_at >= STEADY_S else failures
+        failures += 1
+        wait_s = wait_before(failures, rng)
+        if give_up_s > 0:
+            left_s = without_since + give_up_s - clock()
+            if left_s <= 0:
+                raise BrokerUnreachable(f"{error}; gave up after {give_up_s:g} s without a connection") from error
+            wait_s = min(wait_s, left_s)
+        on_retry(error, wait_s)
+        await sleep(wait_s)
+
+
+def _lost_link(raised: LinkError | BaseExceptionGroup[BaseException]) -> LinkError:
+    """The `LinkError` in ``raised``; raises again what is not only that."""
+    if isinstance(raised, LinkError):
+        return raised
+    _, rest = raised.split(LinkError)
+    if rest is not None:
+        raise raised
+    first = first_error(raised)
+    assert isinstance(first, LinkError)
+    return first
+
+
+def first_error(raised: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error inside groups of them: one cause ended a service, whatever else fell with it."""
+    error: BaseException = raised
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,1 @@
+"""What crosses the wire, as pure values: topics, messages, chunks, codecs."""

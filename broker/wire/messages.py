@@ -1,0 +1,234 @@
+"""What do coordinator and devices say to each other? The small messages; layer values go by `wire.chunks`.
+
+Each is a frozen msgspec struct, sent as MessagePack: a map with its ``kind`` and its protocol version ``v``. A message
+of another version or kind is refused, and so is a field that its kind does not have.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeVar
+
+import msgspec
+
+from lamina.broker.wire.topics import PROTOCOL
+from lamina.models.errors import DecodeError
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unknown_fields=True):
+    """The base of all: ``v`` is the protocol's version."""
+
+    v: int = PROTOCOL
+
+
+class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
+    """Retained: is there a coordinator, and how far is it?
+
+    Attributes:
+        state: ``waiting`` (for devices), ``training``, ``finished``, ``lost`` (its will).
+        epoch: identifies this run of the federation; messages of another epoch are stale.
+        manifest: SHA-256 of the bundle's manifest.
+        round: rounds completed.
+        rounds: rounds to do.
+        devices: devices accepted and online.
+        accuracy: of the averaged model, when it was last evaluated.
+        c_ratio: parameters communicated, relative to FedAvg.
+    """
+
+    state: Literal["waiting", "training", "finished", "lost"]
+    epoch: int
+    manifest: str = ""
+    round: int = 0
+    rounds: int = 0
+    devices: int = 0
+    accuracy: float | None = None
+    c_ratio: float | None = None
+
+
+class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
+    """Retained: what the cohort does in this round, and everything a late joiner needs to take part.
+
+    Attributes:
+        state: ``training``, or ``finished`` (then only ``epoch`` and ``round`` mean anything).
+        epoch: identifies this run of the federation.
+        round: 0-based.
+        cycle: 0-based; a cohort keeps for a cycle, and every layer is aggregated at its end.
+        cohort: the devices that train, in ascending order.
+        local_steps: SGD steps in this round (tau').
+        batch_size: samples a step.
+        hyperparameters: the training graph's 0-d inputs: ``lr`` and others.
+        due: indices of the layers that are aggregated at the end of this round, ascending.
+        versions: version of every layer's global value at the start of this round.
+        codec: name of the codec for updates.
+        small_codec: for updates of layers of fewer than ``small_elements`` elements; empty: ``codec`` for them too.
+        small_elements: see ``small_codec``.
+        codecs: devices that can't encode ``codec`` or ``small_codec``, and the codec for all of their updates.
+        unfolded: what became of the round before this one, where it is no matter of course: devices, and the layers
+            that were due from them and were not folded.
+        checks: of every layer's global value at that version (`lamina.broker.wire.deltas.check_of`).
+        advanced: layers that the last round's advance (`wire.deltas`) leads from the version before to this one.
+        chunk_bytes: payload of one message of an update, at most.
+        batched: updates of several layers may share a message, of ``chunk_bytes`` at most.
+        seed: the federation's; a device derives its sample order from (seed, device, round).
+        weighting: ``uniform``, or ``num_examples``.
+        deadline_s: seconds after which the coordinator stops waiting.
+    """
+
+    state: Literal["training", "finished"] = "training"
+    epoch: int
+    round: int
+    cycle: int = 0
+    cohort: tuple[str, ...] = ()
+    local_steps: int = 0
+    batch_size: int = 0
+    hyperparameters: dict[str, float] = {}
+    due: tuple[int, ...] = ()
+    versions: tuple[int, ...] = ()
+    checks: tuple[int, ...] = ()
+    codec: str = "float32"
+    small_codec: str = ""
+    small_elements: int = 0
+    codecs: dict[str, str] = {}
+    unfolded: dict[str, tuple[int, ...]] = {}
+    advanced: tuple[int, ...] = ()
+    chunk_bytes: int = 256 * 1024
+    batched: bool = False
+    seed: int = 0
+    weighting: Literal["uniform", "num_examples"] = "uniform"
+    deadline_s: float = 0.0
+
+    def codec_of(self, device: str, elements: int) -> str:
+        """Name of the codec for a device's update of a layer of so many elements."""
+        if device in self.codecs:
+            return self.codecs[device]
+        return self.small_codec if self.small_codec and elements < self.small_elements else self.codec
+
+
+class DeviceStatus(Message, frozen=True, kw_only=True, tag="status"):
+    """Retained: is the device, or the aggregator, there? ``lost`` is its will, ``sleeping`` its goodbye."""
+
+    state: Literal["online", "sleeping", "lost"]
+
+
+class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
+    """Retained: what the device is and has.
+
+    Attributes:
+        device: its name.
+        budget_mib: memory that training may take above the idle agent.
+        cores: processor cores it may use.
+        architecture: ``aarch64``, ``x86_64``, ``armv7l``.
+        engine: name and version of the training engine.
+        codecs: names of the codecs it can encode.
+        num_examples: samples in its training data.
+        classes: how many classes its labels span (largest label + 1).
+        sample_shape: shape of one of its samples.
+        agent_version: version of Lamina on it.
+        savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
+    """
+
+    device: str
+    budget_mib: float
+    cores: int
+    architecture: str
+    engine: str
+    codecs: tuple[str, ...]
+    num_examples: int
+    classes: int
+    sample_shape: tuple[int, ...]
+    agent_version: str
+    savings: tuple[str, ...] = ()
+
+
+class Task(Message, frozen=True, kw_only=True, tag="task"):
+    """Retained, coordinator to device: take part like this, or not, and why.
+
+    Attributes:
+        epoch: identifies this run of the federation.
+        accepted: whether the device takes part.
+        reason: why not, or why this cut, for a person.
+        cut: index of the first layer that it trains.
+        manifest: SHA-256 of the bundle's manifest.
+    """
+
+    epoch: int
+    accepted: bool
+    reason: str
+    cut: int = 0
+    manifest: str = ""
+
+
+class Request(Message, frozen=True, kw_only=True, tag="request"):
+    """Device to coordinator: the present values of these layers are wanted whole.
+
+    Attributes:
+        layers: their indices.
+    """
+
+    layers: tuple[int, ...]
+
+
+class Report(Message, frozen=True, kw_only=True, tag="report"):
+    """Device to coordinator, once a round: how it went.
+
+    Attributes:
+        epoch: identifies this run of the federation.
+        round: the round it is about.
+        steps: local steps done.
+        loss: mean training loss over the round; not finite where training diverged: then there are no updates.
+        accuracy: share of training samples classified right during the round.
+        step_s: mean wall time of a training step.
+        forward_s: wall time of the frozen input side's forward passes, the whole round.
+        peak_mib: peak memory above the idle agent so far; ``None`` where it can't be told (a shared process).
+        way: how the device trains within its memory, for a person.
+        uplink_bytes: payload bytes of updates published since the agent started.
+        downlink_bytes: payload bytes of layer values received since the agent started.
+    """
+
+    epoch: int
+    round: int
+    steps: int
+    loss: float
+    accuracy: float
+    step_s: float
+    forward_s: float = 0.0
+    peak_mib: float | None = None
+    way: str = ""
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+
+
+_M = TypeVar("_M", bound=Message)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """The message as MessagePack."""
+    return _encoder.encode(message)
+
+
+def decode(payload: bytes, kind: type[_M]) -> _M:
+    """The message of one kind that ``payload`` holds.
+
+    Raises:
+        DecodeError: it is of another kind or version, or damaged.
+    """
+    try:
+        message = msgspec.msgpack.decode(payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _check_version(payload, kind)  # another version may well have other fields: then say so
+        raise DecodeError(f"not a {kind.__name__}: {error}") from error
+    _check_version(payload, kind)
+    return message
+
+
+class _Versioned(msgspec.Struct):
+    v: int = PROTOCOL
+
+
+def _check_version(payload: bytes, kind: type[Message]) -> None:
+    try:
+        version = msgspec.msgpack.decode(payload, type=_Versioned).v
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    if version != PROTOCOL:
+        raise DecodeError(f"{kind.__name__} of protocol {version}: this program speaks {PROTOCOL}")

@@ -1,0 +1,139 @@
+"""What does an aggregator send upstream? The exact sum of its devices' updates of one layer, and who is in it.
+
+It travels as the data of a layer value whose purpose is ``partial``, little-endian:
+
+| bytes  | type | field                                                                                      |
+| ------ | ---- | ------------------------------------------------------------------------------------------ |
+| 4      | u32  | bytes of the roster, R                                                                     |
+| 1      | u8   | words an element, W: 1, or 2 where sums are huge                                           |
+| 3      |      | zero                                                                                       |
+| R      |      | the roster, MessagePack: ``[devices, weights, moments]``, the devices in ascending order   |
+| rest   |      | 8 W planes of n bytes each, one for each byte of the words, as one Zstandard frame         |
+
+The first word counts steps of 2^-36, the second one, where there is one, whole numbers: `folds.exact`. Sums are
+integers, so adding partials up in any order, and in any tree, ends in the bits of one flat sum.
+
+A partial takes 4 to 5 bytes an element (a sum of float32 has more bits than one of them), however many devices are in
+it, and about 40 bytes a device.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgspec
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from lamina.broker.wire.topics import check_name
+from lamina.models.errors import ConfigError, DecodeError
+
+Steps = NDArray[np.int64]
+
+MOST_DEVICES = 1 << 14
+"""In one partial; an aggregator of more sends two."""
+
+_HEAD = struct.Struct("<IB3x")
+_MOST_ROSTER_BYTES = 8 + MOST_DEVICES * (2 + 64 + 9 + 9)
+_LEVEL = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partial:
+    """What some devices' updates of a layer come to.
+
+    Attributes:
+        devices: whose updates are in it, ascending, each once.
+        weights: w_i of each.
+        moments: w_i ||delta_i||^2 of each, over the layer's parameters.
+        near: sum_i w_i delta_i in steps of 2^-36, int64 (vector_size,).
+        far: what is to be added in whole numbers, int64 (vector_size,), or ``None``.
+    """
+
+    devices: tuple[str, ...]
+    weights: tuple[float, ...]
+    moments: tuple[float, ...]
+    near: Steps
+    far: Steps | None = None
+
+    @property
+    def weight(self) -> float:
+        """Sum of the weights."""
+        return math.fsum(self.weights)
+
+
+class _Roster(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    devices: tuple[str, ...]
+    weights: tuple[float, ...]
+    moments: tuple[float, ...]
+
+
+def encode(partial: Partial) -> bytes:
+    """The partial as bytes. The same updates give the same bytes, in whatever order they were added up."""
+    roster = msgspec.msgpack.encode(_Roster(partial.devices, partial.weights, partial.moments))
+    words = [partial.near] if partial.far is None else [partial.near, partial.far]
+    elements = np.stack(words).astype("<i8", copy=False)  # (W, n)
+    planes = elements.view(np.uint8).reshape(len(words), -1, 8).transpose(0, 2, 1)  # (W, 8, n)
+    squeezed = zstandard.ZstdCompressor(level=_LEVEL).compress(planes.tobytes())
+    return _HEAD.pack(len(roster), len(words)) + roster + squeezed
+
+
+def decode(data: bytes, vector_size: int) -> Partial:
+    """The partial of a layer of so many elements, in memory of its own.
+
+    Raises:
+        DecodeError: ``data`` does not hold just that. Nothing of a claimed size is allocated before it is checked.
+    """
+    if len(data) < _HEAD.size:
+        raise DecodeError(f"partial of {len(data)} bytes")
+    roster_bytes, words = _HEAD.unpack_from(data)
+    if words not in (1, 2):
+        raise DecodeError(f"partial of {words} words an element")
+    if roster_bytes > min(len(data) - _HEAD.size, _MOST_ROSTER_BYTES):
+        raise DecodeError(f"partial with a roster of {roster_bytes} bytes")
+    start = _HEAD.size + roster_bytes
+    roster = _read_roster(data[_HEAD.size : start])
+    planes = np.frombuffer(_unsqueeze(data[start:], 8 * words * vector_size), np.uint8)
+    elements = np.ascontiguousarray(planes.reshape(words, 8, vector_size).transpose(0, 2, 1))  # (W, n, 8)
+    table = elements.view("<i8").reshape(words, vector_size).astype(np.int64, copy=False)
+    return Partial(roster.devices, roster.weights, roster.moments, table[0], table[1] if words == 2 else None)
+
+
+def most_bytes(vector_size: int) -> int:
+    """No partial of a layer of so many elements takes more bytes."""
+    raw = 16 * vector_size
+    return _HEAD.size + _MOST_ROSTER_BYTES + raw + raw // 256 + 128
+
+
+def _read_roster(content: bytes) -> _Roster:
+    try:
+        roster = msgspec.msgpack.decode(content, type=_Roster)
+        for device in roster.devices:
+            check_name(device, "device")
+    except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
+        raise DecodeError(f"partial with a damaged roster: {error}") from error
+    devices, numbers = roster.devices, (*roster.weights, *roster.moments)
+    if not 1 <= len(devices) <= MOST_DEVICES or not len(devices) == len(roster.weights) == len(roster.moments):
+        raise DecodeError(f"partial of {len(devices)} devices, {len(roster.weights)} weights")
+    if any(this >= following for this, following in pairwise(devices)):
+        raise DecodeError("partial whose devices repeat, or do not ascend")
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise DecodeError("partial with a weight or moment that is negative, or not a number")
+    return roster
+
+
+def _unsqueeze(data: bytes, size: int) -> bytes:
+    try:
+        claimed = zstandard.get_frame_parameters(data).content_size
+        if claimed != size:
+            raise DecodeError(f"partial that claims {claimed} bytes of sums, where {size} are awaited")
+        content = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise DecodeError(f"partial: {error}") from error
+    if len(content) != size:
+        raise DecodeError(f"partial with {len(content)} bytes of sums, where {size} are awaited")
+    return content

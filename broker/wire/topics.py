@@ -1,0 +1,167 @@
+"""Where on the broker does each thing live? The topic tree of protocol 1.
+
+At most 6 slashes; AWS IoT Core accepts 7. Names in topics are ``[A-Za-z0-9_.-]{1,64}``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from lamina.models.errors import ConfigError, DecodeError
+
+PROTOCOL = 1
+ROOT = f"lamina/v{PROTOCOL}"
+_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+
+
+def check_name(name: str, what: str) -> str:
+    """Return ``name`` if it may stand in a topic.
+
+    Raises:
+        ConfigError: it may not; ``what`` says whose name it is.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{what} {name!r} can't stand in an MQTT topic: use 1 to 64 of letters, digits, '_', '.', '-'"
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one federation.
+
+    Attributes:
+        federation: its name.
+    """
+
+    federation: str
+
+    def __post_init__(self) -> None:
+        check_name(self.federation, "federation")
+
+    @property
+    def root(self) -> str:
+        """What every topic of the federation begins with, without the last slash."""
+        return f"{ROOT}/{self.federation}"
+
+    @property
+    def coordinator_status(self) -> str:
+        """Retained, and the coordinator's will."""
+        return f"{self.root}/coordinator/status"
+
+    @property
+    def round(self) -> str:
+        """Retained: the plan of the round."""
+        return f"{self.root}/round"
+
+    def layer_global(self, layer: str, chunk: int) -> str:
+        """Retained: one chunk of a layer's value."""
+        return f"{self.root}/layer/{layer}/global/{chunk}"
+
+    def layer_globals(self, layer: str) -> str:
+        """Filter for all chunks of a layer's value."""
+        return f"{self.root}/layer/{layer}/global/+"
+
+    def advance(self, part: int) -> str:
+        """Retained: one message of the last round's advance (`lamina.broker.wire.deltas`)."""
+        return f"{self.root}/advance/{part}"
+
+    @property
+    def advances(self) -> str:
+        """Filter for the whole of it."""
+        return f"{self.root}/advance/+"
+
+    def layer_update(self, layer: str, device: str) -> str:
+        """Device to coordinator: chunks of an update."""
+        return f"{self.root}/layer/{layer}/update/{device}"
+
+    def layer_partial(self, layer: str, site: str) -> str:
+        """Aggregator to coordinator: chunks of the sum of its devices' updates."""
+        return f"{self.root}/layer/{layer}/partial/{site}"
+
+    def aggregator_status(self, site: str) -> str:
+        """Retained, and the aggregator's will."""
+        return f"{self.root}/aggregator/{site}/status"
+
+    @property
+    def aggregators(self) -> str:
+        """Filter for every aggregator's status."""
+        return f"{self.root}/aggregator/+/status"
+
+    def bundle(self, sha256: str, chunk: int) -> str:
+        """Retained: one chunk of a file of the bundle."""
+        return f"{self.root}/bundle/{sha256}/{chunk}"
+
+    def bundle_chunks(self, sha256: str) -> str:
+        """Filter for all chunks of one file of the bundle."""
+        return f"{self.root}/bundle/{sha256}/+"
+
+    def device(self, device: str, leaf: str) -> str:
+        """A device's own topic; ``leaf`` is status, profile, task, request, report or updates."""
+        return f"{self.root}/device/{device}/{leaf}"
+
+    def batch(self, device: str) -> str:
+        """Device to coordinator: updates of several layers in one message (`lamina.broker.wire.batches`)."""
+        return self.device(device, "updates")
+
+    @property
+    def updates(self) -> str:
+        """Filter for every device's updates of every layer."""
+        return f"{self.root}/layer/+/update/+"
+
+    def layer_updates(self, layer: str) -> str:
+        """Filter for every device's updates of one layer."""
+        return f"{self.root}/layer/{layer}/update/+"
+
+    @property
+    def partials(self) -> str:
+        """Filter for every aggregator's partials of every layer."""
+        return f"{self.root}/layer/+/partial/+"
+
+    def devices(self, leaf: str) -> str:
+        """Filter for one leaf of every device."""
+        return f"{self.root}/device/+/{leaf}"
+
+    def parse(self, topic: str) -> Address:
+        """What a topic of this federation addresses.
+
+        Raises:
+            DecodeError: it is no topic of this federation and protocol.
+        """
+        prefix, parts = topic[: len(self.root) + 1], topic[len(self.root) + 1 :].split("/")
+        if prefix != f"{self.root}/":
+            raise DecodeError(f"topic {topic!r} is not below {self.root}/")
+        match parts:
+            case ["coordinator", "status"]:
+                return Address("coordinator_status")
+            case ["round"]:
+                return Address("round")
+            case ["layer", layer, "global", chunk] if chunk.isdecimal():
+                return Address("layer_global", layer=layer, chunk=int(chunk))
+            case ["advance", part] if part.isdecimal():
+                return Address("advance", chunk=int(part))
+            case ["layer", layer, "update", device]:
+                return Address("layer_update", layer=layer, device=device)
+            case ["layer", layer, "partial", site]:
+                return Address("layer_partial", layer=layer, site=site)
+            case ["aggregator", site, "status"]:
+                return Address("aggregator_status", site=site)
+            case ["bundle", sha256, chunk] if chunk.isdecimal():
+                return Address("bundle", sha256=sha256, chunk=int(chunk))
+            case ["device", device, ("status" | "profile" | "task" | "request" | "report" | "updates") as leaf]:
+                return Address(leaf, device=device)
+        raise DecodeError(f"topic {topic!r} is not of protocol {PROTOCOL}")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed topic: ``kind``, and those of the other fields that this kind has."""
+
+    kind: str
+    layer: str = ""
+    device: str = ""
+    site: str = ""
+    sha256: str = ""
+    chunk: int = 0

@@ -1,0 +1,1 @@
+"""The algorithms: which layers are averaged when, by whom, and to what value. Pure."""

@@ -1,0 +1,1 @@
+"""Sums of updates: exact, robust, in one pass. Pure."""

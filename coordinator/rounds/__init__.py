@@ -1,0 +1,1 @@
+"""Who trains what in which round. Pure: no I/O, no clock."""

@@ -1,0 +1,354 @@
+"""How do bytes reach the federation, and its decisions the network? The coordinator's thin asyncio shell.
+
+Three tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* has its decisions said, and
+*serve requests* the values that devices ask for (`service.broadcast`). Two more outlive the link, and work while
+the next round trains: *record* evaluates finished rounds and writes them down (`service.round_log`), *settle* sees
+that commits are on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from lamina.broker.link.reconnect import first_error, keep_linked
+from lamina.broker.link.seam import Delivery, Dial, Link, Will
+from lamina.broker.wire import messages
+from lamina.broker.wire.chunks import Joiner
+from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Report, Request, RoundPlan
+from lamina.broker.wire.topics import Address, Topics
+from lamina.coordinator.folds.passes import load_if_worth_it
+from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
+from lamina.coordinator.records.snapshot import fresh
+from lamina.coordinator.records.store import Store
+from lamina.coordinator.rounds.federation import Federation
+from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
+from lamina.coordinator.service.broadcast import Broadcast
+from lamina.coordinator.service.round_log import Chronicle
+from lamina.coordinator.settings import FederationSettings
+from lamina.models.bundle import Bundle
+from lamina.models.errors import ConfigError, RejectedUpdate, RemoteError
+from lamina.models.values import flatten, layer_vector
+
+log = logging.getLogger("lamina.coordinator")
+
+_AWAY_S = 30
+"""A coordinator that is back within this time was never lost, and its broker has kept what was sent to it (MQTT 5)."""
+
+
+class Coordinator:
+    """One federation, from waiting for devices to the exported model.
+
+    Args:
+        settings: the operator's; its paths are used as they stand.
+        bundle: what is trained.
+        dial: opens a link to the broker.
+        observe: is told of every finished round, in order.
+        observe_cycle: is told of every adjustment of the intervals.
+    """
+
+    def __init__(
+        self,
+        settings: FederationSettings,
+        bundle: Bundle,
+        dial: Dial,
+        *,
+        observe: Callable[[RoundRecord], None] = lambda record: None,
+        observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
+    ) -> None:
+        self._settings, self._bundle, self._dial = settings, bundle, dial
+        self._topics = Topics(settings.federation)
+        self._store = Store(Path(settings.folder))
+        self._federation = self._restore()
+        self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
+        self._changed, self._committed = asyncio.Event(), asyncio.Event()
+        self._uplink_bytes = self._federation.snapshot.uplink_bytes
+        self.refused: Counter[str] = Counter()
+
+    async def run(self) -> RunResult:
+        """Train until all rounds are done.
+
+        Raises:
+            ConfigError: too few devices came in time, or the state on disk is of another federation.
+            BrokerUnreachable: the broker stayed away for longer than ``deadlines.broker_s``.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.to_thread(self._load_passes), name="load passes")
+                group.create_task(self._chronicle.keep(), name="record")
+                settling = group.create_task(self._settle_commits(), name="settle")
+                await self._keep_serving()
+                await self._chronicle.end()
+                settling.cancel()
+            await asyncio.to_thread(self._store.settle)
+        except BaseExceptionGroup as raised:
+            raise first_error(raised) from None
+        return self._result()
+
+    def _load_passes(self) -> None:
+        elements = sum(layer.vector_size for layer in self._bundle.manifest.spec.layers)
+        load_if_worth_it(elements * self._settings.cohorts.min_devices)
+
+    async def _keep_serving(self) -> None:
+        if self._settings.wire.update_codec == "top1":
+            log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
+        await keep_linked(
+            self._dial,
+            f"{self._settings.federation}-coordinator",
+            Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S),
+            self._serve,
+            give_up_s=self._settings.deadlines.broker_s,
+            on_retry=lambda error, wait_s: log.warning("%s; trying again in %.1f s", error, wait_s),
+        )
+
+    # -- one connection ----------------------------------------------------------------------------------------------
+
+    async def _serve(self, link: Link) -> None:
+        broadcast = Broadcast(link, self._topics, self._bundle, self._federation, self._settings.wire.chunk_bytes)
+        await self._announce(link, broadcast)
+        async with asyncio.TaskGroup() as group:
+            serving = [
+                group.create_task(self._listen(link, broadcast), name="listen"),
+                group.create_task(broadcast.serve_requests(), name="serve requests"),
+            ]
+            await self._drive(broadcast)
+            for task in serving:
+                task.cancel()
+        await self._retire(broadcast)
+
+    async def _announce(self, link: Link, broadcast: Broadcast) -> None:
+        """Say everything that a device may need, ask for everything that devices say, and have them go on."""
+        federation, topics = self._federation, self._topics
+        await broadcast.say(topics.coordinator_status, self._status())
+        await broadcast.files()
+        await broadcast.values()
+        for name, device in federation.devices.items():
+            await broadcast.say(topics.device(name, "task"), device.task)
+        await link.subscribe(*map(topics.devices, ("status", "profile", "request", "report")))
+        await link.subscribe(topics.partials, topics.aggregators)
+        if not self._settings.aggregation.aggregators:
+            await link.subscribe(topics.updates, topics.devices("updates"))
+        if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
+            await broadcast.plan(federation.round.plan)
+
+    async def _listen(self, link: Link, broadcast: Broadcast) -> None:
+        joiner = Joiner(self._bundle.manifest.spec, epoch=self._federation.snapshot.epoch)
+        async for delivery in link.deliveries():
+            try:
+                await self._hear(broadcast, delivery, joiner)
+            except RemoteError as error:
+                self._note_refused(error)
+            finally:
+                delivery.acknowledge()
+
+    def _note_refused(self, error: RemoteError) -> None:
+        self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
+        log.info("refused: %s", error)
+
+    async def _hear(self, broadcast: Broadcast, delivery: Delivery, joiner: Joiner) -> None:
+        if not delivery.payload:  # a retained message that was cleared
+            return
+        address = self._topics.parse(delivery.topic)
+        match address.kind:
+            case "layer_update":
+                self._uplink_bytes += len(delivery.payload)
+                await self._hear_update(delivery.payload, address, joiner)
+            case "updates":
+                self._uplink_bytes += len(delivery.payload)
+                await self._hear_batch(delivery.payload, address, joiner)
+            case "layer_partial":
+                await self._hear_partial(delivery.payload, address, joiner)
+            case "aggregator_status":
+                self._hear_aggregator(address.site, messages.decode(delivery.payload, DeviceStatus).state)
+            case "status":
+                self._hear_status(address.device, messages.decode(delivery.payload, DeviceStatus).state)
+            case "report":
+                self._hear_of(address.device)
+                self._federation.report(address.device, messages.decode(delivery.payload, Report))
+            case "request":
+                broadcast.request(messages.decode(delivery.payload, Request).layers)
+            case "profile":
+                await self._hear_profile(broadcast, messages.decode(delivery.payload, DeviceProfile), address)
+        self._changed.set()
+
+    async def _hear_profile(self, broadcast: Broadcast, profile: DeviceProfile, address: Address) -> None:
+        if profile.device != address.device:
+            raise RejectedUpdate("stranger", f"{address.device} sent the profile of {profile.device}")
+        task = self._federation.register(profile)
+        verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
+        log.info("%s %s: %s", profile.device, verdict, task.reason)
+        await broadcast.say(self._topics.device(profile.device, "task"), task)
+
+    async def _hear_update(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+        self._hear_of(address.device)
+        update = await joined_update(joiner, payload, address, self._bundle.manifest.spec)
+        if update is not None:
+            self._federation.receive(update)
+
+    async def _hear_batch(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+        """Each of its updates counts by itself."""
+        self._hear_of(address.device)
+        updates, damaged = await joined_updates(joiner, payload, address, self._bundle.manifest.spec)
+        for error in damaged:
+            self._note_refused(error)
+        for update in updates:
+            try:
+                self._federation.receive(update)
+            except RejectedUpdate as error:
+                self._note_refused(error)
+
+    async def _hear_partial(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+        self._uplink_bytes += len(payload)
+        update = await joined_partial(joiner, payload, address, self._bundle.manifest.spec)
+        if update is not None:
+            for device in update.partial.devices:
+                self._hear_of(device)
+            self._federation.receive_partial(update)
+
+    def _hear_status(self, device: str, state: str) -> None:
+        if state == "online":
+            self._hear_of(device)
+            return
+        # A device that says goodbye is not waited for; one that vanishes may be back in a moment.
+        patience_s = self._settings.deadlines.lost_s if state == "lost" else 0.0
+        if self._federation.went(device, time.monotonic(), patience_s):
+            log.info("%s is %s", device, state)
+
+    def _hear_aggregator(self, site: str, state: str) -> None:
+        if state == "lost":
+            log.warning("aggregator %s is lost: what its devices send counts again when it is back", site)
+        else:
+            log.info("aggregator %s is %s", site, state)
+
+    def _hear_of(self, device: str) -> None:
+        """A sign of life."""
+        if self._federation.came(device):
+            log.info("%s is online", device)
+
+    # -- the loop over rounds ----------------------------------------------------------------------------------------
+
+    async def _drive(self, broadcast: Broadcast) -> None:
+        federation = self._federation
+        while not federation.finished:
+            if federation.round is None:
+                await self._devices_are_there()
+                await broadcast.plan(federation.begin(time.monotonic()))
+                await broadcast.say(self._topics.coordinator_status, self._status())
+            await self._finish_round()
+
+    async def _devices_are_there(self) -> None:
+        began, wait_s = time.monotonic(), self._settings.cohorts.wait_s
+        while not self._federation.can_begin(time.monotonic() - began):
+            if wait_s and time.monotonic() - began > wait_s:
+                raise ConfigError(self._too_few(wait_s))
+            await self._news(1.0)
+
+    async def _finish_round(self) -> None:
+        """Close the open round's layers as they become ready, and commit it before the next one is planned.
+
+        A coordinator that dies before the commit plans the round again, and is sent the same updates again. One that
+        had planned the next round already would find devices that are ahead of it.
+        """
+        federation, round_ = self._federation, self._federation.round
+        assert round_ is not None
+        while True:
+            federation.close(round_.ready(time.monotonic()))
+            if round_.done(time.monotonic()):
+                break
+            await self._news(round_.patience_ends(time.monotonic()) - time.monotonic())
+        outcome = federation.finish(time.monotonic(), self._uplink_bytes)
+        await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
+        await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
+        self._committed.set()
+
+    async def _settle_commits(self) -> None:
+        """Whenever there is one; where the disk is slower than the rounds, several at once."""
+        while True:
+            await self._committed.wait()
+            self._committed.clear()
+            await asyncio.to_thread(self._store.settle)
+
+    async def _news(self, timeout_s: float) -> None:
+        """Until something has arrived, or the time is up."""
+        try:
+            async with asyncio.timeout(max(timeout_s, 0.0)):  # wait_for would swallow a cancellation now and then
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        self._changed.clear()
+
+    # -- saying how it stands ----------------------------------------------------------------------------------------
+
+    async def _retire(self, broadcast: Broadcast) -> None:
+        """Tell everyone that it is over, and take the tasks back: who comes later waits for the next run.
+
+        Bundle and values stay retained: they are what somebody who looks at the finished federation may want.
+        """
+        federation, topics = self._federation, self._topics
+        snapshot = federation.snapshot
+        await broadcast.values()
+        await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
+        await broadcast.say(topics.coordinator_status, self._status("finished"))
+        for name in federation.devices:
+            await broadcast.forget(topics.device(name, "task"))
+
+    def _status(self, state: str = "") -> CoordinatorStatus:
+        federation = self._federation
+        snapshot = federation.snapshot
+        return CoordinatorStatus(
+            state=state or ("training" if federation.round or snapshot.round else "waiting"),  # type: ignore[arg-type] # one of the four
+            epoch=snapshot.epoch,
+            manifest=self._bundle.digest,
+            round=snapshot.round,
+            rounds=federation.rounds,
+            devices=federation.accepted,
+            accuracy=self._chronicle.accuracy,
+            c_ratio=snapshot.ledger.c_ratio,
+        )
+
+    def _result(self) -> RunResult:
+        federation, snapshot = self._federation, self._federation.snapshot
+        return RunResult(
+            accuracy=self._chronicle.accuracy,
+            c_ratio=snapshot.ledger.c_ratio,
+            rounds=snapshot.round,
+            wall_s=snapshot.wall_s,
+            devices=federation.device_records(),
+            uplink_bytes=snapshot.uplink_bytes,
+            downlink_bytes=federation.downlink_bytes,
+            fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
+            aggregations=snapshot.versions,  # a version is an aggregation
+        )
+
+    # -- beginning ---------------------------------------------------------------------------------------------------
+
+    def _restore(self) -> Federation:
+        """The federation as the store has it, or a new one."""
+        bundle, settings = self._bundle, self._settings
+        manifest = bundle.manifest
+        if saved := self._store.load(manifest.spec, bundle.digest):
+            snapshot, values, owed, memory = saved
+            snapshot.check(settings)
+            log.info("going on after round %d of %s", snapshot.round, settings.federation)
+        else:
+            owed, memory = {}, {}
+            snapshot = fresh(manifest, bundle.digest, secrets.randbits(53), settings)
+            parameters, statistics = flatten(manifest.spec, bundle.initial_values())
+            indices = range(len(manifest.spec.layers))
+            values = [layer_vector(manifest.spec, index, parameters, statistics) for index in indices]
+        return Federation(settings, manifest, bundle.digest, values, snapshot, owed, memory)
+
+    def _too_few(self, wait_s: float) -> str:
+        federation = self._federation
+        refused = [f"{name} ({device.task.reason})" for name, device in sorted(federation.devices.items())
+                   if not device.task.accepted]  # fmt: skip
+        text = (
+            f"only {federation.accepted} of {self._settings.cohorts.min_devices} devices came within {wait_s:g} s "
+            "(cohorts.min_devices, cohorts.wait_s)"
+        )
+        return f"{text}; refused: {', '.join(refused)}" if refused else text

@@ -1,0 +1,188 @@
+"""How does an agent live? It keeps a link, follows its session, and learns in a thread.
+
+What is to be done is decided in `session.session`; this file passes on what happened and starts what is wanted.
+
+    link    dials, and dials again; what happens on a link is in `lamina.edge_agent.service.connection`
+    train   has one round after the other trained, whether there is a link or not
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from lamina.broker.link.reconnect import first_error, keep_linked
+from lamina.broker.link.seam import Dial, Link, Will
+from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, encode
+from lamina.broker.wire.topics import Topics
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.service.agent_context import Agency, Tally
+from lamina.edge_agent.service.connection import Connection, LinkCommand
+from lamina.edge_agent.service.fetch import Fetcher
+from lamina.edge_agent.service.learning import Learning
+from lamina.edge_agent.service.profile import probe
+from lamina.edge_agent.session.events import (
+    Abandon,
+    Command,
+    Complain,
+    End,
+    Event,
+    Outcome,
+    Refuse,
+    Save,
+    Train,
+    Trained,
+)
+from lamina.edge_agent.session.session import Session
+from lamina.edge_agent.settings import AgentSettings
+from lamina.edge_agent.training.learner import Learner
+from lamina.models.errors import ConfigError, LinkError
+
+log = logging.getLogger("lamina.agent")
+
+
+class Agent:
+    """One device's service; runs once.
+
+    Args:
+        settings: the operator's.
+        data: the device's samples.
+        dial: opens links to the broker.
+        learner: how it learns; see `lamina.edge_agent.service.learning.Learning`.
+
+    Attributes:
+        profile: what it tells the coordinator of the device.
+        tally: what it has counted.
+
+    Raises:
+        ConfigError: no memory budget is given, and the platform does not say what is free; or the engine that is
+            chosen is not installed.
+    """
+
+    def __init__(
+        self, settings: AgentSettings, data: TrainingData, dial: Dial, *, learner: type[Learner] = Learner
+    ) -> None:
+        learning = Learning(settings, data, learner)
+        self.profile: DeviceProfile = probe(settings, data, learning.engine.name)
+        learning.budget_mib = self.profile.budget_mib
+        self.tally = Tally()
+        self._settings = settings
+        self._dial = dial
+        self._device = settings.device
+        self._topics = Topics(settings.federation)
+        self._session = Session(settings.device)
+        self._learning = learning
+        self._fetcher = Fetcher(self._topics, Path(settings.folder) / "bundle")
+        self._trainings: asyncio.Queue[Train] = asyncio.Queue()
+        self._connection: Connection | None = None
+        self._ending: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Take part until the federation is finished. Cancelled, the agent says that it sleeps, and leaves.
+
+        Raises:
+            ConfigError: the coordinator refused the device, or it can't do what it was asked to: why is in the message.
+            BrokerUnreachable: there was no link for ``broker_s``.
+        """
+        self._ending = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._keep_linked(), name=f"{self._device} link"),
+                    group.create_task(self._train(), name=f"{self._device} train"),
+                ]
+                await self._ending
+                for task in tasks:
+                    task.cancel()
+        except BaseExceptionGroup as raised:
+            raise first_error(raised) from None
+        finally:
+            await self._learning.close()
+
+    async def _keep_linked(self) -> None:
+        topic = self._topics.device(self._device, "status")
+        await keep_linked(
+            self._dial,
+            f"{self._settings.federation}-{self._device}",
+            Will(topic, encode(DeviceStatus(state="lost"))),  # at once: it is the coordinator that has patience
+            self._serve,
+            give_up_s=self._settings.broker_s,
+            on_retry=self._note_retry,
+        )
+
+    async def _serve(self, link: Link) -> None:
+        agency = Agency(
+            profile=self.profile,
+            topics=self._topics,
+            learning=self._learning,
+            fetcher=self._fetcher,
+            tally=self.tally,
+            session=self._session,
+            feed=self._feed,
+        )
+        self._connection = Connection(agency, link)
+        log.info("%s: linked to federation %s", self._device, self._settings.federation)
+        await self._connection.serve()
+
+    async def _train(self) -> None:
+        while True:
+            command = await self._trainings.get()
+            outcome = await self._learning.train(command)
+            self._log_round(command, outcome)
+            self._feed(Trained(outcome))
+
+    def _feed(self, event: Event) -> None:
+        """Tell the session what happened, and do what it wants."""
+        for command in self._session.receive(event):
+            self._do(command)
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case Train(plan):
+                log.debug("%s: round %d begins", self._device, plan.round)
+                self._learning.will_train()
+                self._trainings.put_nowait(command)
+            case Abandon():
+                self._learning.leave_off()
+            case Save(progress):
+                self._learning.save(progress)
+            case Complain(text):
+                self.tally.refused["round"] += 1
+                log.warning("%s: %s", self._device, text)
+            case Refuse(reason):
+                self._end(ConfigError(f"device {self._device} was refused: {reason}"))
+            case End():
+                log.info("%s: the federation is finished", self._device)
+                self._end(None)
+            case _:
+                self._ask_of_link(command)
+
+    def _ask_of_link(self, command: LinkCommand) -> None:
+        if self._connection is not None:  # the session asks only while there is a link
+            self._connection.do(command)
+
+    def _end(self, error: ConfigError | None) -> None:
+        if self._ending is None or self._ending.done():
+            return
+        if error is None:
+            self._ending.set_result(None)
+        else:
+            self._ending.set_exception(error)
+
+    def _log_round(self, command: Train, outcome: Outcome | None) -> None:
+        if outcome is None:
+            log.info("%s: round %d: left off, the coordinator has gone on", self._device, command.plan.round)
+            return
+        log.info(
+            "%s: round %d: loss %.4f, accuracy %.1f %%, %d steps of %.1f ms",
+            self._device,
+            command.plan.round,
+            outcome.loss,
+            100 * outcome.accuracy,
+            outcome.steps,
+            1000 * outcome.step_s,
+        )
+
+    def _note_retry(self, error: LinkError, wait_s: float) -> None:
+        log.warning("%s: %s; trying again in %.1f s", self._device, error, wait_s)

@@ -1,0 +1,52 @@
+"""What does an agent have that outlives its links?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lamina.broker.wire.messages import DeviceProfile
+from lamina.broker.wire.topics import Topics
+from lamina.edge_agent.service.fetch import Fetcher
+from lamina.edge_agent.service.learning import Learning
+from lamina.edge_agent.session.events import Event
+from lamina.edge_agent.session.session import Session
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counted since the agent started.
+
+    Attributes:
+        uplink_bytes: payload of updates.
+        downlink_bytes: payload of layer values.
+        refused: messages that could not be used, by their kind.
+    """
+
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Agency:
+    """What an agent's links share.
+
+    Attributes:
+        profile: of the device.
+        topics: of the federation.
+        learning: the learner in its thread.
+        fetcher: of the bundle's files.
+        tally: is counted on.
+        session: says which values are wanted.
+        feed: tells it what happened, and does what it wants.
+    """
+
+    profile: DeviceProfile
+    topics: Topics
+    learning: Learning
+    fetcher: Fetcher
+    tally: Tally
+    session: Session
+    feed: Callable[[Event], None]

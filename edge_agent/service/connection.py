@@ -1,0 +1,240 @@
+"""What does an agent do on one link? It says who it is, and then, until the link drops, four things at once:
+
+receive   takes what arrives and tells the session of it; a message is acknowledged once it is dealt with
+act       does what the session wants of the link, in order; of it, what takes long in a task of its own:
+prepare   fetches the bundle and has the trainer built
+deliver   publishes a round's updates, then its report
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from lamina.broker.link.reconnect import say_goodbye
+from lamina.broker.link.seam import Delivery, Link
+from lamina.broker.wire import batches
+from lamina.broker.wire.chunks import Joiner, LayerValue
+from lamina.broker.wire.messages import DeviceStatus, Message, Request, RoundPlan, Task
+from lamina.broker.wire.messages import decode as decoded
+from lamina.broker.wire.messages import encode as encoded
+from lamina.broker.wire.topics import Address
+from lamina.edge_agent.service.agent_context import Agency
+from lamina.edge_agent.service.delivery import deliver
+from lamina.edge_agent.session.events import (
+    Deliver,
+    Linked,
+    Passed,
+    PlanCame,
+    Prepare,
+    Prepared,
+    Strayed,
+    Subscribe,
+    Taken,
+    TaskCame,
+    Unlinked,
+    Unsubscribe,
+    Withdraw,
+)
+from lamina.models.bundle import decode_manifest
+from lamina.models.errors import DecodeError, RemoteError
+
+log = logging.getLogger("lamina.agent")
+
+
+_ADVANCE = "/advance"  # a sender to the joiner, as layers are; no layer's name holds a slash
+
+
+LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw
+
+
+class Connection:
+    """One link's life.
+
+    Args:
+        agency: what outlives it.
+        link: it.
+    """
+
+    def __init__(self, agency: Agency, link: Link) -> None:
+        self._agency = agency
+        self._link = link
+        self._device = agency.profile.device
+        self._commands: asyncio.Queue[LinkCommand] = asyncio.Queue()
+        self._joiner: Joiner | None = None
+
+    def do(self, command: LinkCommand) -> None:
+        """Have something done, after what was asked for before."""
+        self._commands.put_nowait(command)
+
+    async def serve(self) -> None:
+        """Until the link drops; cancelled, it says goodbye.
+
+        Raises:
+            LinkError: the link dropped. It may come in an exception group.
+            ConfigError: the device can't do what it was asked to. It comes in an exception group.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                await self._introduce()
+                self._agency.feed(Linked())
+                group.create_task(self._act(group), name=f"{self._device} act")
+                await self._receive()
+        except asyncio.CancelledError:
+            await say_goodbye(self._say("status", DeviceStatus(state="sleeping")))
+            raise
+        finally:
+            self._agency.feed(Unlinked())
+
+    async def _introduce(self) -> None:
+        """Listen first: what is said in answer must not be taken for what the broker kept."""
+        topics, device = self._agency.topics, self._device
+        await self._link.subscribe(topics.device(device, "task"), topics.round)
+        await self._say("status", DeviceStatus(state="online"))
+        await self._say("profile", self._agency.profile)
+
+    async def _say(self, leaf: str, message: Message, *, retain: bool = True) -> None:
+        await self._link.publish(self._agency.topics.device(self._device, leaf), encoded(message), retain=retain)
+
+    # What arrives.
+
+    async def _receive(self) -> None:
+        async for delivery in self._link.deliveries():
+            kind = "topic"
+            try:
+                address = self._agency.topics.parse(delivery.topic)
+                kind = address.kind
+                if delivery.payload:  # an empty one clears what was retained
+                    await self._hear(delivery, address)
+            except RemoteError as error:
+                self._note_refused(kind, error)
+            finally:
+                delivery.acknowledge()
+
+    def _note_refused(self, kind: str, error: RemoteError) -> None:
+        self._agency.tally.refused[kind] += 1
+        log.warning("%s: refused a message: %s", self._device, error)
+
+    async def _hear(self, delivery: Delivery, address: Address) -> None:
+        match address.kind:
+            case "layer_global":
+                await self._hear_value(delivery.payload, address)
+            case "advance":
+                await self._hear_advance(delivery.payload)
+            case "round":
+                self._agency.feed(PlanCame(decoded(delivery.payload, RoundPlan), delivery.retained))
+            case "task":
+                self._agency.feed(TaskCame(decoded(delivery.payload, Task), delivery.retained))
+            case "bundle":
+                self._agency.fetcher.add(address.sha256, delivery.payload)
+
+    async def _hear_value(self, payload: bytes, address: Address) -> None:
+        """A chunk of a layer's value; the one that completes it has it taken."""
+        agency = self._agency
+        agency.tally.downlink_bytes += len(payload)
+        if self._joiner is None:
+            return
+        value = self._joiner.add(payload, address.layer)
+        if value is None:
+            return
+        if value.purpose != "global" or agency.learning.layers[value.layer].name != address.layer:
+            raise DecodeError(f"{value.purpose} of layer {value.layer} on the topic of layer {address.layer}")
+        if self._wants(value):
+            await self._take([value])
+
+    async def _hear_advance(self, payload: bytes) -> None:
+        """Each of its values counts by itself."""
+        self._agency.tally.downlink_bytes += len(payload)
+        if self._joiner is None:
+            return
+        wanted: list[LayerValue] = []
+        for message in batches.unpack(payload):
+            try:
+                value = self._joiner.add(message, _ADVANCE)
+                if value is None:
+                    continue
+                if value.purpose not in ("delta", "global"):
+                    raise DecodeError(f"{value.purpose} of layer {value.layer} in an advance")
+            except RemoteError as error:
+                self._note_refused("advance", error)
+                continue
+            if self._wants(value):
+                wanted.append(value)
+            else:
+                self._agency.feed(Passed(value.epoch, value.layer, value.version))
+        await self._take(wanted)
+
+    def _wants(self, value: LayerValue) -> bool:
+        return self._agency.session.wants(value.epoch, value.layer, value.version, delta=value.purpose == "delta")
+
+    async def _take(self, values: Sequence[LayerValue]) -> None:
+        agency, taken = self._agency, []
+        for value, found in zip(values, await agency.learning.decoded(values), strict=True):
+            if isinstance(found, RemoteError):
+                self._note_refused(value.purpose, found)
+            elif not self._wants(value):  # any more
+                continue
+            elif found.check == agency.session.check(value.layer):
+                agency.learning.take(value.layer, found.vector)
+                taken.append((value.layer, value.version))
+            else:
+                self._note_strayed(value)
+        if taken:
+            agency.feed(Taken(values[0].epoch, tuple(taken)))
+
+    def _note_strayed(self, value: LayerValue) -> None:
+        """It leads to another value than the plan's: what is held is another, or it is from before a crash."""
+        agency, name = self._agency, self._agency.learning.layers[value.layer].name
+        log.warning("%s: a %s leads to another layer %s than the plan's", self._device, value.purpose, name)
+        if self._joiner is not None:  # the right one may count as older
+            self._joiner.forget(name if value.purpose == "global" else _ADVANCE)
+        if value.purpose == "delta":
+            agency.feed(Strayed(value.epoch, value.layer, value.version))
+
+    # What the session wants.
+
+    async def _act(self, group: asyncio.TaskGroup) -> None:
+        long: asyncio.Task[None] | None = None
+        while True:
+            command = await self._commands.get()
+            if long is not None and isinstance(command, Prepare | Deliver | Withdraw):
+                long.cancel()
+            match command:
+                case Subscribe():
+                    await self._subscribe(command)
+                case Unsubscribe():
+                    await self._link.unsubscribe(*self._filters(command))
+                case Prepare(task):
+                    long = group.create_task(self._prepare(task), name=f"{self._device} prepare")
+                case Deliver():
+                    long = group.create_task(deliver(self._agency, self._link, command), name=f"{self._device} deliver")
+
+    async def _subscribe(self, command: Subscribe) -> None:
+        layers = self._agency.learning.layers
+        if self._joiner is None:
+            most = 2 * sum(4 * layer.vector_size for layer in layers)  # bytes: every layer at once, however encoded
+            self._joiner = Joiner(self._agency.learning.spec, max_bytes=most)
+        for layer, _ in command.values:  # what came before, unwanted, must count when it comes again
+            self._joiner.forget(layers[layer].name)
+        if command.advance:
+            self._joiner.forget(_ADVANCE)
+        await self._link.subscribe(*self._filters(command))
+        if command.values:
+            await self._say("request", Request(layers=tuple(layer for layer, _ in command.values)), retain=False)
+
+    def _filters(self, command: Subscribe | Unsubscribe) -> list[str]:
+        topics, layers = self._agency.topics, self._agency.learning.layers
+        values = [topics.layer_globals(layers[layer].name) for layer, _ in command.values]
+        return [*values, topics.advances] if command.advance else values
+
+    async def _prepare(self, task: Task) -> None:
+        agency = self._agency
+        log.info("%s: trains from layer %d: %s", self._device, task.cut, task.reason)
+        manifest = decode_manifest(
+            await agency.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
+        )
+        await agency.fetcher.files(self._link, agency.learning.graphs(manifest, task.cut))
+        progress = await agency.learning.build(task, manifest, agency.fetcher.path)
+        self._joiner = None  # it may be of another model
+        agency.feed(Prepared(task, manifest, progress))

@@ -1,0 +1,98 @@
+"""How do a round's updates go out? Small layers share messages; the report comes last; nothing waits for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from lamina.broker.link.seam import Link
+from lamina.broker.wire import batches
+from lamina.broker.wire.messages import Report, RoundPlan, encode
+from lamina.edge_agent.service.agent_context import Agency
+from lamina.edge_agent.session.events import REPORT, Deliver, Outcome, Published
+
+MESSAGES_AT_ONCE = 20  # of an update, besides those of the layer that was encoded last
+
+
+async def deliver(agency: Agency, link: Link, command: Deliver) -> None:
+    """Publish the updates of the layers, then the report, without waiting for one before the next is sent.
+
+    Each is told of, as `Published`, when the broker has it.
+
+    Raises:
+        LinkError: the link dropped. It comes in an exception group.
+    """
+    plan, sending = command.plan, _Sending(link)
+    async with asyncio.TaskGroup() as group:
+        async for layers, topic, messages in _updates(agency, plan, command.layers):
+            agency.tally.uplink_bytes += sum(map(len, messages))
+            sent = [await sending.start(group, topic, message) for message in messages]
+            group.create_task(_confirm(agency, Published(plan.epoch, plan.round, layers), sent))
+        if command.outcome is not None:
+            topic = agency.topics.device(agency.profile.device, "report")
+            sent = [await sending.start(group, topic, encode(_report(agency, plan, command.outcome)))]
+            group.create_task(_confirm(agency, Published(plan.epoch, plan.round, (REPORT,)), sent))
+
+
+async def _updates(
+    agency: Agency, plan: RoundPlan, layers: Sequence[int]
+) -> AsyncIterator[tuple[tuple[int, ...], str, list[bytes]]]:
+    """All messages of the layers' updates: layers, and where what is to be published for them."""
+    topics, specs, device = agency.topics, agency.learning.layers, agency.profile.device
+    batch: dict[int, bytes] = {}  # messages that wait for others to share theirs with, by layer
+
+    def packed() -> tuple[tuple[int, ...], str, list[bytes]]:
+        if len(batch) == 1:
+            ((layer, message),) = batch.items()
+            return (layer,), topics.layer_update(specs[layer].name, device), [message]
+        return tuple(batch), topics.batch(device), [batches.pack(list(batch.values()))]
+
+    async for layer, messages in agency.learning.encoded_updates(plan, layers):
+        if not plan.batched or len(messages) != 1 or batches.size(messages) > plan.chunk_bytes:
+            yield (layer,), topics.layer_update(specs[layer].name, device), messages
+            continue
+        if batches.size([*batch.values(), *messages]) > plan.chunk_bytes:
+            yield packed()
+            batch = {}
+        batch[layer] = messages[0]
+    if batch:
+        yield packed()
+
+
+async def _confirm(agency: Agency, published: Published, sent: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*sent)
+    agency.feed(published)
+
+
+def _report(agency: Agency, plan: RoundPlan, outcome: Outcome) -> Report:
+    return Report(
+        epoch=plan.epoch,
+        round=plan.round,
+        steps=outcome.steps,
+        loss=outcome.loss,
+        accuracy=outcome.accuracy,
+        step_s=outcome.step_s,
+        forward_s=outcome.forward_s,
+        peak_mib=agency.learning.peak_mib(),
+        way=agency.learning.way,
+        uplink_bytes=agency.tally.uplink_bytes,
+        downlink_bytes=agency.tally.downlink_bytes,
+    )
+
+
+class _Sending:
+    """Publishes messages concurrently, so many at once, in order of their start."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._window = asyncio.Semaphore(MESSAGES_AT_ONCE)
+
+    async def start(self, group: asyncio.TaskGroup, topic: str, message: bytes) -> asyncio.Task[None]:
+        await self._window.acquire()
+        return group.create_task(self._publish(topic, message))
+
+    async def _publish(self, topic: str, message: bytes) -> None:
+        try:
+            await self._link.publish(topic, message)
+        finally:
+            self._window.release()

@@ -1,0 +1,317 @@
+"""How does the event loop reach the learner, which takes time? Through one thread, one job after the other.
+
+That order is what makes the copy of the model safe without locks: a round never trains while its predecessor's updates
+are still being encoded or its state saved. Only `take` changes it from outside, and a session takes nothing meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from lamina.broker.wire.chunks import LayerValue, pack_all, split, unpack
+from lamina.broker.wire.codecs import codec
+from lamina.broker.wire.deltas import applied, check_of
+from lamina.broker.wire.messages import RoundPlan, Task
+from lamina.broker.wire.runs import runs
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.service.profile import threads
+from lamina.edge_agent.service.state import DamagedState, read_progress, restore_state, save_state
+from lamina.edge_agent.session.error_feedback import ErrorFeedback
+from lamina.edge_agent.session.events import Outcome, Progress, Train
+from lamina.edge_agent.settings import AgentSettings
+from lamina.edge_agent.training.allocation import return_freed_memory
+from lamina.edge_agent.training.engine import STANDARD, Engine
+from lamina.edge_agent.training.learner import Learner
+from lamina.edge_agent.training.memory import PeakMeter
+from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.tuning import Tuned
+from lamina.models import fitting
+from lamina.models.errors import DecodeError
+from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.spec import LayerSpec, ModelSpec
+from lamina.models.values import Vector
+
+log = logging.getLogger("lamina.agent")
+
+_INLINE_ELEMENTS = 1 << 19
+"""Up to so many are decoded on the event loop, in milliseconds: a device that waits for values does nothing else."""
+
+_RUN_ELEMENTS = 1 << 19  # of layers encoded in one go
+
+_T = TypeVar("_T")
+
+
+class Decoded(NamedTuple):
+    """A layer's value (vector_size,), and its check (`lamina.broker.wire.deltas`)."""
+
+    vector: Vector
+    check: int
+
+
+class Learning:
+    """The learner and its thread.
+
+    Args:
+        settings: the operator's.
+        data: the device's samples.
+        learner: makes the learner; the ordinary one, unless something else is to be measured than learning.
+
+    Attributes:
+        engine: that trains.
+        budget_mib: memory by which the way to train is chosen; ``None``: a batch at once.
+        fixed_way: the way to train, whatever the budget.
+
+    Raises:
+        ConfigError: the engine of the settings is not installed.
+    """
+
+    def __init__(self, settings: AgentSettings, data: TrainingData, learner: type[Learner] = Learner) -> None:
+        self._settings = settings
+        self._data = data
+        self._new_learner = learner
+        self.budget_mib = settings.budget_mib
+        self.fixed_way: fitting.Way | None = None
+        self._way: fitting.Way | None = None
+        self._folder = Path(settings.folder)
+        self.engine: Engine = OnnxRuntime(settings.engine)
+        if settings.tuning and not settings.shared_process:
+            self.engine = Tuned(OnnxRuntime(settings.engine), self._folder)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
+        self._leave_off = threading.Event()
+        self._manifest: Manifest | None = None
+        self._learner: Learner | None = None
+        self._feedback = ErrorFeedback()
+        self._meter: PeakMeter | None = None
+
+    async def build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
+        """Make the learner for a task, and give it its saved state; returns how far that goes, if there is any.
+
+        Args:
+            task: with the cut.
+            manifest: of the bundle.
+            path: where a file of the bundle lies.
+
+        Raises:
+            ConfigError: the samples don't suit the model, a graph can't be loaded, or the folder can't be written to.
+        """
+        return await self._run(partial(self._build, task, manifest, path))
+
+    def graphs(self, manifest: Manifest, cut: int) -> list[FileEntry]:
+        """The files that training from ``cut`` on runs.
+
+        Raises:
+            ModelError: none of the bundle's graphs is for this device's engine.
+        """
+        way = self._choice(manifest, cut).way
+        sub_model = self.engine.suited(self._affordable(manifest, way).sub_model(cut))
+        forms = self.engine.forms(sub_model, threads(self._settings)) if isinstance(self.engine, Tuned) else [STANDARD]
+        written = [sub_model.written(form) for form in forms]
+        step: list[FileEntry | None]
+        if way is None or not way.micro_batch:
+            step = [form.graph for form in written]
+        elif way.recomputes:
+            step = [sub_model.recomputing, sub_model.updating]
+        else:
+            step = [*(form.accumulating for form in written), sub_model.updating]
+        return [*filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
+
+    @property
+    def way(self) -> str:
+        """How the device trains within its memory, for a person; empty before it is known."""
+        return self._way.text if self._way else ""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model that the learner learns."""
+        if self._manifest is None:
+            raise RuntimeError("the session asked for the model before its bundle was there")
+        return self._manifest.spec
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The model's layers."""
+        return self.spec.layers
+
+    def peak_mib(self) -> float | None:
+        """Peak memory above the idle agent since the learner was built; ``None`` where that can't be told."""
+        return None if self._meter is None else self._meter.peak_mib()
+
+    async def train(self, command: Train) -> Outcome | None:
+        """Do a round's local steps; ``None`` where `leave_off` was called.
+
+        Raises:
+            SpillFull: the disk has no room for activations.
+        """
+        return await self._run(partial(self._train, command))
+
+    def will_train(self) -> None:
+        """Forget that `leave_off` was called: what follows is another round."""
+        self._leave_off.clear()
+
+    def leave_off(self) -> None:
+        """Let the training that runs end soon."""
+        self._leave_off.set()
+
+    async def encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> AsyncIterator[tuple[int, list[bytes]]]:
+        """The layers, in order, each with the messages of its update: none, where its numbers are none to any codec.
+
+        Small layers that follow one another are encoded in one go: handing a job over takes as long as encoding one.
+        """
+        for run in runs([self.layers[layer].vector_size for layer in layers], _RUN_ELEMENTS):
+            for layer, messages in await self._run(partial(self._encoded_updates, plan, layers[run])):
+                yield layer, messages
+
+    async def decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+        """Of each, in order: what it, or a delta to the value that is held, leads to; or why it is not its layer's."""
+        decode = partial(self._decoded, values)
+        elements = sum(self.layers[value.layer].vector_size for value in values)
+        return decode() if elements <= _INLINE_ELEMENTS else await self._run(decode)
+
+    def take(self, layer: int, vector: Vector) -> None:
+        """Hold a layer's new global value; no training runs."""
+        self._ready().take(layer, vector)
+
+    def save(self, progress: Progress) -> None:
+        """Write the state, in the thread; the next round waits for it, nothing else does."""
+        if self._settings.keep_state:
+            self._thread.submit(self._save, progress)
+
+    async def close(self) -> None:
+        """End the thread and give everything back."""
+        self.leave_off()
+        await self._run(self._drop)
+        self._thread.shutdown()
+
+    async def _run(self, job: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, job)
+
+    def _decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+        """Wherever it runs, it changes nothing of the learner."""
+        specs = [self.layers[value.layer] for value in values]
+        bases = [self._ready().held(value.layer) if value.purpose == "delta" else None for value in values]
+        return [
+            vector if isinstance(vector, DecodeError) else Decoded(vector, check_of(vector))
+            for vector in applied(values, specs, bases)
+        ]
+
+    # In the thread.
+
+    def _build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
+        self._drop()  # first: there may not be room for two
+        if not self._settings.shared_process:
+            return_freed_memory()
+            self.engine.warm_up()
+            self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
+        choice = self._choice(manifest, task.cut)
+        self._way = way = choice.way or fitting.Way(task.cut)
+        log.info("%s: %s", self._settings.device, choice.reason)
+        self._learner = self._new_learner(
+            self._affordable(manifest, choice.way),
+            task.cut,
+            path,
+            self._data,
+            self._folder / "spill",
+            self.engine,
+            threads=threads(self._settings),
+            micro_batch=way.micro_batch,
+            recomputes=way.recomputes,
+            spill=self._settings.spill,
+        )
+        self._manifest = manifest
+        return self._restored(task, self._learner)
+
+    def _choice(self, manifest: Manifest, cut: int) -> fitting.Choice:
+        if self.fixed_way is not None or self.budget_mib is None:
+            return fitting.Choice(self.fixed_way or fitting.Way(cut), "no budget to fit")
+        return fitting.choose_way(manifest, cut, self.budget_mib, self._settings.savings)
+
+    def _affordable(self, manifest: Manifest, way: fitting.Way | None) -> Manifest:
+        """The manifest with those forms of its graphs that the budget has room for."""
+        if self.fixed_way is not None or self.budget_mib is None or way is None:
+            return manifest
+        return fitting.with_forms_that_fit(manifest, way, self.budget_mib)
+
+    def _restored(self, task: Task, learner: Learner) -> Progress | None:
+        if not self._settings.keep_state:
+            return None
+        try:
+            progress = read_progress(self._state_path)
+            if progress is None or not progress.serves(task):
+                return None
+            owing = self._owing(progress)
+            restore_state(self._state_path, learner.vectors() | owing)
+            self._feedback.restore(owing, progress.plan.round, progress.plan.versions)
+        except DamagedState as error:
+            log.warning("%s: %s; beginning without it", self._settings.device, error)
+            return None
+        return progress
+
+    def _train(self, command: Train) -> Outcome | None:
+        plan, device = command.plan, self._settings.device
+        self._feedback.settle(plan.round, plan.versions, plan.unfolded.get(device, ()))
+        return self._ready().train(
+            plan, device, reset=command.reset, afresh=command.afresh, stop=self._leave_off.is_set
+        )
+
+    def _encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> list[tuple[int, list[bytes]]]:
+        specs = [self.layers[layer] for layer in layers]
+        wanted = [self._feedback.wanted(layer, self._ready().update(layer)) for layer in layers]
+        values = pack_all(
+            "update",
+            epoch=plan.epoch,
+            round=plan.round,
+            layers=layers,
+            versions=[plan.versions[layer] for layer in layers],
+            layer_specs=specs,
+            vectors=wanted,
+            codecs=[plan.codec_of(self._settings.device, spec.vector_size) for spec in specs],
+            weight=float(len(self._data)) if plan.weighting == "num_examples" else 1.0,
+        )
+        encoded: list[tuple[int, list[bytes]]] = []
+        for layer, spec, vector, value in zip(layers, specs, wanted, values, strict=True):
+            if isinstance(value, ValueError):  # the others go out, this one is not waited for
+                log.warning("%s: no update of layer %d: %s", self._settings.device, layer, value)
+                encoded.append((layer, []))
+                continue
+            lost = vector - unpack(value, spec) if codec(value.codec).biased else None
+            self._feedback.sent(layer, plan.round, plan.versions[layer], lost)
+            encoded.append((layer, split(value, plan.chunk_bytes)))
+        return encoded
+
+    def _save(self, progress: Progress) -> None:
+        try:
+            save_state(self._state_path, progress, self._ready().vectors() | self._owing(progress))
+        except OSError as error:  # training goes on; a restart would begin from an older round
+            log.warning("%s: can't keep the state in %s: %s", self._settings.device, self._folder, error.strerror)
+
+    def _owing(self, progress: Progress) -> dict[str, Vector]:
+        """What error feedback keeps after a round, in place; which layers have any follows from the round's plan."""
+        plan, sizes = progress.plan, [layer.vector_size for layer in self.layers]
+        biased = [
+            layer
+            for layer in range(progress.cut, len(sizes))
+            if codec(plan.codec_of(self._settings.device, sizes[layer])).biased
+        ]
+        return self._feedback.vectors(biased, plan.due, sizes)
+
+    def _drop(self) -> None:
+        self._feedback = ErrorFeedback()
+        if self._learner is not None:
+            self._learner.close()
+            self._learner = None
+
+    @property
+    def _state_path(self) -> Path:
+        return self._folder / "state"
+
+    def _ready(self) -> Learner:
+        if self._learner is None:
+            raise RuntimeError("the session asked for a learner that was not built")
+        return self._learner

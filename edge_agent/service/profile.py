@@ -1,0 +1,77 @@
+"""What is this board, and how much of it may training use?
+
+Where the operator gives no memory budget, it is a share of what is free while the agent is up and idle:
+
+    budget = 0.8 * free        (`lamina.edge_agent.training.memory.free_bytes`)
+
+The idle agent is in use already, so it is not subtracted again. The fifth that is left is for page cache, for the
+buffers of the link, and for what else the board does meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from lamina.broker.wire.codecs import CODECS
+from lamina.broker.wire.messages import DeviceProfile
+from lamina.edge_agent.data import TrainingData
+from lamina.edge_agent.settings import AgentSettings
+from lamina.edge_agent.training import memory
+from lamina.models.errors import ConfigError
+
+BUDGET_SHARE = 0.8
+
+
+def probe(settings: AgentSettings, data: TrainingData, engine: str, root: Path = Path("/")) -> DeviceProfile:
+    """What the coordinator must know of this board.
+
+    Args:
+        settings: a ``budget_mib`` and ``threads`` there go before what is measured.
+        data: the board's training samples.
+        engine: name and version of the training engine.
+        root: where ``proc`` and ``sys`` are.
+
+    Raises:
+        ConfigError: no budget is given, and the platform does not say what is free.
+    """
+    return DeviceProfile(
+        device=settings.device,
+        budget_mib=settings.budget_mib if settings.budget_mib is not None else budget_mib(root),
+        cores=threads(settings),
+        architecture=platform.machine(),
+        engine=engine,
+        codecs=tuple(CODECS),
+        num_examples=len(data),
+        classes=data.classes,
+        sample_shape=data.sample_shape,
+        agent_version=_version(),
+        savings=settings.savings,
+    )
+
+
+def budget_mib(root: Path = Path("/")) -> float:
+    """The budget where the operator gives none, in MiB, rounded down to a tenth.
+
+    Raises:
+        ConfigError: the platform does not say what is free.
+    """
+    free = memory.free_bytes(root)
+    if free is None:
+        raise ConfigError("this platform does not say how much memory is free: set budget_mib in the configuration")
+    return int(BUDGET_SHARE * free / memory.MIB * 10) / 10
+
+
+def threads(settings: AgentSettings) -> int:
+    """Processor cores that training uses: as configured, at most those that the process may run on."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(settings.threads, available) if settings.threads else available
+
+
+def _version() -> str:
+    try:
+        return metadata.version("lamina-fl")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return "unknown"

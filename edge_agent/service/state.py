@@ -1,0 +1,120 @@
+"""What survives a restart of the agent? One file: a header that says what it is, then the vectors, then a checksum.
+
+| bytes   | field                                                                          |
+| ------- | ------------------------------------------------------------------------------ |
+| 8       | magic, ``LAMSTAT1``                                                            |
+| 4       | u32, little-endian: length of the header                                       |
+| varying | header, JSON: the progress, and name and length of each vector                 |
+| rest    | the vectors, float32, one after the other; then the CRC-32 of all before it, u32 |
+
+The vectors are written from where they are and read to where they belong, so that neither takes memory. The file
+appears whole or not at all, but nothing waits for the disk: after a power cut it may be damaged. The checksum tells,
+and the agent then begins without it, as a new one does.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from lamina.edge_agent.session.events import Progress
+from lamina.models.errors import LaminaError
+from lamina.models.values import Vector
+
+_MAGIC = b"LAMSTAT1"
+_U32 = struct.Struct("<I")
+_MOST_HEADER_BYTES = 1 << 24
+
+
+class DamagedState(LaminaError):
+    """The file holds no state that can be used."""
+
+
+class _Header(msgspec.Struct, frozen=True):
+    """``vectors`` are names and lengths, in the order of the file."""
+
+    progress: Progress
+    vectors: tuple[tuple[str, int], ...]
+
+
+def save_state(path: Path, progress: Progress, vectors: Mapping[str, Vector]) -> None:
+    """Write the file, in the place of the one before.
+
+    Args:
+        path: where; its folder is made if need be.
+        progress: what the vectors contain.
+        vectors: float32, one-dimensional, by name.
+
+    Raises:
+        OSError: the disk is full, or the like. The file before is unharmed.
+    """
+    header = msgspec.json.encode(_Header(progress, tuple((name, len(vector)) for name, vector in vectors.items())))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        check = 0
+        parts: list[bytes | memoryview] = [_MAGIC, _U32.pack(len(header)), header]
+        for part in (*parts, *(vector.data for vector in vectors.values())):
+            file.write(part)
+            check = zlib.crc32(part, check)
+        file.write(_U32.pack(check))
+    os.replace(partial, path)
+
+
+def read_progress(path: Path) -> Progress | None:
+    """What the file says it contains; ``None`` if there is none.
+
+    Raises:
+        DamagedState: it is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read_header(file, path)[0].progress
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedState(f"state {path}: can't be read: {error.strerror}") from error
+
+
+def restore_state(path: Path, vectors: Mapping[str, Vector]) -> None:
+    """Read the file's vectors into these.
+
+    Args:
+        path: of the file.
+        vectors: the same, in name, order and length, as those that were saved; overwritten in place.
+
+    Raises:
+        DamagedState: it is no such file, it is for other vectors, or its checksum is wrong; the vectors may then hold
+            anything.
+    """
+    try:
+        with path.open("rb") as file:
+            header, check = _read_header(file, path)
+            if header.vectors != tuple((name, len(vector)) for name, vector in vectors.items()):
+                raise DamagedState(f"state {path}: it is of another model")
+            for vector in vectors.values():
+                file.readinto(vector.data)
+                check = zlib.crc32(vector.data, check)
+            if file.read() != _U32.pack(check):
+                raise DamagedState(f"state {path}: its checksum is wrong")
+    except OSError as error:
+        raise DamagedState(f"state {path}: can't be read: {error.strerror}") from error
+
+
+def _read_header(file: BinaryIO, path: Path) -> tuple[_Header, int]:
+    """The header, and the checksum as far as it goes."""
+    start = file.read(len(_MAGIC) + _U32.size)
+    if len(start) < len(_MAGIC) + _U32.size or not start.startswith(_MAGIC):
+        raise DamagedState(f"state {path}: not a state of this program")
+    [length] = _U32.unpack_from(start, len(_MAGIC))
+    content = file.read(min(length, _MOST_HEADER_BYTES))
+    try:
+        return msgspec.json.decode(content, type=_Header), zlib.crc32(content, zlib.crc32(start))
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DamagedState(f"state {path}: its header is damaged: {error}") from error

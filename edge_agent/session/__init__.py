@@ -1,0 +1,1 @@
+"""What a device does next. Pure: no I/O, no clock."""

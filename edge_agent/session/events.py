@@ -1,0 +1,236 @@
+"""What happens to a device, and what does it do about it? The events and commands of `session.session`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from lamina.broker.wire.messages import RoundPlan, Task
+from lamina.models.manifest import Manifest
+
+REPORT = -1
+"""Stands for the report where layers stand for their updates."""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a round's local steps went.
+
+    Attributes:
+        steps: how many were done.
+        loss: mean over the steps.
+        accuracy: share of the visited samples that were classified right.
+        step_s: mean wall time of a step.
+        forward_s: wall time of the frozen input side.
+    """
+
+    steps: int
+    loss: float
+    accuracy: float
+    step_s: float
+    forward_s: float
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a device is: what a saved state says of itself.
+
+    Attributes:
+        epoch: of the federation.
+        manifest: SHA-256 of the bundle's manifest.
+        cut: first layer that is trained.
+        plan: the round whose steps the local values contain.
+        versions: of the global value that each layer is based on.
+        outcome: how that round went.
+    """
+
+    epoch: int
+    manifest: str
+    cut: int
+    plan: RoundPlan
+    versions: tuple[int, ...]
+    outcome: Outcome
+
+    def serves(self, task: Task) -> bool:
+        """Whether a device with this task may go on from here."""
+        return (self.epoch, self.manifest, self.cut) == (task.epoch, task.manifest, task.cut)
+
+    def is_of(self, layers: int) -> bool:
+        """Whether it says which values of so many layers it is based on."""
+        return len(self.versions) == len(self.plan.checks) == layers
+
+
+# What happened.
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """There is a link, and nothing has been heard on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unlinked:
+    """The link is gone, with its subscriptions."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCame:
+    """The coordinator's answer to the profile; ``retained`` if from the broker's memory."""
+
+    task: Task
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCame:
+    """A plan; ``retained`` if from the broker's memory."""
+
+    plan: RoundPlan
+    retained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The trainer for a task is built; it holds what was saved at ``progress``, or nothing."""
+
+    task: Task
+    manifest: Manifest
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The device now holds these global values: layers, and versions."""
+
+    epoch: int
+    values: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Strayed:
+    """A delta to this version has come, and what the device holds of the layer isn't what it was made for."""
+
+    epoch: int
+    layer: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Of an advance something has come for which the device had no use, yet."""
+
+    epoch: int
+    layer: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Training has ended; without an outcome, it left off before all steps were done."""
+
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The broker has all of the updates of some layers, or the report (``REPORT``)."""
+
+    epoch: int
+    round: int
+    layers: tuple[int, ...]
+
+
+Event = Linked | Unlinked | TaskCame | PlanCame | Prepared | Taken | Strayed | Passed | Trained | Published
+
+
+# What to do.
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Fetch what the task needs and build its trainer, in place of any other that is being prepared."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Receive some global values from their start, having them published first, and the advance.
+
+    Attributes:
+        values: layers, and versions.
+        advance: whether the advance is meant, too.
+    """
+
+    values: tuple[tuple[int, int], ...]
+    advance: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """Receive them no longer."""
+
+    values: tuple[tuple[int, int], ...]
+    advance: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Do the plan's local steps.
+
+    Attributes:
+        plan: which.
+        reset: layers that start from their global value, ascending.
+        afresh: forget the optimiser's state first.
+    """
+
+    plan: RoundPlan
+    reset: tuple[int, ...]
+    afresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Abandon:
+    """Leave off training soon; `Trained` is still awaited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Publish the updates of these layers, and the report if there is an outcome; before all, stop other deliveries."""
+
+    plan: RoundPlan
+    layers: tuple[int, ...]
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Stop delivering: it is void."""
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Keep the state, for the case of a restart."""
+
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Complain:
+    """Tell the operator that a remote's message can't be followed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """End: the coordinator won't have this device."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End: the federation is finished."""
+
+
+Command = Prepare | Subscribe | Unsubscribe | Train | Abandon | Deliver | Withdraw | Save | Complain | Refuse | End

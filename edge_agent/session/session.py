@@ -1,0 +1,469 @@
+"""What does a device do next? A pure machine: what happened goes in, what to do comes out; no I/O and no clock.
+
+    waiting     no task yet                                 ──(a task accepts the device)──► preparing
+    preparing   the bundle is fetched, the trainer built    ──(Prepared)───────────────────► idle
+    idle        nothing to do                               ──(a plan has the device)──────► gathering
+    gathering   global values are missing                   ──(the last one is taken)──────► training
+    training    the local steps run                         ──(Trained)────────────────────► delivering
+    delivering  updates and report go out, or wait to       ──(the last one Published)─────► idle
+    ended       the federation is finished, or the device refused
+
+The rules, which hold in every state and for every order of events:
+
+1.  The last task and the last plan heard count, and no others. A plan means something under a task of its epoch only.
+2.  A task that differs in epoch, bundle or cut begins everything anew.
+3.  Nothing changes under a running training. A newer plan or task makes it leave off, and is looked at when it has.
+4.  The device is *in step* when it has done the whole round before the planned one, in the same cycle, and no layer
+    has moved by more than one version since. Then it takes the layers that moved, and keeps its drifted values of the
+    others and its momentum. Otherwise - the first round of a cycle, a missed or abandoned round, a start without saved
+    state - it begins *afresh*: every layer from its global value, without momentum.
+5.  Training begins when the device holds the global value of every layer at the plan's version. What it holds already
+    is not fetched again, unless a version has gone back or means another value: its check says so.
+6.  What the plan's advance leads to from a version that is held comes by the advance. All other values are subscribed
+    to, and asked for, by layer and version, when a plan asks for them, and no longer than until the last one of them is
+    here; so each crosses the network once. What the plan doesn't ask for is not taken. Where a delta turns out to be
+    made for another value than the one that is held, that one counts no longer, and the value is fetched. The advance
+    stays subscribed to as long as the device is of the cohort, so that the next one comes with its plan. One that
+    passed while it could not be taken, because a round was still training or the plan had not been heard, is
+    subscribed to anew: the broker has kept it.
+7.  Updates belong to the plan whose steps are done, and are void once there is another plan. They go out when that
+    plan has been heard on the present link, and all go out again when it is heard on another link, or when the
+    coordinator itself repeats it: what the broker acknowledged may have died with it, or before the coordinator heard.
+8.  A round whose loss is not finite has no updates: the device reports it, and begins the next one afresh.
+9.  A refusal counts only when the coordinator says it now: one that the broker kept may be older than the profile. In
+    the same way, a finished plan ends the session only if this agent has seen its epoch alive.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from lamina.broker.wire.codecs import CODECS
+from lamina.broker.wire.messages import RoundPlan, Task
+from lamina.edge_agent.session.events import (
+    REPORT,
+    Abandon,
+    Command,
+    Complain,
+    Deliver,
+    End,
+    Event,
+    Linked,
+    Outcome,
+    Passed,
+    PlanCame,
+    Prepare,
+    Prepared,
+    Progress,
+    Published,
+    Refuse,
+    Save,
+    Strayed,
+    Subscribe,
+    Taken,
+    TaskCame,
+    Train,
+    Trained,
+    Unlinked,
+    Unsubscribe,
+    Withdraw,
+)
+from lamina.models.manifest import Manifest
+
+_Value = tuple[int, int]
+"""A global value: its layer, and its version."""
+
+State = Literal["waiting", "preparing", "idle", "gathering", "training", "delivering", "ended"]
+
+
+class Session:
+    """One device's part in a federation.
+
+    Args:
+        device: its name.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._ended = False
+        self._linked = False
+        self._heard = False  # the plan, on the present link
+        self._task: Task | None = None
+        self._plan: RoundPlan | None = None
+        self._alive: set[int] = set()  # epochs that this agent has seen running
+        self._preparing: Task | None = None
+        self._running: RoundPlan | None = None
+        self._leaving_off = False
+        self._void = False  # what is being trained began from values that are no more
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew under another task."""
+        self._manifest: Manifest | None = None  # once the trainer is built
+        self._versions: list[int | None] = []  # of the global values that the device holds
+        self._moved: set[int] = set()  # layers whose global value was taken and not yet started from
+        self._latest: RoundPlan | None = None  # the last plan of this epoch, from which versions only grow
+        self._gathering: RoundPlan | None = None
+        self._afresh = True
+        self._subscribed: set[_Value] = set()
+        self._advancing = False  # subscribed to the advance
+        self._passed: dict[int, int] = {}  # layers, and versions to which it led when that could not be taken
+        self._done: RoundPlan | None = None  # the plan whose steps the local values contain
+        self._outcome: Outcome | None = None
+        self._owed: set[int] = set()  # layers, and REPORT, that the broker has not acknowledged
+        self._in_flight: set[int] = set()  # those of them that are on their way
+
+    @property
+    def state(self) -> State:
+        """Where in the table above the session is."""
+        if self._ended:
+            return "ended"
+        if self._running is not None:
+            return "training"
+        if self._task is None:
+            return "waiting"
+        if self._manifest is None:
+            return "preparing"
+        if self._gathering is not None:
+            return "gathering"
+        return "delivering" if self._owed else "idle"
+
+    @property
+    def progress(self) -> Progress | None:
+        """What a saved state says of itself; ``None`` where there is nothing worth saving."""
+        if self._task is None or self._done is None or self._outcome is None or self._diverged:
+            return None
+        versions = tuple(version for version in self._versions if version is not None)
+        return Progress(self._task.epoch, self._task.manifest, self._task.cut, self._done, versions, self._outcome)
+
+    def wants(self, epoch: int, layer: int, version: int, *, delta: bool = False) -> bool:
+        """Whether a layer's global value, or the delta that leads to it, is to be taken now that it has arrived."""
+        plan = self._gathering
+        if plan is None or epoch != plan.epoch or plan.versions[layer] != version:
+            return False
+        held = self._versions[layer]
+        return held == version - 1 if delta else held != version
+
+    def check(self, layer: int) -> int:
+        """Of the global value that is wanted."""
+        if self._gathering is None:
+            raise RuntimeError(f"no value of layer {layer} is wanted")
+        return self._gathering.checks[layer]
+
+    def receive(self, event: Event) -> list[Command]:
+        """What to do now that something has happened, in this order."""
+        if self._ended:
+            return []
+        return [*self._note(event), *self._proceed()]
+
+    # What happened.
+
+    def _note(self, event: Event) -> list[Command]:
+        match event:
+            case Linked():
+                self._linked, self._heard = True, False
+            case Unlinked():
+                self._linked, self._heard = False, False
+                self._preparing = None
+                self._subscribed.clear()
+                self._advancing = False
+                self._passed.clear()
+                self._in_flight.clear()
+            case TaskCame(task, retained):
+                return self._note_task(task, retained)
+            case PlanCame(plan, retained):
+                return self._note_plan(plan, retained)
+            case Prepared(task, manifest, progress):
+                return self._note_prepared(task, manifest, progress)
+            case Taken(epoch, values):
+                for layer, version in values:
+                    if self.wants(epoch, layer, version):
+                        self._versions[layer] = version
+                        self._moved.add(layer)
+            case Strayed(epoch, layer, version):
+                if self.wants(epoch, layer, version, delta=True):
+                    self._versions[layer] = None
+            case Passed(epoch, layer, version):
+                if self._task is not None and epoch == self._task.epoch:
+                    self._passed[layer] = version
+            case Trained(outcome):
+                self._note_trained(outcome)
+            case Published(epoch, round_, layers):
+                return self._note_published(epoch, round_, set(layers))
+        return []
+
+    def _note_task(self, task: Task, retained: bool) -> list[Command]:
+        if not task.accepted:
+            if retained:
+                return []
+            self._ended = True
+            return [Refuse(task.reason)]
+        if not retained:
+            self._alive.add(task.epoch)
+        if self._task is not None and _identity(task) == _identity(self._task):
+            return []
+        commands = [*self._withdraw(), *self._stand_by()]
+        self._forget()
+        self._task = task
+        return commands
+
+    def _note_plan(self, plan: RoundPlan, retained: bool) -> list[Command]:
+        if fault := self._fault(plan):
+            return [Complain(fault)]
+        first, self._heard = not self._heard, True
+        self._plan = plan
+        self._note_versions()
+        if plan.state == "training":
+            self._alive.add(plan.epoch)
+        if self._is_done(plan) and (first or not (retained or self._owed)):
+            self._owe(plan)
+        return []
+
+    def _note_prepared(self, task: Task, manifest: Manifest, progress: Progress | None) -> list[Command]:
+        if self._task is None or _identity(task) != _identity(self._task) or self._manifest is not None:
+            return []
+        self._preparing = None
+        self._manifest = manifest
+        self._versions = [None] * len(manifest.spec.layers)
+        if progress is not None and progress.serves(task) and progress.is_of(len(self._versions)):
+            self._versions = list(progress.versions)
+            self._done = self._latest = progress.plan
+            self._outcome = progress.outcome
+        if self._plan is not None and (fault := self._fault(self._plan)):
+            self._plan = None
+            return [Complain(fault)]
+        self._note_versions()
+        if self._plan is not None and self._is_done(self._plan):  # heard on this link, while there was no trainer
+            self._owe(self._plan)
+        return []
+
+    def _note_versions(self) -> None:
+        """Where values of the plan are not those that went before, nothing of what the device has is of any use."""
+        plan, task = self._plan, self._task
+        if (
+            self._manifest is None
+            or task is None
+            or plan is None
+            or plan.state == "finished"
+            or plan.epoch != task.epoch
+        ):
+            return
+        if self._latest is not None and _goes_back(plan, self._latest):
+            self._versions = [None] * len(plan.versions)
+            self._done = None
+            self._void = self._running is not None
+        self._latest = plan
+
+    def _note_trained(self, outcome: Outcome | None) -> None:
+        plan, self._running = self._running, None
+        void, self._void = self._void, False
+        if plan is None or outcome is None or void or self._manifest is None:  # left off, or under a task that is past
+            return
+        self._done, self._outcome = plan, outcome
+        self._owe(plan)
+
+    def _note_published(self, epoch: int, round_: int, layers: set[int]) -> list[Command]:
+        done = self._done
+        if done is None or (epoch, round_) != (done.epoch, done.round) or not layers & self._owed:
+            return []
+        self._owed -= layers
+        self._in_flight -= layers
+        return [Save(self.progress)] if not self._owed and self.progress is not None else []
+
+    # What to do.
+
+    def _proceed(self) -> list[Command]:
+        """Compare what is with what should be."""
+        if self._ended or self._task is None:
+            return []
+        if self._running is not None:
+            return self._leave_off() if self._superseded(self._running) else []
+        if self._manifest is None:
+            return self._prepare(self._task)
+        if self._plan is None or self._plan.epoch != self._task.epoch:
+            return self._stand_by()
+        if self._plan.state == "finished":
+            return self._finish(self._plan)
+        return self._follow(self._plan)
+
+    def _prepare(self, task: Task) -> list[Command]:
+        if not self._linked or self._preparing == task:
+            return []
+        self._preparing = task
+        return [Prepare(task)]
+
+    def _leave_off(self) -> list[Command]:
+        if self._leaving_off:
+            return []
+        self._leaving_off = True
+        return [Abandon()]
+
+    def _finish(self, plan: RoundPlan) -> list[Command]:
+        commands = [*self._withdraw(), *self._stand_by()]
+        if plan.epoch not in self._alive:
+            return commands
+        self._ended = True
+        return [*commands, End()]
+
+    def _follow(self, plan: RoundPlan) -> list[Command]:
+        """Act upon a plan of the present epoch."""
+        commands: list[Command] = []
+        if not self._is_done(plan):
+            commands += self._withdraw()
+        if self._device not in plan.cohort:
+            return [*commands, *self._stand_by()]
+        if self._is_done(plan):
+            return [*commands, *self._deliver(plan)]
+        return [*commands, *self._gather(plan)]
+
+    def _deliver(self, plan: RoundPlan) -> list[Command]:
+        if not (self._linked and self._heard and self._owed - self._in_flight):
+            return []
+        self._in_flight = set(self._owed)
+        layers = tuple(sorted(self._owed - {REPORT}))
+        return [Deliver(plan, layers, self._outcome if REPORT in self._owed else None)]
+
+    def _gather(self, plan: RoundPlan) -> list[Command]:
+        if self._gathering is None or self._work(plan) != self._work(self._gathering):
+            self._gathering, self._afresh = plan, not self._in_step(plan)
+        missing = {
+            (layer, planned): layer in plan.advanced and held == planned - 1
+            for layer, (planned, held) in enumerate(zip(plan.versions, self._versions, strict=True))
+            if held != planned
+        }
+        if not missing:
+            return self._train(plan)
+        if not (self._linked and self._heard):
+            return []
+        by_advance = {value for value, advanced in missing.items() if advanced}
+        return self._fetch(plan, missing.keys() - by_advance, by_advance)
+
+    def _fetch(self, plan: RoundPlan, whole: set[_Value], by_advance: set[_Value]) -> list[Command]:
+        """Receive these values whole, and those by the advance, unless they are on their way already."""
+        commands: list[Command] = []
+        kept = {value for value in self._subscribed if self._is_held(value, plan)}
+        if outdated := self._subscribed - kept - whole:
+            commands.append(Unsubscribe(tuple(sorted(outdated))))
+        new = whole - self._subscribed
+        self._subscribed = kept | whole
+        advance = bool(by_advance and not self._advancing) or not by_advance.isdisjoint(self._passed.items())
+        if advance:
+            self._advancing = True
+            self._passed.clear()
+        if new or advance:
+            commands.append(Subscribe(tuple(sorted(new)), advance))
+        return commands
+
+    def _train(self, plan: RoundPlan) -> list[Command]:
+        reset = range(len(plan.versions)) if self._afresh else sorted(self._moved)
+        unsubscribe = self._leave_values()
+        self._running, self._leaving_off, self._void = plan, False, False
+        self._moved.clear()
+        self._done = self._outcome = None
+        return [Train(plan, tuple(reset), self._afresh), *unsubscribe]
+
+    def _stand_by(self) -> list[Command]:
+        """Gather nothing, and wait for no advance."""
+        advancing, self._advancing = self._advancing, False
+        self._passed.clear()
+        return self._leave_values(advancing)
+
+    def _leave_values(self, advance: bool = False) -> list[Command]:
+        """Gather nothing for now."""
+        self._gathering = None
+        subscribed, self._subscribed = self._subscribed, set()
+        return [Unsubscribe(tuple(sorted(subscribed)), advance)] if subscribed or advance else []
+
+    def _withdraw(self) -> list[Command]:
+        """Owe nothing."""
+        in_flight, self._in_flight = self._in_flight, set()
+        self._owed.clear()
+        return [Withdraw()] if in_flight else []
+
+    # What is so.
+
+    def _is_held(self, value: _Value, plan: RoundPlan) -> bool:
+        """Whether the value has come, and is what the plan asks for."""
+        layer, version = value
+        return self._versions[layer] == version == plan.versions[layer]
+
+    def _is_done(self, plan: RoundPlan) -> bool:
+        """Whether the local values contain the plan's steps."""
+        return self._done is not None and self._work(plan) == self._work(self._done)
+
+    @property
+    def _diverged(self) -> bool:
+        return self._outcome is not None and not math.isfinite(self._outcome.loss)
+
+    def _in_step(self, plan: RoundPlan) -> bool:
+        """Whether the device goes on from its drifted values; see rule 4."""
+        done = self._done
+        if done is None or self._diverged or (plan.cycle, plan.round) != (done.cycle, done.round + 1):
+            return False
+        return all(
+            held is not None and planned - held in (0, 1)
+            for planned, held in zip(plan.versions, self._versions, strict=True)
+        )
+
+    def _superseded(self, running: RoundPlan) -> bool:
+        """Whether what is being trained serves no purpose any more."""
+        if self._task is None or self._manifest is None or self._void:
+            return True
+        plan = self._plan
+        return plan is not None and plan.epoch == self._task.epoch and self._work(plan) != self._work(running)
+
+    def _work(self, plan: RoundPlan) -> RoundPlan:
+        """What a plan asks of this device: two may differ in what they say of others, in what they offer, and so on."""
+        mine = (self._device,) if self._device in plan.cohort else ()
+        codecs = {device: codec for device, codec in plan.codecs.items() if device == self._device}
+        return msgspec.structs.replace(plan, cohort=mine, codecs=codecs, deadline_s=0.0, unfolded={}, advanced=())
+
+    def _owe(self, plan: RoundPlan) -> None:
+        """Owe the updates of the layers that are due and trained here, and the report of what was trained."""
+        cut = 0 if self._task is None else self._task.cut
+        self._owed = set() if self._diverged else {layer for layer in plan.due if layer >= cut}
+        self._owed |= {REPORT} if self._outcome is not None else set()
+        self._in_flight.clear()
+
+    def _fault(self, plan: RoundPlan) -> str:
+        """Why a plan can't be followed; empty if it can, or if that can't be told yet."""
+        if self._manifest is None or self._task is None:
+            return ""
+        if plan.epoch != self._task.epoch or plan.state == "finished":
+            return ""
+        fault = _fault_of(plan, self._manifest)
+        return f"plan of round {plan.round}: {fault}" if fault else ""
+
+
+def _identity(task: Task) -> tuple[int, str, int]:
+    return task.epoch, task.manifest, task.cut
+
+
+def _goes_back(plan: RoundPlan, followed: RoundPlan) -> bool:
+    """Whether the coordinator has resumed from before the plan that was followed last.
+
+    Then a version is lower, or, where rounds have passed again meanwhile, as high and another value.
+    """
+    values = zip(plan.versions, plan.checks, followed.versions, followed.checks, strict=True)
+    return any(new < old or (new == old and check != before) for new, check, old, before in values)
+
+
+def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
+    layers = len(manifest.spec.layers)
+    if len(plan.versions) != layers:
+        return f"it has {len(plan.versions)} versions, and the model {layers} layers"
+    if len(plan.checks) != layers:
+        return f"it has {len(plan.checks)} checks, and the model {layers} layers"
+    if stray := [layer for layer in plan.due if not 0 <= layer < layers]:
+        return f"layer {stray[0]} is due, and the model has {layers}"
+    if plan.local_steps < 1 or plan.batch_size < 1 or plan.round < 0:
+        return f"it asks for {plan.local_steps} steps of {plan.batch_size} samples"
+    if unknown := sorted(plan.hyperparameters.keys() - manifest.hyperparameters.keys()):
+        return f"the training graphs have no hyperparameter {unknown[0]!r}"
+    for codec in (plan.codec, plan.small_codec or plan.codec, *plan.codecs.values()):
+        if codec not in CODECS:
+            return f"there is no codec {codec!r}"
+    return ""

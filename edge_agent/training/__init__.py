@@ -1,0 +1,1 @@
+"""How a step is run: engine, memory, activation cache."""

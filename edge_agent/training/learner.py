@@ -1,0 +1,215 @@
+"""How does a device learn in a round? Its copy of the model, its samples, and the trainer between them.
+
+The copy has two sides. The *global* value of every layer is the one that the device took last, and what its update is
+measured against. The *local* values, of the layers from the cut on, live in the trainer and drift as it trains; of the
+layers before the cut there is the global value only.
+
+Everything here takes time or memory and blocks: the service runs it in a thread, one call after the other.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamina.broker.wire.messages import RoundPlan
+from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.session.events import Outcome
+from lamina.edge_agent.training.activation_cache import Element
+from lamina.edge_agent.training.engine import Engine, Resident
+from lamina.edge_agent.training.input_side import Indices, InputSide, Stop
+from lamina.edge_agent.training.stepping import at_once, in_parts
+from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.values import Vector, layer_tensors
+
+
+class Learner:
+    """One device's model and samples.
+
+    Args:
+        manifest: of the bundle.
+        cut: first layer that is trained.
+        path: where a file of the bundle lies.
+        data: the device's samples.
+        spill_folder: on the disk that is to hold activations.
+        engine: that is to train.
+        threads: processor cores that training may use.
+        micro_batch: samples at once, where memory can't hold a batch; 0: a batch at once.
+        spill: element type in which the input side's activations are kept on the disk.
+        recomputes: whether a micro-batch's forward pass is computed again for its backward pass.
+
+    Raises:
+        DataError: the samples don't suit the model.
+        ModelError: a graph can't be loaded.
+        ConfigError: the folder can't be written to.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        cut: int,
+        path: Callable[[FileEntry], Path],
+        data: TrainingData,
+        spill_folder: Path,
+        engine: Engine,
+        *,
+        threads: int = 1,
+        micro_batch: int = 0,
+        recomputes: bool = False,
+        spill: Element = "float32",
+    ) -> None:
+        data.check(manifest.spec)
+        self._spec = manifest.spec
+        self._cut = cut
+        self._data = data
+        self._global: list[Vector | None] = [None] * len(self._spec.layers)  # layer vectors
+        self._trainer: Resident
+        if micro_batch:
+            parts = engine.parts_trainer(manifest, cut, path, threads=threads, recomputes=recomputes)
+            self._trainer, self._step = parts, in_parts(parts, self._read, micro_batch)
+        else:
+            whole = engine.trainer(manifest, cut, path, threads=threads)
+            self._trainer, self._step = whole, at_once(whole, self._read)
+        pieces = [(piece, path(piece.graph)) for piece in manifest.pieces_before(cut)]
+        self._input_side = (
+            InputSide(self._spec, pieces, data, spill_folder, engine, threads=threads, element=spill)
+            if pieces
+            else None
+        )
+
+    def take(self, layer: int, vector: Vector) -> None:
+        """Hold a layer's new global value (vector_size,)."""
+        self._global[layer] = vector
+        if layer < self._cut and self._input_side is not None:
+            self._input_side.forget()
+
+    def held(self, layer: int) -> Vector:
+        """A layer's global value (vector_size,), as it was taken last."""
+        vector = self._global[layer]
+        if vector is None:
+            raise ValueError(f"the global value of layer {layer} was never taken")
+        return vector
+
+    def train(
+        self, plan: RoundPlan, device: str, *, reset: tuple[int, ...], afresh: bool, stop: Stop = lambda: False
+    ) -> Outcome | None:
+        """Do the plan's local steps; every layer's global value has been taken.
+
+        Args:
+            plan: of the round.
+            device: this one's name, for its sample order.
+            reset: layers that start from their global value.
+            afresh: forget the optimiser's state first.
+            stop: asked before each step.
+
+        Returns:
+            How it went; ``None`` where ``stop`` said so. Training ends early when the loss is not finite any more.
+        """
+        self._start_from_global(reset)
+        self._set_anchor()
+        if afresh:
+            for vector in self._trainer.optimiser_state.values():
+                vector[...] = 0
+        visited = plan.local_steps * plan.batch_size
+        order = sample_order(plan.seed, device, plan.round, len(self._data), visited)
+        forward_s = 0.0
+        if self._input_side is not None:
+            began = time.perf_counter()
+            if not self._input_side.compute(order, self._frozen_values(), stop):
+                return None
+            forward_s = time.perf_counter() - began
+        return self._steps(order.reshape(plan.local_steps, plan.batch_size), plan.hyperparameters, forward_s, stop)
+
+    def update(self, layer: int) -> Vector:
+        """What training did to a layer from the cut on: local minus global value, (vector_size,)."""
+        parameters, statistics = self._local(layer)
+        update = np.concatenate([parameters, statistics])
+        update -= self.held(layer)
+        return update
+
+    def vectors(self) -> dict[str, Vector]:
+        """All that the device knows, by name, in place: written into, it is restored."""
+        for layer, spec in enumerate(self._spec.layers):
+            if self._global[layer] is None:
+                self._global[layer] = np.zeros(spec.vector_size, np.float32)
+        held = {f"global.{layer}": self.held(layer) for layer in range(len(self._spec.layers))}
+        return held | self._trainer.vectors
+
+    def close(self) -> None:
+        """Give the disk's room back."""
+        if self._input_side is not None:
+            self._input_side.close()
+
+    def _steps(
+        self, batches: Indices, hyperparameters: Mapping[str, float], forward_s: float, stop: Stop
+    ) -> Outcome | None:
+        """One step for each row of ``batches`` (steps, B)."""
+        losses, correct, steps = 0.0, 0, 0
+        began = time.perf_counter()
+        for batch in batches:
+            if stop():
+                return None
+            result = self._step(batch, hyperparameters)
+            losses, correct, steps = losses + result.loss, correct + result.correct, steps + 1
+            if not math.isfinite(result.loss):
+                break
+        step_s = (time.perf_counter() - began) / steps
+        finite = np.isfinite(self._trainer.parameters).all() and np.isfinite(self._trainer.statistics).all()
+        return Outcome(
+            steps=steps,
+            loss=losses / steps if finite else math.nan,
+            accuracy=correct / (steps * batches.shape[1]),
+            step_s=step_s,
+            forward_s=forward_s,
+        )
+
+    def _read(self, batch: Indices) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """What enters the trained layers for the samples (B,), and their labels."""
+        return self._entering(batch), self._data.y[batch]
+
+    def _entering(self, batch: Indices) -> NDArray[Any]:
+        """What enters the trained layers for the samples (B,): (B, ...)."""
+        if self._input_side is not None:
+            return self._input_side.activations(batch)
+        return self._data.samples(batch, self._spec.input_dtype)
+
+    def _start_from_global(self, layers: tuple[int, ...]) -> None:
+        for layer in layers:
+            if layer >= self._cut:
+                parameters, statistics = self._local(layer)
+                held = self.held(layer)
+                parameters[...] = held[: len(parameters)]
+                statistics[...] = held[len(parameters) :]
+
+    def _set_anchor(self) -> None:
+        """What FedProx pulls towards is each layer's global value."""
+        anchor, offsets = self._trainer.anchor, self._spec.parameter_offsets
+        if anchor is not None:
+            for layer in range(self._cut, len(self._spec.layers)):
+                part = _part(anchor, offsets, self._cut, layer)
+                part[...] = self.held(layer)[: len(part)]
+
+    def _local(self, layer: int) -> tuple[Vector, Vector]:
+        """A trained layer's parameters and statistics in the trainer, in place."""
+        return (
+            _part(self._trainer.parameters, self._spec.parameter_offsets, self._cut, layer),
+            _part(self._trainer.statistics, self._spec.statistics_offsets, self._cut, layer),
+        )
+
+    def _frozen_values(self) -> dict[str, Vector]:
+        """The tensors before the cut, by name."""
+        values: dict[str, Vector] = {}
+        for layer in range(self._cut):
+            values |= layer_tensors(self._spec, layer, self.held(layer))
+        return values
+
+
+def _part(vector: Vector, offsets: tuple[int, ...], cut: int, layer: int) -> Vector:
+    """A layer's slice of a vector that begins with layer ``cut``."""
+    return vector[offsets[layer] - offsets[cut] : offsets[layer + 1] - offsets[cut]]

@@ -1,0 +1,42 @@
+"""How does a batch become a step: at once, or micro-batch by micro-batch where memory can't hold it?
+
+In parts, each sample of the batch weighs the same as it does at once. So the gradients, and the step, are those of the
+whole batch, but for batch norm: it sees a micro-batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamina.edge_agent.training.engine import InParts, StepResult, SubModelTrainer
+
+Read: TypeAlias = Callable[[NDArray[np.int64]], tuple[NDArray[Any], NDArray[np.int64]]]
+"""What enters the trained layers for samples (B,), and their labels: (B, ...), (B,)."""
+
+Step: TypeAlias = Callable[[NDArray[np.int64], Mapping[str, float]], StepResult]
+"""Takes one step on samples (B,), with these hyperparameters."""
+
+
+def at_once(trainer: SubModelTrainer, read: Read) -> Step:
+    """Steps on whole batches."""
+    return lambda batch, hyperparameters: trainer.step(*read(batch), hyperparameters)
+
+
+def in_parts(trainer: InParts, read: Read, micro_batch: int) -> Step:
+    """Steps on batches of which ``micro_batch`` samples at most are in memory at once."""
+
+    def step(batch: NDArray[np.int64], hyperparameters: Mapping[str, float]) -> StepResult:
+        loss, correct = 0.0, 0
+        for first in range(0, len(batch), micro_batch):
+            some = batch[first : first + micro_batch]
+            share = len(some) / len(batch)
+            result = trainer.gather(*read(some), share)
+            loss, correct = loss + share * result.loss, correct + result.correct
+        trainer.update(hyperparameters)
+        return StepResult(loss, correct)
+
+    return step

@@ -1,0 +1,449 @@
+"""How does a board take a training step with an inference engine? The one file that imports onnxruntime.
+
+A bundle's training graph computes forward, loss, backward and optimiser, with standard operators only. What it changes
+are its *resident vectors*: the parameters, the statistics and the optimiser's state, each a graph input, with its next
+value an output. They live here in two sets of numpy arrays that the engine reads and writes in place:
+
+    step 1:  set A ──graph──► set B
+    step 2:  set B ──graph──► set A
+
+so a step copies none of them. The frozen pieces of the input side are plain forward graphs: `Forward`.
+
+The learner does not import this file: it knows the engine by the seam in `lamina.edge_agent.training.engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as engine
+
+from lamina.edge_agent.training.engine import AUTO, STANDARD, STANDARD_WAY, PathOf, StepResult, Way
+from lamina.models.errors import ConfigError, ModelError
+from lamina.models.manifest import BLOCKS, ONNXRUNTIME, ONNXRUNTIME_TRAINING, PARALLEL, Manifest, SubModel
+from lamina.models.values import Vector
+
+INSTALLED = ONNXRUNTIME_TRAINING if hasattr(engine, "TrainingAgent") else ONNXRUNTIME
+"""Which of the two builds it is that is installed under the one name ``onnxruntime``."""
+
+_NAME = f"{INSTALLED} {ort.__version__}"
+_PROVIDERS = ["CPUExecutionProvider"]
+_ERRORS_ONLY = 3  # of the log: what the graph optimiser warns of says nothing to an operator
+_SILENT = 4  # where an error is an answer
+_LOAD_ERRORS = (
+    engine.Fail,
+    engine.InvalidArgument,
+    engine.InvalidGraph,
+    engine.InvalidProtobuf,
+    engine.NoSuchFile,
+    engine.NotImplemented,
+    engine.RuntimeException,
+)
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class _Resident:
+    """The resident vectors of a sub-model, in two sets, and the scalars that go into its graphs.
+
+    Args:
+        manifest: of the bundle.
+        cut: first layer to train.
+    """
+
+    def __init__(self, manifest: Manifest, cut: int) -> None:
+        spec = manifest.spec
+        size = spec.size - spec.parameter_offsets[cut]
+        statistics_size = spec.statistics_offsets[-1] - spec.statistics_offsets[cut]
+        self._optimiser_sizes = dict.fromkeys(manifest.optimiser_state, size)
+        self._optimiser_sizes |= dict.fromkeys(manifest.optimiser_scalars, 1)
+        self._sizes = {"parameters": size} | self._optimiser_sizes
+        if statistics_size:
+            self._sizes["statistics"] = statistics_size
+        self._defaults = manifest.hyperparameters
+        self._hyperparameters = {name: np.array(value, np.float32) for name, value in self._defaults.items()}  # 0-d
+        self._loss, self._correct = np.zeros((), np.float32), np.zeros((), np.int64)
+        self._no_statistics = np.zeros(0, np.float32)
+        self._vectors = {name: np.zeros(length, np.float32) for name, length in self._sizes.items()}
+        self._spare = {name: np.zeros(length, np.float32) for name, length in self._sizes.items()}
+        self._anchor = {"anchor": np.zeros(size, np.float32)} if manifest.anchored else {}
+
+    @property
+    def anchor(self) -> Vector | None:
+        """What FedProx pulls towards, (P,), to write; ``None`` where the graph has no such term."""
+        return self._anchor.get("anchor")
+
+    @property
+    def parameters(self) -> Vector:
+        """The trained layers' parameters now, (P,): to read and write; the next step leaves this array behind."""
+        return self._vectors["parameters"]
+
+    @property
+    def statistics(self) -> Vector:
+        """The trained layers' statistics now, (S,), perhaps empty: as `parameters`."""
+        return self._vectors.get("statistics", self._no_statistics)
+
+    @property
+    def vectors(self) -> dict[str, Vector]:
+        """All resident vectors now, by name: as `parameters`."""
+        return dict(self._vectors)
+
+    @property
+    def optimiser_state(self) -> dict[str, Vector]:
+        """The optimiser's vectors now, by name, each (P,) or (1,): as `parameters`."""
+        return {name: self._vectors[name] for name in self._optimiser_sizes}
+
+    def _set(self, hyperparameters: Mapping[str, float]) -> None:
+        if unknown := sorted(hyperparameters.keys() - self._defaults.keys()):
+            known = ", ".join(sorted(self._defaults))
+            raise ModelError(f"the training graph has no hyperparameter {unknown[0]!r}; it has {known}")
+        for name, place in self._hyperparameters.items():
+            place[...] = hyperparameters.get(name, self._defaults[name])
+
+
+class Trainer(_Resident):
+    """Trains the layers from a cut onwards, one step a call.
+
+    Args:
+        manifest: of the bundle.
+        cut: first layer to train.
+        graph: the cut's training graph.
+        threads: processor cores that a step may use.
+        spinning: see `lamina.edge_agent.training.engine.Way`.
+
+    Raises:
+        ModelError: the graph can't be loaded, or is not what the manifest says.
+    """
+
+    def __init__(self, manifest: Manifest, cut: int, graph: Path, *, threads: int = 1, spinning: bool = False) -> None:
+        super().__init__(manifest, cut)
+        self._session = _open(graph, threads, spinning=spinning)
+        sizes = self._sizes | {name: len(vector) for name, vector in self._anchor.items()}
+        _check(self._session, graph, {"x", "y", *self._defaults}, sizes, {"loss", "correct", *map(_next, self._sizes)})
+        self._binding = self._bound(self._vectors, self._spare)
+        self._spare_binding = self._bound(self._spare, self._vectors)
+
+    def step(self, x: NDArray[Any], y: NDArray[np.int64], hyperparameters: Mapping[str, float]) -> StepResult:
+        """One step of the optimiser on one batch.
+
+        Args:
+            x: (B, ...) the activations at the cut, or the samples, C-contiguous; any B.
+            y: (B,) class indices.
+            hyperparameters: the graph's, by name; those not named take their default.
+
+        Raises:
+            ModelError: the graph lacks a hyperparameter of that name.
+            ValueError: the batch does not fit the graph.
+        """
+        self._set(hyperparameters)
+        _run(self._session, self._binding, x, y)
+        self._vectors, self._spare = self._spare, self._vectors
+        self._binding, self._spare_binding = self._spare_binding, self._binding
+        return StepResult(float(self._loss), int(self._correct))
+
+    def _bound(self, source: Mapping[str, Vector], target: Mapping[str, Vector]) -> ort.IOBinding:
+        """A binding that reads one set of resident vectors and writes the other, without copies."""
+        outputs: Arrays = {_next(name): place for name, place in target.items()}
+        outputs |= {"loss": self._loss, "correct": self._correct}
+        return _bound(self._session, {**self._hyperparameters, **source, **self._anchor}, outputs)
+
+
+class PartsTrainer(_Resident):
+    """Trains the layers from a cut onwards, where memory can't hold a batch at once: micro-batch by micro-batch.
+
+    The sum of the gradients is written where it is read: the graph only adds to it.
+
+    Args:
+        manifest: of the bundle.
+        cut: first layer to train.
+        accumulating: the cut's graph for a micro-batch.
+        updating: the cut's optimiser.
+        threads: processor cores that a step may use.
+        spinning: see `lamina.edge_agent.training.engine.Way`.
+        ordered: whether the accumulating graph's operators have to run in the order that its memory was predicted by.
+
+    Raises:
+        ModelError: a graph can't be loaded, or is not what the manifest says.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        cut: int,
+        accumulating: Path,
+        updating: Path,
+        *,
+        threads: int = 1,
+        spinning: bool = False,
+        ordered: bool = False,
+    ) -> None:
+        super().__init__(manifest, cut)
+        self._gradients = np.zeros(self._sizes["parameters"], np.float32)
+        self._share = np.zeros((), np.float32)
+        self._accumulating = _open(accumulating, threads, spinning=spinning, ordered=ordered)
+        self._updating = _open(updating, threads)
+        self._drawn = {name: place for name, place in self._hyperparameters.items() if name == "seed"}
+        moving = {name: size for name, size in self._sizes.items() if name not in self._optimiser_sizes}
+        moved = {_next(name) for name in moving if name != "parameters"} | {"gradients_next"}
+        sizes = moving | {"gradients": len(self._gradients)}
+        _check(self._accumulating, accumulating, {"x", "y", "share", *self._drawn}, sizes, {"loss", "correct", *moved})
+
+    def gather(self, x: NDArray[Any], y: NDArray[np.int64], share: float) -> StepResult:
+        """Forward and backward on a micro-batch.
+
+        Args:
+            x: (b, ...) as for `Trainer.step`.
+            y: (b,)
+            share: of the batch.
+
+        Raises:
+            ValueError: the micro-batch does not fit the graph.
+        """
+        self._share[...] = share
+        inputs: Arrays = {
+            "share": self._share,
+            "gradients": self._gradients,
+            "parameters": self.parameters,
+            **self._drawn,
+        }
+        outputs: Arrays = {"loss": self._loss, "correct": self._correct, "gradients_next": self._gradients}
+        if "statistics" in self._sizes:
+            inputs["statistics"], outputs["statistics_next"] = self.statistics, self._spare["statistics"]
+        _run(self._accumulating, _bound(self._accumulating, inputs, outputs), x, y)
+        self._swap(["statistics"])
+        return StepResult(float(self._loss), int(self._correct))
+
+    def update(self, hyperparameters: Mapping[str, float]) -> None:
+        """One step of the optimiser by what was gathered, which is then forgotten.
+
+        Args:
+            hyperparameters: as for `Trainer.step`.
+        """
+        self._set(hyperparameters)
+        moving = ["parameters", *self._optimiser_sizes]
+        given = {name: place for name, place in self._hyperparameters.items() if name not in self._drawn}
+        inputs: Arrays = {**given, **{name: self._vectors[name] for name in moving}, **self._anchor}
+        outputs = {_next(name): self._spare[name] for name in moving}
+        binding = _bound(self._updating, {**inputs, "gradients": self._gradients}, outputs)
+        self._updating.run_with_iobinding(binding)
+        self._swap(moving)
+        self._gradients[...] = 0
+
+    def _swap(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name in self._vectors:
+                self._vectors[name], self._spare[name] = self._spare[name], self._vectors[name]
+
+
+class Forward:
+    """A frozen piece of the network, run forward only.
+
+    Args:
+        graph: from ``x`` to ``boundary``; its values are external initialisers.
+        values: exactly those that the graph names. They are not copied; leave them unchanged while this lives.
+        threads: processor cores that it may use.
+
+    Raises:
+        ModelError: the graph can't be loaded with these values.
+    """
+
+    def __init__(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> None:
+        self._values = dict(values)  # the engine reads their memory
+        self._session = _open(graph, threads, self._values)
+
+    def __call__(self, x: NDArray[Any]) -> Vector:
+        """The activations (B, ...) that leave the piece, for those or the samples (B, ...) that enter it."""
+        [boundary] = self._session.run(["boundary"], {"x": x})
+        return np.asarray(boundary, np.float32)
+
+
+class OnnxRuntime:
+    """ONNX Runtime, as the seam in `training.engine` wants it; one of its two builds is installed, never both.
+
+    Args:
+        chosen: ``onnxruntime`` takes graphs of standard operators, which run on either build; ``onnxruntime-training``
+            those with the training build's own operators; ``auto`` takes these where build and bundle have them.
+
+    Raises:
+        ConfigError: the training build is chosen and is not installed.
+    """
+
+    def __init__(self, chosen: str = AUTO) -> None:
+        if chosen == ONNXRUNTIME_TRAINING and INSTALLED != ONNXRUNTIME_TRAINING:
+            raise ConfigError(
+                f"engine: {ONNXRUNTIME_TRAINING} is not installed, but {_NAME} is: install onnxruntime-training-cpu "
+                f'in its place, in an environment of its own, or set engine = "{ONNXRUNTIME}"'
+            )
+        self._chosen = chosen
+
+    @property
+    def name(self) -> str:
+        """The build and its version."""
+        return _NAME
+
+    def suited(self, sub_model: SubModel) -> SubModel:
+        """The sub-model with the graphs for this build and this choice.
+
+        Raises:
+            ModelError: the training build is chosen, and the bundle was not built for it.
+        """
+        if self._chosen == ONNXRUNTIME:
+            return sub_model
+        if self._chosen == ONNXRUNTIME_TRAINING and ONNXRUNTIME_TRAINING not in sub_model.of_engines:
+            raise ModelError(
+                f"the bundle has no graphs for {ONNXRUNTIME_TRAINING}: build it with "
+                f'`lamina bundle --engine {ONNXRUNTIME_TRAINING}`, or set engine = "{AUTO}"'
+            )
+        return sub_model.on(INSTALLED)
+
+    def warm_up(self) -> None:
+        """Allocate what the engine's first session costs: some 9 MB."""
+        _warm_up()
+
+    def forms(self, sub_model: SubModel, threads: int) -> list[str]:
+        """The forms of a sub-model's graphs that this build and this processor run, the standard one first."""
+        if self.suited(sub_model) != sub_model:
+            return [STANDARD]  # the training build's own operators
+        others = [PARALLEL] if threads > 1 else []
+        others += [form for form, block in BLOCKS.items() if block == block_size()]
+        return [STANDARD, *(form for form in others if form in sub_model.forms)]
+
+    def trainer(
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, way: Way = STANDARD_WAY
+    ) -> Trainer:
+        """A `Trainer` of the layers from ``cut`` onwards."""
+        graph = self.suited(manifest.sub_model(cut)).written(way.form).graph
+        return Trainer(manifest, cut, path(graph), threads=threads, spinning=way.spinning)
+
+    def parts_trainer(
+        self,
+        manifest: Manifest,
+        cut: int,
+        path: PathOf,
+        *,
+        threads: int = 1,
+        recomputes: bool = False,
+        way: Way = STANDARD_WAY,
+    ) -> PartsTrainer:
+        """A `PartsTrainer` of the layers from ``cut`` onwards."""
+        sub_model = self.suited(manifest.sub_model(cut)).written(way.form)
+        gather = sub_model.recomputing if recomputes else sub_model.accumulating
+        if gather is None or sub_model.updating is None:
+            raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
+        graphs = path(gather), path(sub_model.updating)
+        return PartsTrainer(manifest, cut, *graphs, threads=threads, spinning=way.spinning, ordered=recomputes)
+
+    def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> Forward:
+        """A `Forward` of a piece's graph."""
+        return Forward(graph, values, threads=threads)
+
+
+def _warm_up() -> None:
+    options = ort.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    ort.InferenceSession(_IDENTITY, options, providers=_PROVIDERS).run(["y"], {"x": np.zeros(1, np.float32)})
+
+
+# The smallest model that there is: y = Identity(x), float32 (1,), opset 18.
+_IDENTITY = (
+    b'\x08\n:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02'
+    b"\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x12"
+)
+
+
+@cache
+def block_size() -> int:
+    """Channels in a block of the layout that this build has for this processor; 0 where it has none.
+
+    Of two pixels, each of 16 channels, the second one's first value comes after the first pixel's block.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _SILENT
+    pixels = np.arange(32, dtype=np.float32).reshape(1, 16, 1, 2)
+    try:
+        [blocked] = ort.InferenceSession(_REORDER, options, providers=_PROVIDERS).run(["y"], {"x": pixels})
+    except _LOAD_ERRORS:
+        return 0
+    return int(np.flatnonzero(blocked == pixels[0, 0, 0, 1])[0])
+
+
+# y = ReorderInput(x), float32 (1, 16, 1, 2), of the domain com.microsoft.nchwc.
+_REORDER = (
+    b'\x08\x08:V\n)\n\x01x\x12\x01y"\x0cReorderInput:\x13com.microsoft.nchwc\x12\x01bZ\x1b\n\x01x\x12\x16\n'
+    b"\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08\x10\n\x02\x08\x01\n\x02\x08\x02b\t\n\x01y\x12\x04\n\x02\x08"
+    b"\x01B\x04\n\x00\x10\x12B\x17\n\x13com.microsoft.nchwc\x10\x01"
+)
+
+
+# It makes constants of computed shapes. An operator's place in the engine's order follows from what it reads, so the
+# order is then another than the one that the memory of a graph that recomputes was predicted by, and takes far more.
+REORDERING = ("ReshapeFusion",)
+
+
+def _open(
+    graph: Path,
+    threads: int,
+    values: Mapping[str, Vector] | None = None,
+    *,
+    spinning: bool = False,
+    ordered: bool = False,
+) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # planning all activations as one block raises the peak by half
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # between two steps
+    if values:
+        wrapped = [ort.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
+        options.add_external_initializers(list(values), wrapped)
+    try:
+        disabled = {"disabled_optimizers": [*REORDERING]} if ordered else {}
+        return ort.InferenceSession(str(graph), options, providers=_PROVIDERS, **disabled)
+    except _LOAD_ERRORS as error:
+        raise ModelError(f"graph {graph} can't be loaded by {_NAME}: {error}") from error
+
+
+def _next(name: str) -> str:
+    return f"{name}_next"
+
+
+def _bound(session: ort.InferenceSession, inputs: Arrays, outputs: Arrays) -> ort.IOBinding:
+    """A binding that reads and writes these arrays where they are."""
+    binding = session.io_binding()
+    for name, place in inputs.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(place))
+    for name, place in outputs.items():
+        binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(place))
+    return binding
+
+
+def _run(session: ort.InferenceSession, binding: ort.IOBinding, x: NDArray[Any], y: NDArray[np.int64]) -> None:
+    binding.bind_cpu_input("x", x)
+    binding.bind_cpu_input("y", y)
+    try:
+        session.run_with_iobinding(binding)
+    except RuntimeError as error:
+        raise ValueError(f"no step on x {x.shape} {x.dtype} and y {y.shape} {y.dtype}: {error}") from error
+
+
+def _check(
+    session: ort.InferenceSession, graph: Path, others: Set[str], sizes: Mapping[str, int], outputs: Set[str]
+) -> None:
+    """See that the graph has the inputs ``sizes``, vectors of that length, and ``others``, and these outputs."""
+    for what, expected, found in (
+        ("inputs", {*others, *sizes}, {place.name for place in session.get_inputs()}),
+        ("outputs", outputs, {place.name for place in session.get_outputs()}),
+    ):
+        if found != expected:
+            raise ModelError(f"graph {graph}: its {what} must be {sorted(expected)}, and are {sorted(found)}")
+    for place in session.get_inputs():
+        if place.name in sizes and place.shape != [sizes[place.name]]:
+            raise ModelError(f"graph {graph}: {place.name} must have {sizes[place.name]} elements, not {place.shape}")

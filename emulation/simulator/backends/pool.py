@@ -1,0 +1,160 @@
+"""Processes with one thread each, over shared memory: the way for networks whose steps take milliseconds.
+
+The processes stay from the first round to the last. They are forked from a server that has torch loaded, so each of
+them starts at once and shares its pages. A round costs each of them one message: the list of tasks. Which it takes is
+decided by a counter that all share, so nobody waits while there is work; it does not show in the results.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
+
+from lamina.emulation.readers.raw import Array
+from lamina.emulation.simulator.backends.arena import Arena, SharedArena, shared_arena
+from lamina.emulation.simulator.backends.processes import context, usable_cores
+from lamina.emulation.simulator.backends.tasks import Outcome, Recipe, Task
+from lamina.emulation.simulator.rows import layer_offsets
+from lamina.models.errors import LaminaError
+
+_END_S = 5.0  # for a process to end when it is told to
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A process, and the pipe to it."""
+
+    process: ForkServerProcess
+    pipe: Connection
+
+
+class Pool:
+    """See the module.
+
+    Args:
+        lanes: the processes.
+        arena: where the states are.
+        counter: of tasks taken, shared with the processes.
+    """
+
+    name = "pool"
+
+    def __init__(self, lanes: Sequence[Lane], arena: Arena, counter: Any) -> None:
+        self.arena = arena
+        self._lanes = lanes
+        self._counter = counter
+
+    def carry_out(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """Do all of them; outcomes in the order of the tasks.
+
+        Raises:
+            LaminaError: a process failed, or vanished.
+        """
+        self._counter.value = 0
+        for lane in self._lanes:
+            self._told(lane, list(tasks))
+        outcomes: dict[int, Outcome] = {}
+        for lane in self._lanes:
+            outcomes.update(_answer(lane))
+        return [outcomes[index] for index in range(len(tasks))]
+
+    def _told(self, lane: Lane, tasks: list[Task]) -> None:
+        try:
+            lane.pipe.send(tasks)
+        except OSError as error:
+            raise _vanished(lane) from error
+
+
+@contextmanager
+def pooling(recipe: Recipe, slots: int, data: Sequence[Array], processes: int = 0) -> Iterator[Pool]:
+    """A pool over an arena of its own; 0 processes are as many as this program may use cores."""
+    with shared_arena(slots, layer_offsets(recipe.spec)[-1], data) as shared:
+        del data  # the arena has a copy: whoever called may let go of the original
+        starting = context()
+        counter = starting.Value("q", 0)
+        lanes = [_start(starting, recipe, shared, counter) for _ in range(processes or usable_cores())]
+        try:
+            yield Pool(lanes, shared.open(), counter)
+        finally:
+            _end(lanes)
+
+
+def _start(starting: ForkServerContext, recipe: Recipe, shared: SharedArena, counter: Any) -> Lane:
+    ours, theirs = starting.Pipe()
+    process = starting.Process(target=_serve, args=(recipe, shared, counter, theirs), daemon=True, name="lamina-lane")
+    process.start()
+    theirs.close()
+    return Lane(process, ours)
+
+
+def _end(lanes: Sequence[Lane]) -> None:
+    for lane in lanes:
+        lane.pipe.close()  # what they wait for: they end
+    for lane in lanes:
+        lane.process.join(_END_S)
+        if lane.process.is_alive():
+            lane.process.kill()
+            lane.process.join()
+        lane.process.close()
+
+
+def _answer(lane: Lane) -> dict[int, Outcome]:
+    """The outcomes of one lane, by the place of their tasks."""
+    ready = wait([lane.pipe, lane.process.sentinel])
+    if lane.pipe not in ready:
+        raise _vanished(lane)
+    try:
+        answer: dict[int, Outcome] | str = lane.pipe.recv()
+    except (EOFError, OSError) as error:
+        raise _vanished(lane) from error
+    if isinstance(answer, str):
+        raise LaminaError(f"a process of the simulator failed: {answer}")
+    return answer
+
+
+def _vanished(lane: Lane) -> LaminaError:
+    lane.process.join(_END_S)
+    return LaminaError(
+        f"a process of the simulator ended with status {lane.process.exitcode}; -9 is most often a lack of memory: "
+        f"use fewer processes"
+    )
+
+
+def _serve(recipe: Recipe, shared: SharedArena, counter: Any, pipe: Connection) -> None:
+    """What runs in a lane: take tasks until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    import torch
+
+    from lamina.emulation.simulator.backends.loop import keep_freed_memory
+    from lamina.emulation.simulator.backends.task_runner import Station
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    station: Station | None = None
+    while True:
+        try:
+            tasks: list[Task] = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            station = station or Station(recipe, shared.open())
+            done: dict[int, Outcome] = {}
+            while (index := _taken(counter)) < len(tasks):
+                done[index] = station.carry_out(tasks[index])
+            pipe.send(done)
+        except Exception as error:
+            pipe.send(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+
+
+def _taken(counter: Any) -> int:
+    """The index of the next task, which is then this process's."""
+    with counter.get_lock():
+        index = int(counter.value)
+        counter.value = index + 1
+    return index

@@ -1,0 +1,112 @@
+"""What is there to be computed, and what comes back? Small frozen values; the arrays stay in the arena.
+
+A task names all that its result depends on, so it does not matter who carries it out, when, or beside what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lamina.emulation.simulator.rows import Runs
+from lamina.emulation.simulator.samples import Indices
+from lamina.models.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a device holds and trains of the network.
+
+    Attributes:
+        cut: index of the first layer that it trains.
+        ratio: of its channels that it holds (see `lamina.emulation.simulator.research.width`); 1 for all.
+    """
+
+    cut: int = 0
+    ratio: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What all tasks of a run have in common.
+
+    Attributes:
+        model: where the network's definition comes from.
+        spec: of the network.
+        seed: of the run.
+        batch_size: samples a step.
+        momentum: of SGD.
+        weight_decay: on kernels.
+        proximal: mu of FedProx.
+        augment: random crops and flips.
+        variants: all that there are in the run.
+        held: indices of the samples that each device holds, by its name.
+        device: torch's name of where to compute.
+    """
+
+    model: str
+    spec: ModelSpec
+    seed: int
+    batch_size: int
+    momentum: float
+    weight_decay: float
+    proximal: float
+    augment: bool
+    variants: tuple[Variant, ...]
+    held: dict[str, Indices]
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Training:
+    """Local steps of one device in one round, on its slot of the arena.
+
+    Attributes:
+        slot: of the device.
+        device: its name.
+        variant: index into the recipe's.
+        round: 0-based.
+        steps: tau'.
+        lr: learning rate.
+        takes: what it takes of the global state before it trains; the rest of its row is what its last round left.
+        forgets: its momentum begins at 0.
+    """
+
+    slot: int
+    device: str
+    variant: int
+    round: int
+    steps: int
+    lr: float
+    takes: Runs = ()
+    forgets: bool = False
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Evaluation of the global state on some of the held-out samples.
+
+    Attributes:
+        start: first sample.
+        stop: after the last one.
+    """
+
+    start: int
+    stop: int
+
+
+Task = Training | Judging
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task came to.
+
+    Attributes:
+        loss: sum over the samples seen.
+        right: samples that were classified rightly.
+        samples: that were seen.
+    """
+
+    loss: float
+    right: int
+    samples: int

@@ -1,0 +1,1 @@
+"""What serves a paper's comparison, and no user of a federation."""

@@ -1,0 +1,130 @@
+"""In which layers do devices drift apart in what they represent? Similarity of activations, pair by pair of a cohort.
+
+After a run, every device of one more cohort makes its local steps; before anything is averaged, all of them see the
+same held-out samples, and each layer's activations are compared between every two devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lamina.coordinator.algorithms.selection import draw
+from lamina.emulation.similarity import linear_cka, svcca
+from lamina.emulation.simulator.backends.arena import private_arena
+from lamina.emulation.simulator.backends.loop import one_thread
+from lamina.emulation.simulator.backends.network import Network
+from lamina.emulation.simulator.backends.task_runner import Station
+from lamina.emulation.simulator.backends.tasks import Training
+from lamina.emulation.simulator.rows import Row, Rows, places
+from lamina.emulation.simulator.run_context import Ground
+from lamina.models.definition import load_definition
+from lamina.models.spec import ModelSpec
+
+SAMPLES = 256
+MEASURES = {"linear CKA": linear_cka, "SVCCA": svcca}
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """How alike a cohort's devices are, layer by layer.
+
+    Attributes:
+        layers: names, in forward order.
+        devices: of the cohort.
+        matrices: by measure: (layers, devices, devices), symmetric, ones on the diagonal.
+    """
+
+    layers: tuple[str, ...]
+    devices: tuple[str, ...]
+    matrices: Mapping[str, NDArray[np.float64]]
+
+    def pairs(self, measure: str) -> NDArray[np.float64]:
+        """Of every two devices, (layers, pairs)."""
+        first, second = np.triu_indices(len(self.devices), 1)
+        values: NDArray[np.float64] = self.matrices[measure][:, first, second]
+        return values
+
+    def curve(self, measure: str) -> NDArray[np.float64]:
+        """The mean over all pairs, (layers,)."""
+        mean: NDArray[np.float64] = self.pairs(measure).mean(1)
+        return mean
+
+
+def likeness(ground: Ground, values: Row, samples: int = SAMPLES) -> Likeness:
+    """Of a cohort that made a round's local steps from one global state.
+
+    Args:
+        ground: of the run.
+        values: the global state, (row_size,).
+        samples: held-out ones to compare on, at most.
+    """
+    devices, rows = _local_rows(ground, values)
+    x = torch.from_numpy(ground.data[2][: min(samples, ground.judged)])
+    seen = [_activations(ground, row, x) for row in rows]
+    names = tuple(seen[0])
+    matrices = {name: np.ones((len(names), len(devices), len(devices))) for name in MEASURES}
+    for layer, name in enumerate(names):
+        for a, b in combinations(range(len(devices)), 2):
+            for measure, compare in MEASURES.items():
+                found = compare(seen[a][name], seen[b][name])
+                matrices[measure][layer, a, b] = matrices[measure][layer, b, a] = found
+    return Likeness(names, devices, matrices)
+
+
+def _local_rows(ground: Ground, values: Row) -> tuple[tuple[str, ...], Rows]:
+    """A cohort's devices, and their states after a round's local steps from ``values``."""
+    setting = ground.setting
+    cohort = draw(setting.names, setting.cohorts.active, setting.seed, setting.rounds)
+    arena = private_arena(len(cohort), len(values), ground.data)
+    arena.rows[:] = arena.base[:] = values
+    station = Station(ground.recipe, arena)
+    last = setting.rounds - 1
+    with one_thread():
+        for slot, device in enumerate(cohort):
+            steps, lr = setting.training.local_steps, setting.lr(last)
+            station.carry_out(Training(slot, device, ground.variants[device], last, steps, lr))
+    return cohort, arena.rows
+
+
+@torch.inference_mode()
+def _activations(ground: Ground, row: Row, x: Tensor) -> dict[str, NDArray[np.float64]]:
+    """What every layer hands over for ``x``, (N, features) by its name; positions of an image or a text are averaged,
+    so that there are more samples than features.
+    """
+    module = load_definition(ground.recipe.model, seed=ground.recipe.seed).module
+    network = Network(module, ground.spec)
+    network.row.copy_(torch.from_numpy(row))
+    seen: dict[str, NDArray[np.float64]] = {}
+
+    def hook_for(name: str) -> Any:
+        def keep(part: object, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            seen[name] = _pooled(tensor).double().numpy()
+
+        return keep
+
+    for name, path in _last_modules(ground.spec).items():
+        module.get_submodule(path).register_forward_hook(hook_for(name))
+    module.eval()
+    module(x)
+    return {name: seen[name] for name in _last_modules(ground.spec)}
+
+
+def _last_modules(spec: ModelSpec) -> dict[str, str]:
+    """By layer's name, the module of its last tensor: the norm, where a convolution has one."""
+    owner = {tensor.name: tensor.name.rpartition(".")[0] for tensor, _ in places(spec)}
+    return {layer.name: owner[(*layer.parameters, *layer.statistics)[-1].name] for layer in spec.layers}
+
+
+def _pooled(output: Tensor) -> Tensor:
+    if output.dim() == 4:  # (N, C, H, W)
+        return output.mean((2, 3))
+    return output.mean(1) if output.dim() == 3 else output  # (N, L, C)

@@ -1,0 +1,180 @@
+"""What does a run stand on? The data of every device, the network, and what each device trains of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamina.coordinator.algorithms.selection import cohort_size
+from lamina.emulation.datasets import Dataset, load_dataset
+from lamina.emulation.experiment import Experiment, Group
+from lamina.emulation.layout import check_fit, share_samples
+from lamina.emulation.partition import Indices
+from lamina.emulation.readers.raw import Array
+from lamina.emulation.simulator.backends import processes
+from lamina.emulation.simulator.backends.arena import Arena
+from lamina.emulation.simulator.backends.tasks import Recipe, Variant
+from lamina.emulation.simulator.holdout import OWN, VALIDATION, set_aside, without_public
+from lamina.emulation.simulator.outline import Outline
+from lamina.emulation.simulator.rows import Row
+from lamina.emulation.simulator.setting import Setting
+from lamina.models.errors import ConfigError
+from lamina.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """See the module.
+
+    Attributes:
+        setting: of the run.
+        recipe: for the ways; its spec has the setting's granularity.
+        data: x_train, y_train, x_test, y_test; after the samples that judge the model for all, the last two have
+            those that judge it for one device.
+        initial: the state to start from.
+        variants: of every device, an index into the recipe's.
+        relaxable: layers whose interval may grow; ``None``: all.
+        slots: active devices of a cycle.
+        own: where the samples of each device stand that judge the model for it; empty without federated evaluation.
+        public: samples that everybody has, without labels, (P, *input_shape).
+        covered: which elements of a row the narrow variants hold; the others hold all.
+    """
+
+    setting: Setting
+    recipe: Recipe
+    data: tuple[Array, Array, Array, Array]
+    initial: Row
+    variants: Mapping[str, int]
+    relaxable: tuple[int, ...] | None
+    slots: int
+    own: Mapping[str, range] = field(default_factory=dict)
+    public: Array = field(default_factory=lambda: np.zeros(0, np.float32))
+    covered: Mapping[Variant, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def on(self, arena: Arena) -> Ground:
+        """The same, with the data where they lie in an arena; what they were read into can be let go."""
+        return replace(self, data=(arena.x_train, arena.y_train, arena.x_test, arena.y_test))
+
+    @property
+    def judged(self) -> int:
+        """How many samples judge the model for all."""
+        return len(self.data[3]) - sum(map(len, self.own.values()))
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Of the network, in the setting's granularity."""
+        return self.recipe.spec
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of every device in an average."""
+        by_examples = self.setting.aggregation.weighting == "num_examples"
+        return {name: float(len(held)) if by_examples else 1.0 for name, held in self.recipe.held.items()}
+
+    @property
+    def cuts(self) -> dict[str, int]:
+        """First layer that each device trains; 0 where it trains a narrow network."""
+        return {name: self.recipe.variants[index].cut for name, index in self.variants.items()}
+
+
+def lay(setting: Setting, device: str = "cpu", *, apart: bool = False) -> Ground:
+    """Load data and network, and give every device its share.
+
+    Args:
+        setting: of the run.
+        device: torch's name of where to compute.
+        apart: keep torch out of this process (see `outline`).
+
+    Raises:
+        ConfigError: data, network, partition and fleet do not go together.
+        ModelError: the network can't be loaded, or traced.
+    """
+    holdout, seed = setting.holdout, setting.seed
+    dataset, public = without_public(load_dataset(setting.data, seed=seed), holdout.public, seed)
+    drawn = outline(setting, apart=apart)
+    spec, variants = drawn.spec, drawn.variants
+    check_fit(dataset, spec)
+    names = setting.names
+    # what is over is held by absent devices
+    shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
+    validation = set_aside(shares, holdout.validation, seed, VALIDATION)
+    own = set_aside(validation.trained, holdout.own, seed, OWN)
+    x_judge, y_judge = _judging(dataset, validation.aside.values())
+    recipe = Recipe(
+        model=setting.model,
+        spec=spec,
+        seed=setting.seed,
+        batch_size=setting.batch_size,
+        momentum=setting.training.hyperparameters.get("momentum", 0.9),
+        weight_decay=setting.training.hyperparameters.get("weight_decay", 0.0),
+        proximal=setting.local.proximal,
+        augment=setting.local.augment,
+        variants=tuple(dict.fromkeys((Variant(), *variants.values()))),
+        held={name: own.trained[name] for name in names},
+        device=device,
+    )
+    if setting.local.augment and len(spec.input_shape) != 3:
+        raise ConfigError(f"local.augment crops images, and samples have the shape {spec.input_shape}")
+    return Ground(
+        setting,
+        recipe,
+        (
+            *(dataset.x_train, dataset.y_train),
+            np.concatenate([x_judge, *(dataset.x_train[indices] for indices in own.aside.values())]),
+            np.concatenate([y_judge, *(dataset.y_train[indices] for indices in own.aside.values())]),
+        ),
+        drawn.initial,
+        {name: recipe.variants.index(variants[tier]) for name, tier in zip(names, setting.fleet.tiers, strict=True)},
+        drawn.relaxable,
+        cohort_size(len(names), setting.cohorts.active),
+        _ranges(own.aside, len(y_judge)),
+        public,
+        drawn.covered,
+    )
+
+
+def outline(setting: Setting, *, apart: bool) -> Outline:
+    """Of a setting's network. To load torch, and to trace a network, costs a process some 330 MiB, and one that
+    conducts a pool needs neither afterwards: there a process of its own finds out, and its memory goes with it.
+
+    Args:
+        setting: its model, granularity, fleet and reduction count.
+        apart: keep torch out of this process, if it isn't there already.
+
+    Raises:
+        ConfigError: the network offers no sub-model for a tier that the fleet has.
+        ModelError: it can't be loaded, or traced.
+    """
+    if apart and "torch" not in sys.modules:
+        return processes.apart(_outlined, setting)
+    return _outlined(setting)
+
+
+def _outlined(setting: Setting) -> Outline:
+    from lamina.emulation.simulator.outlining import outlined  # with torch
+
+    return outlined(setting)
+
+
+def _judging(dataset: Dataset, validation: Collection[Indices]) -> tuple[Array, Array]:
+    """The samples that judge the model for all: the test set, or the validation samples of all devices together."""
+    if not validation:
+        return dataset.x_test, dataset.y_test
+    chosen = np.concatenate(list(validation))
+    return dataset.x_train[chosen], dataset.y_train[chosen]
+
+
+def _ranges(parts: Mapping[str, Indices], start: int) -> dict[str, range]:
+    """Where each part stands, one after another from ``start`` on."""
+    stops = list(accumulate((len(indices) for indices in parts.values()), initial=start))
+    return {name: range(*ends) for name, ends in zip(parts, pairwise(stops), strict=True)}
+
+
+def _shares(setting: Setting, dataset: Dataset) -> list[Indices]:
+    fleet = (Group(devices=setting.fleet.holders),)
+    return share_samples(Experiment(seed=setting.seed, partition=setting.partition, fleet=fleet), dataset)
