@@ -87,7 +87,7 @@ def encode_values(tensors: Tensors) -> bytes:
     ``module.load_state_dict(safetensors.torch.load(content))`` gives them back to the torch module that they are of,
     with ``strict=False`` if that module has constants, too.
     """
-    return safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+    return safetensors.numpy.save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
 
 def write_values(path: Path, tensors: Tensors) -> None:

@@ -17,12 +17,12 @@ from torch import Tensor, fx
 from torch.fx import traceback as fx_traceback
 
 from lamina.models.graph.anatomy import Anatomy, dissect
-from lamina.models.graph.recurrent import STAND_INS
+from lamina.models.graph.stand_ins import STAND_INS
 from lamina.models.graph.tracing import Forward, example
 from lamina.models.spec import ModelSpec
 
 # Operators that draw random numbers when they train.
-_RANDOM = ("dropout", "bernoulli", "rand", "multinomial", "normal_")
+_RANDOM = ("dropout", "bernoulli", "rand", "multinomial", "normal", "rrelu", "exponential", "uniform")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from lamina.models.errors import ModelError
 from lamina.models.graph import rules
-from lamina.models.graph.registry import find_rule
+from lamina.models.graph.registry import find_rule, operator_name
 from lamina.models.graph.tracing import Forward, example
 from lamina.models.graph.values import Call, Form, Value, form_of
 from lamina.models.graph.writer import GraphWriter
@@ -77,7 +77,7 @@ class _Translation:
         return self._applied(node)
 
     def _applied(self, node: fx.Node) -> Any:
-        name = operator_name(node)
+        name = operator_name(node.target)
         rule = find_rule(name, self._g.engine)
         if rule is None:
             raise ModelError(
@@ -120,13 +120,6 @@ class _Translation:
 
     def _constant(self, tensor: Tensor) -> str:
         return self._g.constant(tensor.detach().numpy(), str(tensor.dtype).removeprefix("torch."))
-
-
-def operator_name(node: fx.Node) -> str:
-    """``add.Tensor`` for ``torch.ops.aten.add.Tensor``, ``operator.mul`` for Python's own."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return f"{node.target._schema.name.rpartition('::')[2]}.{node.target._overloadname}"
-    return f"operator.{getattr(node.target, '__name__', node.target)}"
 
 
 def place(node: fx.Node) -> str:

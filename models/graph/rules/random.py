@@ -7,7 +7,10 @@ from step to step, and from the input ``seed``, by which devices may differ.
 
 from __future__ import annotations
 
+import math
+
 from lamina.models.graph.registry import rule
+from lamina.models.graph.rules.elementwise import cast
 from lamina.models.graph.values import Call, Extent, Value, extents
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
@@ -38,25 +41,67 @@ def bernoulli(g: GraphWriter, call: Call, x: Value, p: float = 0.5, generator: o
     return g.Cast(drawn, to=ELEMENT_TYPES[call.dtype])
 
 
+@rule("rand", "rand_like", "uniform", "uniform_functional")
+def uniform(g: GraphWriter, call: Call, *like: object, **options: object) -> str:
+    """Numbers from 0 to below 1, or between two bounds, each as likely as another."""
+    bounds = [bound for bound in like[1:] if isinstance(bound, int | float)] if "uniform" in call.packet else []
+    low, high = bounds if len(bounds) == 2 else (float(options.get("low", 0.0)), float(options.get("high", 1.0)))  # type: ignore[arg-type]  # numbers
+    unit = _uniform(g, call.shape)
+    return g.Add(g.Mul(unit, float(high - low)), float(low)) if (low, high) != (0.0, 1.0) else unit
+
+
+@rule("randn", "randn_like", "normal", "normal_functional")
+def normal(g: GraphWriter, call: Call, *like: object, **options: object) -> str:
+    """Normal numbers, by the transform of Box and Muller (1958), from two uniform ones."""
+    distance = g.Sqrt(g.Mul(g.Log(g.Sub(1.0, _uniform(g, call.shape))), -2.0))
+    standard = g.Mul(distance, g.Cos(g.Mul(_uniform(g, call.shape), 2 * math.pi)))
+    if not call.packet.startswith("normal"):
+        return standard
+    given = [each for each in like if not (isinstance(each, Value) and call.packet == "normal_functional")]
+    mean, deviation = (*given, *options.values())[:2] if len(given) >= 2 else (0.0, 1.0)
+    return g.Add(g.Mul(standard, cast(g, deviation, "float32")), cast(g, mean, "float32"))  # type: ignore[arg-type]  # numbers or tensors
+
+
+@rule("randint", "randint_like")
+def integers(g: GraphWriter, call: Call, *bounds: object, **options: object) -> str:
+    """Whole numbers from 0, or a lowest one, to below a highest."""
+    numbers = [bound for bound in bounds if isinstance(bound, int)]
+    low, high = (0, numbers[0]) if len(numbers) == 1 else numbers[:2]
+    drawn = g.Floor(g.Mul(_uniform(g, call.shape), float(high - low)))
+    return g.Add(g.Cast(drawn, to=ELEMENT_TYPES[call.dtype]), g.constant(low, call.dtype))
+
+
+def _uniform(g: GraphWriter, shape: tuple[Extent, ...]) -> str:
+    """Multiples of 2^-24 from 0 to below 1."""
+    bits = g.BitShift(
+        g.Cast(_hashed(g, shape), to=ELEMENT_TYPES["uint32"]), g.constant(8, "uint32"), direction="RIGHT"
+    )
+    return g.Reshape(g.Mul(g.Cast(bits, to=ELEMENT_TYPES["float32"]), 2.0**-24), extents(g, shape))
+
+
 def _drawn(g: GraphWriter, shape: tuple[Extent, ...], p: float) -> str:
     """Which elements of a tensor are drawn, with probability p each."""
+    limit = min(int(p * 2**32) - 2**31, 2**31 - 1)
+    return g.Reshape(g.Less(_hashed(g, shape), _int32(g, limit)), extents(g, shape))
+
+
+def _hashed(g: GraphWriter, shape: tuple[Extent, ...]) -> str:
+    """A vector of 32 random bits for each element of a tensor, as int32."""
     size = g.ReduceProd(extents(g, shape), keepdims=0)
     places = g.Cast(g.Range(0, size, 1), to=ELEMENT_TYPES["int32"])
     salt = g.constant(g.draws(), "int32")
     hashed = g.Add(g.Mul(g.Add(places, g.Mul(salt, _int32(g, 7919))), _int32(g, _PLACE)), _entropy(g))
     for shift, multiplier in _ROUNDS:
         hashed = g.Mul(_xor_shifted(g, hashed, shift), _int32(g, multiplier))
-    hashed = _xor_shifted(g, hashed, _LAST_SHIFT)
-    limit = min(int(p * 2**32) - 2**31, 2**31 - 1)
-    return g.Reshape(g.Less(hashed, _int32(g, limit)), extents(g, shape))
+    return _xor_shifted(g, hashed, _LAST_SHIFT)
 
 
 def _entropy(g: GraphWriter) -> str:
-    """A hash of the batch, the parameters and the input ``seed``, 0-d int32."""
+    """A hash of the batch, the parameters and the input ``seed``, 0-d int32; without training, of the batch alone."""
     batch = g.ReduceSum(g.Cast("x", to=ELEMENT_TYPES["float32"]), keepdims=0)
-    parameters = g.ReduceSum("parameters", keepdims=0)
+    in_training = (g.ReduceSum("parameters", keepdims=0), SEED) if g.has_input(SEED) else ()
     mixed = _int32(g, 0)
-    for number in (batch, parameters, SEED):
+    for number in (batch, *in_training):
         scattered = g.Mod(g.Mul(number, 1e4), _SCATTER, fmod=1)
         mixed = g.Add(g.Mul(mixed, _int32(g, 31)), g.Cast(scattered, to=ELEMENT_TYPES["int32"]))
         mixed = g.Mul(_xor_shifted(g, mixed, 16), _int32(g, _ROUNDS[0][1]))
