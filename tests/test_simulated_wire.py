@@ -25,9 +25,9 @@ from tests.simulated import setting, simulate
 bundle = parity.bundle
 
 
-def crossed(context: RunContext, wire: Wire) -> tuple[Simulation, SimulatedWire]:
+def crossed(context: RunContext, codecs: Wire) -> tuple[Simulation, SimulatedWire]:
     """A whole run over that wire."""
-    wire = SimulatedWire(context.spec, wire, context.setting.names)
+    wire = SimulatedWire(context.spec, codecs, context.setting.names)
     with open_backend("loop", context) as backend:
         simulation = Simulation(context, backend, wire=wire)
         while not simulation.finished:
@@ -95,12 +95,12 @@ async def test_a_federation_loses_the_same_and_sends_as_many_bytes(
 ) -> None:
     # Engines differ in the last bits of a float32, and a value between two codes may fall to either side; top10 may
     # then send another element, and owe the one. So the courses part: by 0.00001 and 0.04 of the way when last seen.
-    wire = Wire(update_codec=update_codec)
+    codecs = Wire(update_codec=update_codec)
     context = parity.context_of(
         Setting(aggregation=Aggregation(phi=2), fleet=TierCounts(strong=3, weak=3), cohorts=Cohorts(active=0.5))
     )
-    simulation, wire = crossed(context, wire)
-    result, tensors = await parity.federate(context, bundle, MemoryBroker().dial, tmp_path, wire)
+    simulation, wire = crossed(context, codecs)
+    result, tensors = await parity.federate(context, bundle, MemoryBroker().dial, tmp_path, codecs)
     assert tuple(result.aggregations) == simulation.run_state.aggregations
     assert result.uplink_bytes == pytest.approx(wire.up.payload_bytes, rel=0.01)
     # Devices that leave the cohort hear of it with an advance more, and don't report any more that they got it.
@@ -111,7 +111,7 @@ async def test_a_federation_loses_the_same_and_sends_as_many_bytes(
     assert np.linalg.norm(simulation.values - exact.values) > 2 * apart * moved  # what the codec itself changes
 
 
-def test_no_crossing_for_narrow_networks_or_half_runs(tmp_path: Path) -> None:
+def test_no_wire_for_narrow_networks_or_half_runs(tmp_path: Path) -> None:
     chosen = setting(tmp_path)
     context = prepare_run(chosen)
     wire = SimulatedWire(context.spec, Wire(), chosen.names)

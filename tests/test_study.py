@@ -200,7 +200,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
     script = (
         "import sys, msgspec; from pathlib import Path; from lamina.emulation.simulator.run import run;"
         "from lamina.emulation.simulator.setting import Setting;"
-        "run(msgspec.json.decode(sys.argv[1], type=Setting), Path(sys.argv[2]), way='loop', checkpoint_s=0)"
+        "run(msgspec.json.decode(sys.argv[1], type=Setting), Path(sys.argv[2]), backend='loop', checkpoint_s=0)"
     )
     cache = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", script, msgspec.json.encode(chosen).decode(), str(cache)])
