@@ -37,12 +37,12 @@ import psutil
 from benchmarks.reporting import Figures, Row, main
 from lamina.emulation.simulator.backends import Backend
 from lamina.emulation.simulator.backends.pool import pooling
-from lamina.emulation.simulator.backends.processes import usable_cores
 from lamina.emulation.simulator.backends.run_arrays import RunArrays
 from lamina.emulation.simulator.backends.tasks import RunTask, TaskResult, TaskSettings, TrainingTask, Variant
 from lamina.emulation.simulator.run_context import RunContext, outline
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulation import Simulation
+from lamina.models.machine import usable_cores
 
 QUESTION = "What does a simulated device cost, in time and memory?"
 

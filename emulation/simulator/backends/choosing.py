@@ -9,9 +9,9 @@ from typing import Literal
 
 from lamina.emulation.simulator.backends import Backend
 from lamina.emulation.simulator.backends.pool import pooling
-from lamina.emulation.simulator.backends.processes import usable_cores
 from lamina.emulation.simulator.backends.tasks import RunTask, TaskSettings, TrainingTask
 from lamina.emulation.simulator.run_context import RunContext
+from lamina.models.machine import usable_cores
 
 BackendName = Literal["auto", "loop", "pool", "stack", "ray"]
 

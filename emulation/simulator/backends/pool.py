@@ -17,11 +17,12 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 from lamina.emulation.readers.raw import Array
-from lamina.emulation.simulator.backends.processes import context, usable_cores
+from lamina.emulation.simulator.backends.processes import context
 from lamina.emulation.simulator.backends.run_arrays import RunArrays, SharedArrays, shared_arrays
 from lamina.emulation.simulator.backends.tasks import RunTask, TaskResult, TaskSettings
 from lamina.emulation.simulator.rows import layer_offsets
 from lamina.models.errors import LaminaError
+from lamina.models.machine import usable_cores
 
 _END_S = 5.0  # for a process to end when it is told to
 
