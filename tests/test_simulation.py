@@ -208,7 +208,7 @@ def _trained(context, u, round_):  # type: ignore[no-untyped-def]
 
 
 def test_the_process_that_conducts_a_pool_never_loads_torch(tmp_path: Path) -> None:
-    # torch, and tracing a network, would take 330 MiB there; data in one place, in arrays that all share, save as much again
+    # torch, and tracing a network, would take 330 MiB there; data in arrays that all share save as much again
     (tmp_path / "setting.json").write_bytes(msgspec.json.encode(setting(tmp_path, fleet=WEAK, reduction="width")))
     script = """if __name__ == "__main__":
         import sys, msgspec
