@@ -23,8 +23,10 @@ from lamina.broker.wire.messages import DeviceProfile, Report, RoundPlan, Task
 from lamina.coordinator.algorithms import fedavg, fedlama, server
 from lamina.coordinator.algorithms.selection import draw
 from lamina.coordinator.folds.aggregate import Fold, rule
+from lamina.coordinator.folds.fold import UNLIMITED, Norms
 from lamina.coordinator.records.records import CycleRecord, DeviceRecord
 from lamina.coordinator.records.snapshot import Snapshot
+from lamina.coordinator.rounds import norms
 from lamina.coordinator.rounds.global_model import GlobalModel
 from lamina.coordinator.rounds.registry import Device, Registry
 from lamina.coordinator.rounds.round import PartialUpdate, Round, Update
@@ -84,8 +86,15 @@ class Federation:
         self._drifts: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
         self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
         self._registry = Registry(
-            self.settings.wire, self.manifest, self.digest, self.snapshot.epoch, self.snapshot.devices
+            self.settings.wire,
+            self.manifest,
+            self.digest,
+            self.snapshot.epoch,
+            self.snapshot.devices,
+            trust=self.settings.devices,
+            most=max(self.settings.cohorts.max_devices, self.settings.cohorts.min_devices),
         )
+        self._norms: dict[int, Norms] = {}  # of the updates that closed layers were averaged from, in the open round
 
     # -- devices -----------------------------------------------------------------------------------------------------
 
@@ -112,7 +121,8 @@ class Federation:
         """A device is there. Whether that is news."""
         if not self._registry.came(name):
             return False
-        if self.round:
+        self._gone_at.pop(name, None)
+        if self.round and name in self.devices and self.devices[name].available:
             self.round.regain(name)
         return True
 
@@ -120,10 +130,19 @@ class Federation:
         """A device is gone; an open round waits ``patience_s`` longer for it. Whether that is news."""
         if not self._registry.went(name):
             return False
-        self._gone_at[name] = now + patience_s
+        if name in self.devices:
+            self._gone_at[name] = now + patience_s
         if self.round:
             self.round.lose(name, now + patience_s)
         return True
+
+    def refused(self, name: str, reason: str) -> Task | None:
+        """An update of a device was refused. Its new task, if that was one too many, and it is put aside."""
+        if not self._registry.refused(name, reason):
+            return None
+        if self.round:
+            self.round.lose(name, -math.inf)
+        return self.devices[name].task
 
     def report(self, name: str, report: Report) -> None:
         """Keep a device's report. One of another run, or from a stranger, is passed over."""
@@ -198,9 +217,14 @@ class Federation:
             seed=training.seed,
             weighting=self.settings.aggregation.weighting,
             deadline_s=self.settings.deadlines.round_s,
+            norm_bounds=norms.bounds(
+                self.settings.aggregation.norm_bound, self._spec, self.values, self.snapshot.norms
+            ),
         )
         cuts = {name: self.devices[name].task.cut for name in cohort if self.devices[name].task.accepted}
-        self.round = Round(plan, cuts, self._new_fold, now)
+        examples = {name: self.devices[name].profile.num_examples for name in cuts}
+        most = plan.norm_bounds or (UNLIMITED,) * len(self._spec.layers)
+        self.round = Round(plan, cuts, lambda layer: self._new_fold(layer, most[layer]), now, examples)
         for name in cohort:
             if not self.devices[name].online:
                 self.round.lose(name, self._gone_at.get(name, now))
@@ -238,6 +262,7 @@ class Federation:
         for layer in layers:
             if aggregate := round_.close(layer, self.values[layer]):
                 size, tau = self._spec.layers[layer].size, self.snapshot.intervals[layer]
+                self._norms[layer] = aggregate.norms
                 drifts[layer] = fedlama.discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0
                 exact[layer] = self._stepped(layer, aggregate.value)
         self._drifts |= drifts
@@ -264,6 +289,7 @@ class Federation:
         assert round_.done(now), "every layer is closed before a round ends"
         self._model.move()
         drifts, self._drifts = self._drifts, {}
+        seen, self._norms = self._norms, {}
         for name in round_.delivered_everything():
             self.devices[name].rounds_done += 1
         for name in round_.silent():
@@ -281,6 +307,7 @@ class Federation:
             wall_s=self.snapshot.wall_s + seconds,
             uplink_bytes=uplink_bytes,
             unfolded=round_.unfolded(),
+            norms=norms.remembered(self.snapshot.norms, seen, len(self._spec.layers)),
         )
         adjustment = self._adjust(round_.plan.cycle) if cycle_ends else None
         self.snapshot = msgspec.structs.replace(self.snapshot, devices=self.device_records())
@@ -323,9 +350,9 @@ class Federation:
         self.memory[layer] = server.to_vector(after)
         return value
 
-    def _new_fold(self, layer: int) -> Fold:
+    def _new_fold(self, layer: int, most: Norms) -> Fold:
         spec = self._spec.layers[layer]
-        return rule(self.settings.aggregation.fold)(spec.vector_size, spec.size)
+        return rule(self.settings.aggregation.fold)(spec.vector_size, spec.size, most=most)
 
     def _adjust(self, cycle: int) -> CycleRecord | None:
         aggregation, snapshot = self.settings.aggregation, self.snapshot

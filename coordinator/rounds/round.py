@@ -16,7 +16,9 @@ An update is refused, with the first of these words that applies, and nothing ch
     duplicate    this device has delivered this layer already
     closed       its layer was closed without it
     stale        it was computed against another version of the layer
+    weight       it claims another weight than the federation's weighting and its device's profile give it
     not_finite, out_of_bounds    (by the fold) its numbers can't be used
+    norm         (by the fold) it is far larger than the layer's recent updates (`rounds.norms`)
     collects     (by the fold) it is a sum of updates, and the rule needs each by itself
 
 A partial, the sum of some devices' updates that an aggregator sends, counts as all of these updates, or, where one of
@@ -96,10 +98,20 @@ class Round:
         cuts: first layer that each device of the cohort trains.
         new_fold: makes an empty fold for a layer index.
         now: seconds on the caller's clock; the deadline counts from here.
+        examples: number of training samples of each device, as its profile says, where they are its weight; a device
+            that is not named may claim any.
     """
 
-    def __init__(self, plan: RoundPlan, cuts: Mapping[str, int], new_fold: Callable[[int], Fold], now: float) -> None:
+    def __init__(
+        self,
+        plan: RoundPlan,
+        cuts: Mapping[str, int],
+        new_fold: Callable[[int], Fold],
+        now: float,
+        examples: Mapping[str, int] | None = None,
+    ) -> None:
         self.plan = plan
+        self._examples = dict(examples or {})
         self.began = now
         self.deadline = now + plan.deadline_s
         self.reports: dict[str, Report] = {}
@@ -132,7 +144,7 @@ class Round:
             RejectedUpdate: it may not be folded; the reason is one of the words above.
         """
         try:
-            self._admit(update, update.device)
+            self._admit(update, update.device, update.weight)
             self._open[update.layer].add(update.device, update.delta, update.weight)
         except RejectedUpdate:
             self.rejected += 1
@@ -146,8 +158,8 @@ class Round:
             RejectedUpdate: one of them may not be folded; the reason is one of the words above.
         """
         try:
-            for device in update.partial.devices:
-                self._admit(update, device)
+            for device, weight in zip(update.partial.devices, update.partial.weights, strict=True):
+                self._admit(update, device, weight)
             self._open[update.layer].join(update.partial)
         except RejectedUpdate:
             self.rejected += 1
@@ -231,7 +243,7 @@ class Round:
         updates = {device for layer, devices in self.expected.items() for device in devices - self._delivered[layer]}
         return updates | (self.cuts.keys() - self.reports.keys())
 
-    def _admit(self, update: Update | PartialUpdate, device: str) -> None:
+    def _admit(self, update: Update | PartialUpdate, device: str, weight: float) -> None:
         plan, layer = self.plan, update.layer
         if update.epoch != plan.epoch:
             raise RejectedUpdate("epoch", f"{device} sent epoch {update.epoch}, this is {plan.epoch}")
@@ -250,6 +262,16 @@ class Round:
                 "stale",
                 f"{device} sent layer {layer} against version {update.version}, not {plan.versions[layer]}",
             )
+        due = self._weight_of(device)
+        if due is not None and weight != due:
+            raise RejectedUpdate("weight", f"{device} claims the weight {weight:g} for layer {layer}, and has {due:g}")
+
+    def _weight_of(self, device: str) -> float | None:
+        """The weight that its updates must have; ``None`` where that isn't known."""
+        if self.plan.weighting == "uniform":
+            return 1.0
+        examples = self._examples.get(device)
+        return None if examples is None else float(examples)
 
     def _all_of(self, expected: Set[str], came: Set[str], now: float) -> bool:
         """Nobody else is to be waited for, and somebody came. Those that came are among the expected.
