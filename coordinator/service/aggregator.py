@@ -73,7 +73,7 @@ class Aggregator:
         try:
             await keep_linked(
                 self._dial,
-                f"{self._topics.federation}-aggregator-{self._name}",
+                self._topics.client("aggregator", self._name),
                 Will(self._topics.aggregator_status(self._name), messages.encode(DeviceStatus(state="lost"))),
                 self._serve,
                 give_up_s=self._broker_s,

@@ -102,7 +102,7 @@ class Coordinator:
             log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
         await keep_linked(
             self._dial,
-            f"{self._settings.federation}-coordinator",
+            self._topics.client("coordinator"),
             Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S),
             self._serve,
             give_up_s=self._settings.deadlines.broker_s,
