@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lamina.broker.link.clock import now
+from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
@@ -141,13 +142,11 @@ class Coordinator:
 
     async def _listen(self, link: Link, broadcast: Broadcast) -> None:
         joiner = Joiner(self._bundle.manifest.spec, epoch=self._federation.snapshot.epoch)
-        async for delivery in link.deliveries():
-            try:
-                await self._hear(broadcast, delivery, joiner)
-            except RemoteError as error:
-                self._note_refused(error)
-            finally:
-                delivery.acknowledge()
+        await hear_all(
+            link,
+            lambda delivery: self._hear(broadcast, delivery, joiner),
+            lambda delivery, error: self._note_refused(error),
+        )
 
     def _note_refused(self, error: RemoteError) -> None:
         self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
