@@ -14,6 +14,7 @@ from collections import Counter
 from typing import Literal
 
 from lamina.broker.link.clock import now
+from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import chunks, messages
@@ -107,15 +108,14 @@ class Aggregator:
         await link.publish(self._topics.aggregator_status(self._name), status, retain=True)
 
     async def _listen(self, link: Link) -> None:
-        async for delivery in link.deliveries():
+        async def hear(delivery: Delivery) -> None:
             try:
                 if delivery.payload:
                     await self._hear(link, delivery, self._topics.parse(delivery.topic))
-            except RemoteError as error:
-                self._note_refused(error)
             finally:
-                delivery.acknowledge()
-            self._changed.set()
+                self._changed.set()
+
+        await hear_all(link, hear, lambda delivery, error: self._note_refused(error))
 
     def _note_refused(self, error: RemoteError) -> None:
         self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lamina.broker.link.clock import now
+from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
@@ -142,13 +143,11 @@ class Coordinator:
             await broadcast.plan(federation.round.plan)
 
     async def _listen(self, link: Link, broadcast: Broadcast) -> None:
-        async for delivery in link.deliveries():
-            try:
-                await self._hear(broadcast, delivery)
-            except RemoteError as error:
-                self._note_refused(error)
-            finally:
-                delivery.acknowledge()
+        await hear_all(
+            link,
+            lambda delivery: self._hear(broadcast, delivery),
+            lambda delivery, error: self._note_refused(error),
+        )
 
     def _follow(self, round_: int | None) -> None:
         """Take updates of this round alone; of none, while no round is open."""
