@@ -27,9 +27,10 @@ class Snapshot(msgspec.Struct, frozen=True):
         devices: every device that ever registered.
         local_steps: tau' that the intervals are multiples of.
         phi: rounds of a cycle.
-        wall_s: seconds spent in rounds.
+        wall_s: seconds spent in rounds, and in waiting between them.
         uplink_bytes: payload bytes of updates received.
         unfolded: devices, and the layers due from them in the last round that were not folded.
+        present: devices that were accepted and there when the last round ended, ascending.
     """
 
     epoch: int
@@ -46,6 +47,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     wall_s: float = 0.0
     uplink_bytes: int = 0
     unfolded: dict[str, tuple[int, ...]] = {}
+    present: tuple[str, ...] = ()
 
     def check(self, settings: FederationSettings) -> None:
         """Whether a run can go on with these settings.

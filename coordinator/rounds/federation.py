@@ -25,6 +25,7 @@ from lamina.coordinator.algorithms.selection import draw
 from lamina.coordinator.folds.aggregate import Fold, rule
 from lamina.coordinator.records.records import CycleRecord, DeviceRecord
 from lamina.coordinator.records.snapshot import Snapshot
+from lamina.coordinator.rounds.attendance import Attendance
 from lamina.coordinator.rounds.global_model import GlobalModel
 from lamina.coordinator.rounds.registry import Device, Registry
 from lamina.coordinator.rounds.round import PartialUpdate, Round, Update
@@ -38,13 +39,17 @@ from lamina.models.values import Vector
 class RoundOutcome:
     """What a finished round came to, before its model is evaluated.
 
-    ``adjustment`` is there at the end of a cycle in which intervals were adjusted.
+    ``waited_s`` passed between the end of the round before and its beginning. ``late`` are devices that missed its
+    deadline, and how many cycles each of them sits out. ``adjustment`` is there at the end of a cycle in which
+    intervals were adjusted.
     """
 
     round: Round
     updates: int
     expected: int
     seconds: float
+    waited_s: float
+    late: dict[str, int]
     snapshot: Snapshot
     values: tuple[Vector, ...]
     owed: dict[int, Vector]
@@ -82,7 +87,9 @@ class Federation:
             self._spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
         )
         self._drifts: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
-        self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
+        self._attendance = Attendance(self.snapshot.present)
+        self._idle_since: float | None = None  # when the last round of this run of the program ended
+        self._waited_s = 0.0  # before the open round
         self._registry = Registry(
             self.settings.wire, self.manifest, self.digest, self.snapshot.epoch, self.snapshot.devices
         )
@@ -112,15 +119,18 @@ class Federation:
         """A device is there. Whether that is news."""
         if not self._registry.came(name):
             return False
+        self._attendance.came(name)
         if self.round:
             self.round.regain(name)
         return True
 
     def went(self, name: str, now: float, patience_s: float) -> bool:
-        """A device is gone; an open round waits ``patience_s`` longer for it. Whether that is news."""
-        if not self._registry.went(name):
+        """A device is gone; rounds wait ``patience_s`` longer for it, 0 after a goodbye. Whether that is news."""
+        is_news = self._registry.went(name)
+        if is_news or not patience_s:
+            self._attendance.went(name, now + patience_s, goodbye=not patience_s)
+        if not is_news:
             return False
-        self._gone_at[name] = now + patience_s
         if self.round:
             self.round.lose(name, now + patience_s)
         return True
@@ -147,24 +157,36 @@ class Federation:
         """All rounds are done."""
         return self.snapshot.round >= self.rounds
 
-    def can_begin(self, waited_s: float) -> bool:
-        """Whether the next round may begin, having waited so long for devices.
+    def listen(self, now: float) -> None:
+        """Devices can be heard from now on, in seconds: those that were there at the last commit are waited for."""
+        self._attendance.listen(now + self.settings.deadlines.lost_s)
 
-        Within a cycle its cohort must be known again (after a restart it registers anew); at the start of one,
-        ``min_devices`` must be there. After the first round nobody is waited for longer than a round's deadline.
+    def can_begin(self, now: float) -> bool:
+        """Whether the next round may begin.
+
+        The first one waits for ``min_devices``. A later one waits for nobody but those that may be back in a moment
+        (`awaited`), and needs one device.
         """
         if self.round or self.finished:
             return False
+        if self.snapshot.round == 0:
+            wanted = self.settings.cohorts.min_devices
+            return self._registry.online >= wanted and self.accepted >= wanted  # counted when it may matter
+        return self.accepted > 0 and not self.awaited(now)
+
+    def awaited(self, now: float) -> dict[str, float]:
+        """Devices that a later round waits for before it begins, and until when, in seconds.
+
+        Within a cycle it is its cohort alone that matters.
+        """
+        if self.snapshot.round == 0:
+            return {}
         cohort = self.snapshot.cohort
-        wanted = self.settings.cohorts.min_devices
-        complete = (
-            all(name in self.devices for name in cohort)
-            if cohort
-            else self._registry.online >= wanted
-            and self.accepted >= wanted  # the devices are counted when it may matter
-        )
-        patience_ends = self.snapshot.round > 0 and waited_s >= self.settings.deadlines.round_s
-        return complete or (patience_ends and self.accepted > 0)
+        return {
+            name: until
+            for name, until in self._attendance.awaited(now).items()
+            if (not cohort or name in cohort) and not self._has_answered(name)
+        }
 
     def begin(self, now: float) -> RoundPlan:
         """Open the next round; its deadline counts from ``now``, in seconds."""
@@ -173,6 +195,7 @@ class Federation:
         cohort = tuple(name for name in snapshot.cohort if name in self.devices)
         if not cohort:
             available = [name for name, device in self.devices.items() if device.available]
+            available = self._attendance.drawable(available, cycle)
             cohort = draw(available, self.settings.cohorts.active, training.seed, cycle)
         self.snapshot = msgspec.structs.replace(snapshot, cohort=cohort)
         last_step = (snapshot.round + 1) * training.local_steps
@@ -201,10 +224,25 @@ class Federation:
         )
         cuts = {name: self.devices[name].task.cut for name in cohort if self.devices[name].task.accepted}
         self.round = Round(plan, cuts, self._new_fold, now)
+        self._waited_s = 0.0 if self._idle_since is None else now - self._idle_since
         for name in cohort:
-            if not self.devices[name].online:
-                self.round.lose(name, self._gone_at.get(name, now))
+            if not self.devices[name].online or self._attendance.is_late(name):
+                self.round.lose(name, self._attendance.gone_at(name, now))
         return plan
+
+    def abandon(self, now: float) -> Round:
+        """End the open round, which is done and in which nobody delivered, as if it had never been planned.
+
+        It is planned again, and its cohort drawn again; what it took counts as time waited.
+        """
+        round_ = self.round
+        assert round_ is not None
+        assert round_.done(now), "a round is waited for before it is given up"
+        assert round_.empty, "what was delivered counts"
+        self._idle_since = round_.began - self._waited_s
+        self.snapshot = msgspec.structs.replace(self.snapshot, cohort=())
+        self.round = None
+        return round_
 
     def receive(self, update: Update) -> None:
         """Fold an update into the open round.
@@ -264,10 +302,11 @@ class Federation:
         assert round_.done(now), "every layer is closed before a round ends"
         self._model.move()
         drifts, self._drifts = self._drifts, {}
-        for name in round_.delivered_everything():
+        in_time = round_.delivered_everything()
+        for name in in_time:
             self.devices[name].rounds_done += 1
-        for name in round_.silent():
-            self.went(name, now, 0.0)  # until it shows a sign of life again
+        self._attendance.was_in_time(in_time)
+        late = self._attendance.was_late(round_.late(), round_.plan.cycle)
         ledger = self.snapshot.ledger.after_round(self._spec, round_.cuts, round_.plan.due)
         seconds, done = now - round_.began, self.snapshot.round + 1
         cycle_ends = done % self.settings.aggregation.phi == 0
@@ -278,18 +317,21 @@ class Federation:
             discrepancy=tuple(drifts.get(layer, known) for layer, known in enumerate(self.snapshot.discrepancy)),
             cohort=() if cycle_ends else self.snapshot.cohort,
             ledger=ledger,
-            wall_s=self.snapshot.wall_s + seconds,
+            wall_s=self.snapshot.wall_s + self._waited_s + seconds,
             uplink_bytes=uplink_bytes,
             unfolded=round_.unfolded(),
         )
         adjustment = self._adjust(round_.plan.cycle) if cycle_ends else None
-        self.snapshot = msgspec.structs.replace(self.snapshot, devices=self.device_records())
-        self.round = None
+        present = tuple(sorted(name for name, device in self.devices.items() if device.available))
+        self.snapshot = msgspec.structs.replace(self.snapshot, devices=self.device_records(), present=present)
+        self.round, self._idle_since = None, now
         return RoundOutcome(
             round=round_,
             updates=round_.updates,
             expected=sum(len(devices) for devices in round_.expected.values()),
             seconds=seconds,
+            waited_s=self._waited_s,
+            late=late,
             snapshot=self.snapshot,
             values=tuple(self.values),
             owed=dict(self.owed),
@@ -304,6 +346,10 @@ class Federation:
         defaults = self.manifest.hyperparameters
         rate = (defaults["lr"] if training.lr is None else training.lr) / training.lr_decay**decays
         return {**defaults, **training.hyperparameters, **self.settings.local.hyperparameters, "lr": rate}
+
+    def _has_answered(self, name: str) -> bool:
+        device = self.devices.get(name)
+        return device is not None and (device.available or not device.task.accepted)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
