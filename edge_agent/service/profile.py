@@ -10,7 +10,6 @@ buffers of the link, and for what else the board does meanwhile.
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +20,7 @@ from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training import memory
 from lamina.models.errors import ConfigError
+from lamina.models.machine import usable_cores
 
 BUDGET_SHARE = 0.8
 
@@ -66,7 +66,7 @@ def budget_mib(root: Path = Path("/")) -> float:
 
 def threads(settings: AgentSettings) -> int:
     """Processor cores that training uses: as configured, at most those that the process may run on."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = usable_cores()
     return min(settings.threads, available) if settings.threads else available
 
 
