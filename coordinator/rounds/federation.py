@@ -306,7 +306,7 @@ class Federation:
         for name in in_time:
             self.devices[name].rounds_done += 1
         self._attendance.was_in_time(in_time)
-        late = self._attendance.was_late(round_.late(), round_.plan.cycle)
+        late = self._attendance.was_late(round_.late() if now >= round_.deadline else (), round_.plan.cycle)
         ledger = self.snapshot.ledger.after_round(self._spec, round_.cuts, round_.plan.due)
         seconds, done = now - round_.began, self.snapshot.round + 1
         cycle_ends = done % self.settings.aggregation.phi == 0

@@ -253,7 +253,8 @@ class Round:
 
     def late(self) -> tuple[str, ...]:
         """Devices that are not known to be lost, and from which something is still to come: when the round is done,
-        they have missed its deadline."""
+        they have missed its deadline.
+        """
         return tuple(sorted(self._unanswered() - self._lost.keys()))
 
     def _unanswered(self) -> set[str]:
