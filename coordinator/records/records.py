@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lamina.coordinator.algorithms.fedlama import Adjustment
+from lamina.coordinator.algorithms.interval_rule import Adjustment
 
 
 class RoundRecord(msgspec.Struct, frozen=True):

@@ -7,12 +7,11 @@ no disk and no network: ``now`` is a parameter, and what must survive a restart 
     between rounds ──begin()──► in a round ──(it is done) finish()──► between rounds, or finished
 
 At the start of a cycle the cohort is drawn from the accepted devices that are online; at its end every layer has been
-aggregated, and FedLAMA adjusts the intervals.
+aggregated, and the intervals are adjusted (`rounds.course`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,11 +19,10 @@ import msgspec
 
 from lamina.broker.wire.chunks import LayerValue
 from lamina.broker.wire.messages import DeviceProfile, Report, RoundPlan, Task
-from lamina.coordinator.algorithms import fedavg, fedlama, server
-from lamina.coordinator.algorithms.selection import draw
 from lamina.coordinator.folds.aggregate import Fold, rule
 from lamina.coordinator.records.records import CycleRecord, DeviceRecord
 from lamina.coordinator.records.snapshot import Snapshot
+from lamina.coordinator.rounds import course
 from lamina.coordinator.rounds.attendance import Attendance
 from lamina.coordinator.rounds.global_model import GlobalModel
 from lamina.coordinator.rounds.registry import Device, Registry
@@ -86,7 +84,8 @@ class Federation:
         self._model = GlobalModel(
             self._spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
         )
-        self._drifts: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
+        self._work = course.RoundWork(0, (), ())  # of the open round
+        self._discrepancies: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
         self._attendance = Attendance(self.snapshot.present)
         self._idle_since: float | None = None  # when the last round of this run of the program ended
         self._waited_s = 0.0  # before the open round
@@ -149,8 +148,7 @@ class Federation:
     @property
     def rounds(self) -> int:
         """Rounds to do: whole cycles."""
-        phi = self.settings.aggregation.phi
-        return math.ceil(self.settings.training.rounds / phi) * phi
+        return self.settings.rounds
 
     @property
     def finished(self) -> bool:
@@ -191,23 +189,24 @@ class Federation:
     def begin(self, now: float) -> RoundPlan:
         """Open the next round; its deadline counts from ``now``, in seconds."""
         snapshot, training = self.snapshot, self.settings.training
-        cycle = snapshot.round // self.settings.aggregation.phi
-        cohort = tuple(name for name in snapshot.cohort if name in self.devices)
-        if not cohort:
-            available = [name for name, device in self.devices.items() if device.available]
-            available = self._attendance.drawable(available, cycle)
-            cohort = draw(available, self.settings.cohorts.active, training.seed, cycle)
+        known = tuple(name for name in snapshot.cohort if name in self.devices)
+        available = [name for name, device in self.devices.items() if device.available]
+        if not known:
+            available = self._attendance.drawable(available, snapshot.round // self.settings.aggregation.phi)
+        self._work = work = course.plan(
+            self.settings, msgspec.structs.replace(snapshot, cohort=known), available, training.seed
+        )
+        cohort = work.cohort
         self.snapshot = msgspec.structs.replace(snapshot, cohort=cohort)
-        last_step = (snapshot.round + 1) * training.local_steps
         plan = RoundPlan(
             epoch=snapshot.epoch,
             round=snapshot.round,
-            cycle=cycle,
+            cycle=work.cycle,
             cohort=cohort,
             local_steps=training.local_steps,
             batch_size=self.manifest.batch_size,
             hyperparameters=self.hyperparameters(snapshot.round),
-            due=fedavg.due(snapshot.intervals, training.local_steps, last_step),
+            due=work.due,
             versions=snapshot.versions,
             checks=tuple(self._model.checks),
             codec=self.settings.wire.update_codec,
@@ -271,14 +270,16 @@ class Federation:
         """
         round_ = self.round
         assert round_ is not None, "a layer is closed in a round"
-        drifts: dict[int, float] = {}
         exact: dict[int, Vector] = {}
         for layer in layers:
             if aggregate := round_.close(layer, self.values[layer]):
                 size, tau = self._spec.layers[layer].size, self.snapshot.intervals[layer]
-                drifts[layer] = fedlama.discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0
-                exact[layer] = self._stepped(layer, aggregate.value)
-        self._drifts |= drifts
+                moved = course.layer_value(
+                    self.settings.server, aggregate, self.values[layer], self.memory.pop(layer, None), tau, size
+                )
+                self._discrepancies[layer], exact[layer] = moved.discrepancy, moved.value
+                if moved.memory is not None:
+                    self.memory[layer] = moved.memory
         self._model.prepare(exact, self.snapshot.round)
 
     @property
@@ -301,29 +302,30 @@ class Federation:
         assert round_ is not None
         assert round_.done(now), "every layer is closed before a round ends"
         self._model.move()
-        drifts, self._drifts = self._drifts, {}
+        discrepancies, self._discrepancies = self._discrepancies, {}
         in_time = round_.delivered_everything()
         for name in in_time:
             self.devices[name].rounds_done += 1
         self._attendance.was_in_time(in_time)
         late = self._attendance.was_late(round_.late() if now >= round_.deadline else (), round_.plan.cycle)
-        ledger = self.snapshot.ledger.after_round(self._spec, round_.cuts, round_.plan.due)
-        seconds, done = now - round_.began, self.snapshot.round + 1
-        cycle_ends = done % self.settings.aggregation.phi == 0
-        self.snapshot = msgspec.structs.replace(
+        seconds = now - round_.began
+        state, adjustment = course.apply(
+            self.settings,
+            self._spec,
             self.snapshot,
-            round=done,
-            versions=tuple(self._model.versions),
-            discrepancy=tuple(drifts.get(layer, known) for layer, known in enumerate(self.snapshot.discrepancy)),
-            cohort=() if cycle_ends else self.snapshot.cohort,
-            ledger=ledger,
-            wall_s=self.snapshot.wall_s + self._waited_s + seconds,
+            self._work,
+            seed=self.settings.training.seed,
+            cuts=round_.cuts,
+            discrepancies=discrepancies,
+        )
+        self.snapshot = msgspec.structs.replace(
+            state,
+            wall_s=state.wall_s + self._waited_s + seconds,
             uplink_bytes=uplink_bytes,
             unfolded=round_.unfolded(),
+            devices=self.device_records(),
+            present=tuple(sorted(name for name, device in self.devices.items() if device.available)),
         )
-        adjustment = self._adjust(round_.plan.cycle) if cycle_ends else None
-        present = tuple(sorted(name for name, device in self.devices.items() if device.available))
-        self.snapshot = msgspec.structs.replace(self.snapshot, devices=self.device_records(), present=present)
         self.round, self._idle_since = None, now
         return RoundOutcome(
             round=round_,
@@ -341,11 +343,9 @@ class Federation:
 
     def hyperparameters(self, round_: int) -> dict[str, float]:
         """The training graph's 0-d inputs in a round: defaults of the bundle, the operator's, and the rate."""
-        training = self.settings.training
-        decays = sum(round_ >= share * self.rounds for share in training.lr_decay_at)
-        defaults = self.manifest.hyperparameters
-        rate = (defaults["lr"] if training.lr is None else training.lr) / training.lr_decay**decays
-        return {**defaults, **training.hyperparameters, **self.settings.local.hyperparameters, "lr": rate}
+        settings, defaults = self.settings, self.manifest.hyperparameters
+        rate = settings.rate(round_, defaults["lr"])
+        return {**defaults, **settings.training.hyperparameters, **settings.local.hyperparameters, "lr": rate}
 
     def _has_answered(self, name: str) -> bool:
         device = self.devices.get(name)
@@ -358,34 +358,9 @@ class Federation:
         chosen = {name: self.settings.wire.codec_for(self.devices[name].profile.codecs) for name in cohort}
         return {name: codec for name, codec in chosen.items() if codec}
 
-    def _stepped(self, layer: int, average: Vector) -> Vector:
-        """Where the server's optimiser leads from a layer's value, given the cohort's average."""
-        settings = self.settings.server
-        memory = server.from_vector(settings, self.memory.get(layer), self._spec.layers[layer].size)
-        if memory is None:
-            self.memory.pop(layer, None)
-            return average
-        value, after = server.step(settings, self.values[layer], average, memory)
-        self.memory[layer] = server.to_vector(after)
-        return value
-
     def _new_fold(self, layer: int) -> Fold:
         spec = self._spec.layers[layer]
         return rule(self.settings.aggregation.fold)(spec.vector_size, spec.size)
-
-    def _adjust(self, cycle: int) -> CycleRecord | None:
-        aggregation, snapshot = self.settings.aggregation, self.snapshot
-        if snapshot.round < aggregation.warmup_rounds:
-            return None
-        adjustment = fedlama.adjust(
-            snapshot.discrepancy,
-            self._spec.sizes,
-            self.settings.training.local_steps,
-            aggregation.phi,
-            accelerate=aggregation.accelerate,
-        )
-        self.snapshot = msgspec.structs.replace(snapshot, intervals=adjustment.intervals)
-        return CycleRecord.of(cycle, snapshot.discrepancy, adjustment)
 
 
 def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> None:
