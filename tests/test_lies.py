@@ -189,7 +189,7 @@ def test_thousands_of_false_profiles_take_bounded_room_and_nobodys_place() -> No
         assert accepted == (index < 8)
         subject.went(name, 0.0, 0.0)
     assert len(subject.devices) == len(subject.device_records()) == 10
-    assert len(subject._gone_at) <= 10
+    assert len(subject._attendance.awaited(-1.0)) <= 10
     assert subject.register(profile("ann")).accepted
     assert "cohorts.max_devices" in subject.register(profile("late")).reason
 

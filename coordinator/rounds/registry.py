@@ -87,6 +87,10 @@ class Registry:
         )
         return task
 
+    def knows(self, name: str) -> bool:
+        """Whether a device has registered, in this run of the program or before."""
+        return name in self.devices or name in self._before
+
     def refused(self, name: str, reason: str) -> bool:
         """An update of a device was refused, for one of the reasons of `rounds.round`. Whether that puts it aside."""
         device = self.devices.get(name)
@@ -170,8 +174,7 @@ class Registry:
         """Why a device may not register; empty if it may."""
         if not self._trust.allows(name):
             return f"{name} is not among devices.allow of federation.toml"
-        known = self.devices.keys() | self._before.keys()
-        if name not in known and len(known) >= self._most:
+        if not self.knows(name) and len(self.devices.keys() | self._before.keys()) >= self._most:
             return (
                 f"the federation has its {self._most} devices already: raise cohorts.max_devices, or name those that "
                 "may come in devices.allow"
