@@ -82,7 +82,7 @@ def _uniform(g: GraphWriter, shape: tuple[Extent, ...]) -> str:
 def _drawn(g: GraphWriter, shape: tuple[Extent, ...], p: float) -> str:
     """Which elements of a tensor are drawn, with probability p each."""
     limit = min(int(p * 2**32) - 2**31, 2**31 - 1)
-    return g.Reshape(g.Less(_hashed(g, shape), _int32(g, limit)), extents(g, shape))
+    return g.drawn(g.Reshape(g.Less(_hashed(g, shape), _int32(g, limit)), extents(g, shape)))
 
 
 def _hashed(g: GraphWriter, shape: tuple[Extent, ...]) -> str:
