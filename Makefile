@@ -22,7 +22,7 @@ lint: setup
 	$(BIN)/mypy
 
 # Minutes of the same for every network: in CI alone.
-CHOSEN := $(if $(CI),,-m "not exhaustive")
+CHOSEN := -m "not nightly$(if $(CI),, and not exhaustive)"
 # A process for each core, four at most, as each loads torch. WORKERS=0: all in one, as a debugger wants it.
 WORKERS ?= logical
 SPREAD := -n $(WORKERS) --maxprocesses 4 --dist worksteal
@@ -33,7 +33,7 @@ test: lint  ## everything but what takes minutes, with the coverage of the pure 
 	$(BIN)/coverage report
 
 quick: setup  ## the tests that take no more than a few seconds each
-	$(BIN)/pytest $(SPREAD) -m "not slow and not exhaustive" $(PYTEST_FLAGS)
+	$(BIN)/pytest $(SPREAD) -m "not slow and not exhaustive and not nightly" $(PYTEST_FLAGS)
 
 clean:
 	rm -rf $(VENV) runs build dist .coverage .mypy_cache .ruff_cache .pytest_cache

@@ -156,7 +156,7 @@ def _made(entry: Any, sample: Any) -> tuple[Definition, Any] | str:
         return "its parameters are not float32"
     recurrent = isinstance(module, nn.RNNBase)
     if recurrent and first.dim() == 2:  # without a batch: one is added
-        first = first.unsqueeze(0 if module.batch_first else 1)  # type: ignore[union-attr]  # of recurrent modules
+        first = first.unsqueeze(0 if module.batch_first else 1)
         others = [_batched_states(each) for each in others]
     if recurrent:
         others = [_as_states(each) for each in others]

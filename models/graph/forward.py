@@ -22,9 +22,11 @@ from torch import Tensor
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.flattening import flatten, without_values
+from lamina.models.graph.places import place
+from lamina.models.graph.registry import operator_name
 from lamina.models.graph.sections import Point, end, is_random, run_section, starts
 from lamina.models.graph.tracing import Forward, example, trace
-from lamina.models.graph.translation import operator_name, place, translate
+from lamina.models.graph.translation import translate
 from lamina.models.graph.writer import GraphWriter
 from lamina.models.spec import LayerSpec, ModelSpec
 

@@ -147,10 +147,6 @@ class GraphWriter:
         self._inputs.append(_described(self._prefix + name, dtype, shape))
         return self._prefix + name
 
-    def has_input(self, name: str) -> bool:
-        """Whether the graph has an input of that name."""
-        return any(value.name == self._prefix + name for value in self._inputs)
-
     def draws(self) -> int:
         """How often this has been asked before: a number for each place where random numbers are drawn."""
         self._draws += 1

@@ -20,17 +20,22 @@ _ATEN = torch.ops.aten
 
 def cdist(x: Tensor, y: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
     """Distances of every row of x (..., P, M) from every row of y (..., R, M)."""
-    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+    return _norm(x.unsqueeze(-2) - y.unsqueeze(-3), p)
 
 
 def pdist(x: Tensor, p: float = 2.0) -> Tensor:
     """Distances of every row from every later one."""
     first, second = torch.triu_indices(x.shape[0], x.shape[0], 1).unbind()
-    return torch.linalg.vector_norm(x[first] - x[second], p, -1)
+    return _norm(x[first] - x[second], p)
+
+
+def _norm(differences: Tensor, p: float) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(differences, p, -1)
+    return norm
 
 
 def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., I), y (..., J) and weight (O, I, J) to (..., O)."""
+    """X (..., I), y (..., J) and weight (O, I, J) to (..., O)."""
     rows = torch.einsum("...i,oij->...oj", x, weight)
     result = (rows * y.unsqueeze(-2)).sum(-1)
     return result if bias is None else result + bias
@@ -93,7 +98,7 @@ def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[T
 
 def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """X with the next element of the source wherever the mask holds."""
-    x, mask = torch.broadcast_tensors(x, mask)
+    x, mask = torch.broadcast_tensors(x, mask)  # type: ignore[no-untyped-call]  # torch's
     order = (mask.reshape(-1).to(torch.int64).cumsum(0) - 1).clamp_min(0)
     return torch.where(mask, source.reshape(-1)[order].reshape(x.shape), x)
 

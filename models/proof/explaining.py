@@ -18,8 +18,9 @@ from torch import Tensor, fx
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.anatomy import dissect
+from lamina.models.graph.places import place
+from lamina.models.graph.registry import operator_name
 from lamina.models.graph.tracing import Forward, mode_of, trace
-from lamina.models.graph.translation import operator_name, place
 from lamina.models.proof.judging import Difference
 from lamina.models.spec import ModelSpec
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from lamina.models.graph.registry import rule
-from lamina.models.graph.rules.elementwise import cast
+from lamina.models.graph.rules.elementwise import Operand, cast
 from lamina.models.graph.values import Call, Extent, Value, extents
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
@@ -41,25 +41,50 @@ def bernoulli(g: GraphWriter, call: Call, x: Value, p: float = 0.5, generator: o
     return g.Cast(drawn, to=ELEMENT_TYPES[call.dtype])
 
 
-@rule("rand", "rand_like", "uniform", "uniform_functional")
+@rule("bernoulli.default")
+def bernoulli_by_element(g: GraphWriter, call: Call, p: Value, generator: object = None) -> str:
+    """1 with each element's probability, else 0."""
+    return g.Cast(g.drawn(g.Less(_uniform(g, call.shape), p)), to=ELEMENT_TYPES[call.dtype])
+
+
+@rule("rand", "rand_like")
 def uniform(g: GraphWriter, call: Call, *like: object, **options: object) -> str:
-    """Numbers from 0 to below 1, or between two bounds, each as likely as another."""
-    bounds = [bound for bound in like[1:] if isinstance(bound, int | float)] if "uniform" in call.packet else []
-    low, high = bounds if len(bounds) == 2 else (float(options.get("low", 0.0)), float(options.get("high", 1.0)))  # type: ignore[arg-type]  # numbers
-    unit = _uniform(g, call.shape)
-    return g.Add(g.Mul(unit, float(high - low)), float(low)) if (low, high) != (0.0, 1.0) else unit
+    """Numbers from 0 to below 1, each as likely as another."""
+    return g.drawn(_uniform(g, call.shape))
 
 
-@rule("randn", "randn_like", "normal", "normal_functional")
-def normal(g: GraphWriter, call: Call, *like: object, **options: object) -> str:
-    """Normal numbers, by the transform of Box and Muller (1958), from two uniform ones."""
-    distance = g.Sqrt(g.Mul(g.Log(g.Sub(1.0, _uniform(g, call.shape))), -2.0))
-    standard = g.Mul(distance, g.Cos(g.Mul(_uniform(g, call.shape), 2 * math.pi)))
-    if not call.packet.startswith("normal"):
-        return standard
-    given = [each for each in like if not (isinstance(each, Value) and call.packet == "normal_functional")]
-    mean, deviation = (*given, *options.values())[:2] if len(given) >= 2 else (0.0, 1.0)
-    return g.Add(g.Mul(standard, cast(g, deviation, "float32")), cast(g, mean, "float32"))  # type: ignore[arg-type]  # numbers or tensors
+@rule("uniform")
+def uniform_between(
+    g: GraphWriter, call: Call, like: Value, low: float = 0.0, high: float = 1.0, **options: object
+) -> str:
+    """Numbers between two bounds, each as likely as another."""
+    return g.drawn(g.Add(g.Mul(_uniform(g, call.shape), float(high - low)), float(low)))
+
+
+@rule("randn", "randn_like")
+def standard_normal(g: GraphWriter, call: Call, *like: object, **options: object) -> str:
+    """Normal numbers of mean 0 and deviation 1."""
+    return g.drawn(_normal(g, call.shape))
+
+
+@rule("normal_functional")
+def normal(g: GraphWriter, call: Call, like: Value, mean: float = 0.0, std: float = 1.0, **options: object) -> str:
+    """Normal numbers of a mean and a deviation."""
+    return g.drawn(g.Add(g.Mul(_normal(g, call.shape), float(std)), float(mean)))
+
+
+@rule("normal.Tensor_Tensor", "normal.Tensor_float", "normal.float_Tensor", "normal.float_float")
+def normal_by_element(
+    g: GraphWriter, call: Call, mean: Operand, std: Operand = 1.0, *size: object, **options: object
+) -> str:
+    """Normal numbers, each of its own mean and deviation."""
+    return g.drawn(g.Add(g.Mul(_normal(g, call.shape), cast(g, std, "float32")), cast(g, mean, "float32")))
+
+
+@rule("exponential")
+def exponential(g: GraphWriter, call: Call, like: Value, lambd: float = 1.0, **options: object) -> str:
+    """How long one waits for what happens ``lambd`` times in a unit of time."""
+    return g.drawn(g.Mul(g.Log(g.Sub(1.0, _uniform(g, call.shape))), -1.0 / lambd))
 
 
 @rule("randint", "randint_like")
@@ -67,15 +92,19 @@ def integers(g: GraphWriter, call: Call, *bounds: object, **options: object) -> 
     """Whole numbers from 0, or a lowest one, to below a highest."""
     numbers = [bound for bound in bounds if isinstance(bound, int)]
     low, high = (0, numbers[0]) if len(numbers) == 1 else numbers[:2]
-    drawn = g.Floor(g.Mul(_uniform(g, call.shape), float(high - low)))
-    return g.Add(g.Cast(drawn, to=ELEMENT_TYPES[call.dtype]), g.constant(low, call.dtype))
+    steps = g.Floor(g.Mul(_uniform(g, call.shape), float(high - low)))
+    return g.drawn(g.Add(g.Cast(steps, to=ELEMENT_TYPES[call.dtype]), g.constant(low, call.dtype)))
+
+
+def _normal(g: GraphWriter, shape: tuple[Extent, ...]) -> str:
+    """Normal numbers, by the transform of Box and Muller (1958), from two uniform ones."""
+    distance = g.Sqrt(g.Mul(g.Log(g.Sub(1.0, _uniform(g, shape))), -2.0))
+    return g.Mul(distance, g.Cos(g.Mul(_uniform(g, shape), 2 * math.pi)))
 
 
 def _uniform(g: GraphWriter, shape: tuple[Extent, ...]) -> str:
     """Multiples of 2^-24 from 0 to below 1."""
-    bits = g.BitShift(
-        g.Cast(_hashed(g, shape), to=ELEMENT_TYPES["uint32"]), g.constant(8, "uint32"), direction="RIGHT"
-    )
+    bits = g.BitShift(g.Cast(_hashed(g, shape), to=ELEMENT_TYPES["uint32"]), g.constant(8, "uint32"), direction="RIGHT")
     return g.Reshape(g.Mul(g.Cast(bits, to=ELEMENT_TYPES["float32"]), 2.0**-24), extents(g, shape))
 
 
@@ -97,11 +126,11 @@ def _hashed(g: GraphWriter, shape: tuple[Extent, ...]) -> str:
 
 
 def _entropy(g: GraphWriter) -> str:
-    """A hash of the batch, the parameters and the input ``seed``, 0-d int32; without training, of the batch alone."""
+    """A hash of the batch, the parameters and the input ``seed``, 0-d int32."""
     batch = g.ReduceSum(g.Cast("x", to=ELEMENT_TYPES["float32"]), keepdims=0)
-    in_training = (g.ReduceSum("parameters", keepdims=0), SEED) if g.has_input(SEED) else ()
+    parameters = g.ReduceSum("parameters", keepdims=0)
     mixed = _int32(g, 0)
-    for number in (batch, *in_training):
+    for number in (batch, parameters, SEED):
         scattered = g.Mod(g.Mul(number, 1e4), _SCATTER, fmod=1)
         mixed = g.Add(g.Mul(mixed, _int32(g, 31)), g.Cast(scattered, to=ELEMENT_TYPES["int32"]))
         mixed = g.Mul(_xor_shifted(g, mixed, 16), _int32(g, _ROUNDS[0][1]))

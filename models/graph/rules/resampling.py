@@ -24,7 +24,7 @@ _NEAREST = [f"{kind}{rank}d" for kind in ("upsample_nearest", "_upsample_nearest
 _INTERPOLATING = ["upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d"]
 _INTERPOLATING += [f"_upsample_{kind}2d_aa" for kind in ("bilinear", "bicubic", "lanczos")]
 
-# What serves along one dimension, by what the operator's name holds. Those with two dimensions only serve for themselves.
+# What serves along one dimension, by what the operator's name holds; what has two dimensions only serves for itself.
 _ALONG = {
     "nearest_exact": "_upsample_nearest_exact1d",
     "nearest": "upsample_nearest1d",
@@ -184,9 +184,7 @@ def _adaptive(extent: int) -> Resample:
     return lambda x: F.adaptive_avg_pool1d(x, extent)
 
 
-def _upsampling(
-    packet: str, extents: Sequence[int], scales: Sequence[float | None], *options: bool
-) -> list[Resample]:
+def _upsampling(packet: str, extents: Sequence[int], scales: Sequence[float | None], *options: bool) -> list[Resample]:
     """An operator that resamples images, along each spatial dimension; what is one-dimensional of it serves."""
     name = packet.removesuffix("_backward")
     known = "" if name.endswith("_aa") else next((key for key in _ALONG if key in name), "")

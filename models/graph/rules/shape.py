@@ -296,8 +296,9 @@ def number_of_elements(g: GraphWriter, call: Call, x: Value) -> str:
 
 
 def _numbers(g: GraphWriter, call: Call, start: float | Value, end: float | Value, step: float | Value) -> str:
-    if not any(isinstance(bound, Value) for bound in (start, end, step)):
-        return g.constant(np.arange(start, end, step), call.dtype)
+    bounds = [bound for bound in (start, end, step) if not isinstance(bound, Value)]
+    if len(bounds) == 3:
+        return g.constant(np.arange(*bounds), call.dtype)
     whole = call.dtype if call.dtype in ("int64", "float32") else "int64"
     numbers = g.Range(*(cast(g, bound, whole) for bound in (start, end, step)))
     return numbers if whole == call.dtype else g.Cast(numbers, to=ELEMENT_TYPES[call.dtype])
