@@ -17,12 +17,14 @@ from lamina.broker.wire.bounds import (
     DeviceName,
     Devices,
     Digest,
+    Digests,
     Elapsed,
     Epoch,
     Mebibytes,
     Name,
     Names,
     Numbers,
+    Pairs,
     PerDevice,
     Scalars,
     Shape,
@@ -64,6 +66,20 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     c_ratio: float | None = None
 
 
+class Kept(Message, frozen=True, kw_only=True, tag="kept"):
+    """Retained, by the coordinator for itself: which files of the bundle the broker keeps.
+
+    Attributes:
+        chunk_bytes: the size of chunks that they were cut into.
+        files: SHA-256 of each; they were all published before this message.
+        echo: not 0: nothing is kept by this message, which asks to be returned.
+    """
+
+    chunk_bytes: Count = 0
+    files: Digests = ()
+    echo: Epoch = 0
+
+
 class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     """Retained: what the cohort does in this round, and everything a late joiner needs to take part.
 
@@ -91,6 +107,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         seed: the federation's; a device derives its sample order from (seed, device, round).
         weighting: ``uniform``, or ``num_examples``.
         deadline_s: seconds after which the coordinator stops waiting.
+        norm_bounds: of every layer, the largest norms that an update's parameters and its statistics may have; empty:
+            any.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -115,6 +133,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     seed: Epoch = 0
     weighting: Literal["uniform", "num_examples"] = "uniform"
     deadline_s: Elapsed = 0.0
+    norm_bounds: Pairs = ()
 
     def codec_of(self, device: str, elements: int) -> str:
         """Name of the codec for a device's update of a layer of so many elements."""
