@@ -30,6 +30,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         wall_s: seconds spent in rounds.
         uplink_bytes: payload bytes of updates received.
         unfolded: devices, and the layers due from them in the last round that were not folded.
+        downlink_bytes: payload bytes of layer values that devices received, as they reported.
     """
 
     epoch: int
@@ -46,6 +47,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     wall_s: float = 0.0
     uplink_bytes: int = 0
     unfolded: dict[str, tuple[int, ...]] = {}
+    downlink_bytes: int = 0
 
     def check(self, settings: FederationSettings) -> None:
         """Whether a run can go on with these settings.

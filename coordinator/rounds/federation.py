@@ -101,8 +101,8 @@ class Federation:
 
     @property
     def downlink_bytes(self) -> int:
-        """Payload bytes that devices received, as they last reported."""
-        return self._registry.downlink_bytes
+        """Payload bytes that devices received, as they last reported; after a restart they count up to it again."""
+        return max(self._registry.downlink_bytes, self.snapshot.downlink_bytes)
 
     def register(self, profile: DeviceProfile) -> Task:
         """Judge a device by its profile. Registering again (a restart, another budget) replaces the judgement."""
@@ -280,6 +280,7 @@ class Federation:
             ledger=ledger,
             wall_s=self.snapshot.wall_s + seconds,
             uplink_bytes=uplink_bytes,
+            downlink_bytes=self.downlink_bytes,
             unfolded=round_.unfolded(),
         )
         adjustment = self._adjust(round_.plan.cycle) if cycle_ends else None
