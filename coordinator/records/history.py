@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import google_crc32c
@@ -25,10 +26,14 @@ from lamina.models.storage.disk import DISK, Disk
 
 
 class RoundDone(msgspec.Struct, frozen=True, tag="round"):
-    """A round is done, and not evaluated yet; ``adjustment`` is there where intervals were adjusted after it."""
+    """A round is done; ``adjustment`` is there where intervals were adjusted after it."""
 
     record: RoundRecord
     adjustment: CycleRecord | None = None
+
+    def with_accuracy(self, accuracy: float | None) -> RoundDone:
+        """The round as it is recorded when it was evaluated."""
+        return RoundDone(msgspec.structs.replace(self.record, accuracy=accuracy), self.adjustment)
 
 
 class Evaluated(msgspec.Struct, frozen=True, tag="evaluated"):
@@ -86,7 +91,7 @@ class Past:
 
 
 class History:
-    """The log of one run. One thread at a time adds to it.
+    """The log of one run. Threads may add to it side by side.
 
     Args:
         path: of the log; the file is made by the first event.
@@ -95,6 +100,7 @@ class History:
 
     def __init__(self, path: Path, disk: Disk = DISK) -> None:
         self._path, self._disk = path, disk
+        self._lock = Lock()
         self._begins_line = False  # whether the next event would stand at the beginning of a line, for sure
 
     def past(self) -> Past:
@@ -114,8 +120,7 @@ class History:
                 file.seek(past.lines[round_])
                 event = _event(file.readline())
                 if isinstance(event, RoundDone):
-                    record = msgspec.structs.replace(event.record, accuracy=past.accuracies.get(round_ + 1))
-                    yield msgspec.structs.replace(event, record=record)
+                    yield event.with_accuracy(past.accuracies.get(round_ + 1, event.record.accuracy))
 
     def add(self, event: Event) -> None:
         """Write an event; a kill does not lose it.
@@ -125,12 +130,20 @@ class History:
         """
         content = _encoder.encode(event)
         line = b"%08x %s\n" % (google_crc32c.value(content), content)
-        if not self._begins_line:
-            self._disk.make_folder(self._path.parent)
-            line = line if self._ends_well() else b"\n" + line
-        self._begins_line = False  # what follows may tear it
-        self._disk.append(self._path, line)
-        self._begins_line = True
+        with self._lock:
+            if not self._begins_line:
+                self._disk.make_folder(self._path.parent)
+                line = line if self._ends_well() else b"\n" + line
+            self._begins_line = False  # what follows may tear it
+            self._disk.append(self._path, line)
+            self._begins_line = True
+
+    def go_back(self, past: Past, rounds: int, why: Literal["restart", "rollback"]) -> None:
+        """Have nothing count any more that came after so many rounds, for good; ``past`` is changed accordingly."""
+        if past.reaches_beyond(rounds):
+            self.add(WentBack(rounds, why))
+            past.go_back(rounds)
+        self.sync()  # what counts from now on must not be lost behind what the run goes on with
 
     def sync(self) -> None:
         """Return when the events so far would survive a power cut."""

@@ -112,6 +112,7 @@ class Store:
         self._set_aside(rounds, held, damaged)
         self._held = {done: file for done, file in held.items() if done <= rounds}
         self._last = self._held[rounds]
+        self._unsettled = list(self._held)  # whoever wrote them may have been killed before they were synced
         return saved
 
     def generations(self) -> list[int]:
@@ -141,7 +142,7 @@ class Store:
         owed: Mapping[int, Vector] | None = None,
         memory: Mapping[int, Vector] | None = None,
     ) -> None:
-        """Make this the state to return to, as long as the machine lives.
+        """Make this the state to return to, as long as the machine lives; the first one outlives it at once.
 
         Args:
             snapshot: of the federation.
@@ -152,34 +153,28 @@ class Store:
         Raises:
             OSError: the disk is full, or the like. What was committed before is unharmed.
         """
-        commit = Commit(self._new_id(), snapshot, (), {})
-        written = self._to_write(snapshot)
-        here = Source(snapshot.round, commit.id)
-        commit = msgspec.structs.replace(
-            commit,
-            sources=tuple(
-                here if layer in written or self._last is None else self._last.sources[layer]
-                for layer in range(len(snapshot.versions))
-            ),
-            layers={layer: layer_of(layer, values, owed, memory) for layer in written},
-        )
-        replace_file(self._path(snapshot.round), encode(commit), self._disk, durable=False)
-        with self._lock:
-            self._last = self._held[snapshot.round] = Held.of(commit)
-            self._unsettled.append(snapshot.round)
+        self._write(snapshot, values, owed, memory, durable=self.empty)
 
-    def settle(self, pinned: Collection[int] = ()) -> None:
+    @property
+    def empty(self) -> bool:
+        """Whether there is no commit to return to."""
+        return self._last is None
+
+    def settle(
+        self, pinned: Callable[[], Collection[int]] = lambda: (), first: Callable[[], None] = lambda: None
+    ) -> None:
         """Return when all commits so far would survive the machine; delete what they make needless.
 
-        Commits may be made meanwhile, in another thread. The history is synced before this is called.
+        Commits may be made meanwhile, in another thread.
 
         Args:
-            pinned: rounds done of generations that are kept besides the last ones.
+            pinned: gives the rounds done of generations that are kept besides the last ones.
+            first: is called before commits are synced, to sync what they refer to.
         """
         with self._settling:
-            self._settle(pinned)
+            self._settle(pinned, first)
 
-    def roll_back(self, rounds: int, spec: ModelSpec, epoch: int) -> Snapshot:
+    def roll_back(self, rounds: int, spec: ModelSpec, epoch: int) -> None:
         """Make a kept generation the newest one, for good, in another epoch: no device's late update can fit it.
 
         Args:
@@ -191,15 +186,11 @@ class Store:
             ConfigError: the generation is not kept.
         """
         saved = self.at(rounds, spec)
-        held, damaged, _ = self._scan()
-        self._set_aside(rounds, held, damaged)
         self._held, self._last = {}, None  # so that every layer is written
         snapshot = msgspec.structs.replace(saved.snapshot, epoch=epoch)
-        self.commit(snapshot, saved.values, saved.owed, saved.memory)
-        self._disk.sync(self._path(rounds))
-        self._disk.sync_folder(self._folder)
-        self._unsettled.clear()
-        return snapshot
+        self._write(snapshot, saved.values, saved.owed, saved.memory, durable=True)
+        held, damaged, _ = self._scan()
+        self._set_aside(rounds, held, damaged)
 
     def clear(self) -> None:
         """Forget everything, the history included."""
@@ -208,16 +199,42 @@ class Store:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _settle(self, pinned: Collection[int]) -> None:
+    def _write(
+        self,
+        snapshot: Snapshot,
+        values: Sequence[Vector],
+        owed: Mapping[int, Vector] | None,
+        memory: Mapping[int, Vector] | None,
+        *,
+        durable: bool,
+    ) -> None:
+        commit = Commit(self._new_id(), snapshot, (), {})
+        written = self._to_write(snapshot)
+        here = Source(snapshot.round, commit.id)
+        commit = msgspec.structs.replace(
+            commit,
+            sources=tuple(
+                here if layer in written or self._last is None else self._last.sources[layer]
+                for layer in range(len(snapshot.versions))
+            ),
+            layers={layer: layer_of(layer, values, owed, memory) for layer in written},
+        )
+        replace_file(self._path(snapshot.round), encode(commit), self._disk, durable=durable)
+        with self._lock:
+            self._last = self._held[snapshot.round] = Held.of(commit)
+            self._unsettled.append(snapshot.round)
+
+    def _settle(self, pinned: Callable[[], Collection[int]], first: Callable[[], None]) -> None:
         with self._lock:
             unsettled, self._unsettled = self._unsettled, []
         if not unsettled:
             return
+        first()
         for rounds in unsettled:
             self._disk.sync(self._path(rounds))
         self._disk.sync_folder(self._folder)
         with self._lock:
-            needed = needed_files(self._held, self._keep, pinned, newest=max(unsettled))
+            needed = needed_files(self._held, self._keep, pinned(), newest=max(unsettled))
             needless = [rounds for rounds in self._held if rounds not in needed]
             for rounds in needless:
                 del self._held[rounds]

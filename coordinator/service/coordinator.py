@@ -23,9 +23,10 @@ from lamina.broker.wire.chunks import Joiner
 from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Report, Request, RoundPlan
 from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
+from lamina.coordinator.records.commits import Saved
+from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
-from lamina.coordinator.records.store import Store
 from lamina.coordinator.rounds.federation import Federation
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
@@ -33,6 +34,7 @@ from lamina.coordinator.service.round_log import Chronicle
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, RejectedUpdate, RemoteError
+from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
 log = logging.getLogger("lamina.coordinator")
@@ -51,6 +53,7 @@ class Coordinator:
         observe: is told of every finished round, in order.
         observe_cycle: is told of every adjustment of the intervals.
         new_epoch: draws the number that tells this run of the federation from all others.
+        disk: state and records lie on; what the models are exported to is the machine's own.
     """
 
     def __init__(
@@ -62,13 +65,17 @@ class Coordinator:
         observe: Callable[[RoundRecord], None] = lambda record: None,
         observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
         new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
+        disk: Disk = DISK,
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
-        self._store = Store(Path(settings.folder))
-        self._federation = self._restore()
-        self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
+        self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
+        saved, past = self._journal.recover(bundle.manifest.spec, bundle.digest)
+        self._federation = self._begun(saved)
+        self._chronicle = Chronicle(
+            settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
+        )
         self._changed, self._committed = asyncio.Event(), asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
@@ -88,7 +95,7 @@ class Coordinator:
                 await self._keep_serving()
                 await self._chronicle.end()
                 settling.cancel()
-            await asyncio.to_thread(self._store.settle)
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
         return self._result()
@@ -237,12 +244,23 @@ class Coordinator:
 
     async def _drive(self, broadcast: Broadcast) -> None:
         federation = self._federation
-        while not federation.finished:
+        while not await self._is_over():
             if federation.round is None:
                 await self._devices_are_there()
                 await broadcast.plan(federation.begin(now()))
                 await broadcast.say(self._topics.coordinator_status, self._status())
             await self._finish_round()
+
+    async def _is_over(self) -> bool:
+        """All rounds are done; or, at the end of a cycle, evaluations got no better for too long."""
+        federation, patience = self._federation, self._settings.evaluation.stop_after
+        if not patience or federation.finished or federation.round or federation.snapshot.cohort:
+            return federation.finished
+        await self._chronicle.caught_up()
+        if not (stalled := self._chronicle.evaluations.stalled(patience)):
+            return False
+        log.info("no evaluation was better than the best one, %d times in a row: training ends", patience)
+        return stalled
 
     async def _devices_are_there(self) -> None:
         began, wait_s = now(), self._settings.cohorts.wait_s
@@ -265,16 +283,18 @@ class Coordinator:
                 break
             await self._news(round_.patience_ends(now()) - now())
         outcome = federation.finish(now(), self._uplink_bytes)
-        await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
-        await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
+        done = self._chronicle.note(outcome)
+        moved = outcome.snapshot, outcome.values, outcome.owed, outcome.memory
+        await asyncio.to_thread(self._journal.commit, done, *moved)
         self._committed.set()
+        await self._chronicle.add(done, outcome)
 
     async def _settle_commits(self) -> None:
         """Whenever there is one; where the disk is slower than the rounds, several at once."""
         while True:
             await self._committed.wait()
             self._committed.clear()
-            await asyncio.to_thread(self._store.settle)
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
 
     async def _news(self, timeout_s: float) -> None:
         """Until something has arrived, or the time is up."""
@@ -316,6 +336,7 @@ class Coordinator:
 
     def _result(self) -> RunResult:
         federation, snapshot = self._federation, self._federation.snapshot
+        best = self._chronicle.evaluations.best
         return RunResult(
             accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
@@ -326,15 +347,17 @@ class Coordinator:
             downlink_bytes=federation.downlink_bytes,
             fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
             aggregations=snapshot.versions,  # a version is an aggregation
+            best_round=best[0] if best else None,
+            best_accuracy=best[1] if best else None,
         )
 
     # -- beginning ---------------------------------------------------------------------------------------------------
 
-    def _restore(self) -> Federation:
-        """The federation as the store has it, or a new one."""
+    def _begun(self, saved: Saved | None) -> Federation:
+        """The federation as it was saved, or a new one."""
         bundle, settings = self._bundle, self._settings
         manifest = bundle.manifest
-        if saved := self._store.load(manifest.spec, bundle.digest):
+        if saved:
             snapshot, values, owed, memory = saved
             snapshot.check(settings)
             log.info("going on after round %d of %s", snapshot.round, settings.federation)
