@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lamina.broker.link.clock import now
+from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
@@ -28,8 +29,10 @@ from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
 from lamina.coordinator.rounds.federation import Federation
+from lamina.coordinator.rounds.round import Round
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
+from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import Chronicle
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
@@ -76,9 +79,13 @@ class Coordinator:
         self._chronicle = Chronicle(
             settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
         )
+        self._listens = False  # from the first link on
+        self._joiner = Joiner(bundle.manifest.spec)
+        self._follow(None)
         self._changed, self._committed = asyncio.Event(), asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
+        self._refusals = Refusals()
 
     async def run(self) -> RunResult:
         """Train until all rounds are done.
@@ -109,7 +116,7 @@ class Coordinator:
             log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
         await keep_linked(
             self._dial,
-            f"{self._settings.federation}-coordinator",
+            self._topics.client("coordinator"),
             Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S),
             self._serve,
             give_up_s=self._settings.deadlines.broker_s,
@@ -143,36 +150,53 @@ class Coordinator:
         await link.subscribe(topics.partials, topics.aggregators)
         if not self._settings.aggregation.aggregators:
             await link.subscribe(topics.updates, topics.devices("updates"))
+        if not self._listens:
+            self._listens = True
+            federation.listen(now())
         if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
             await broadcast.plan(federation.round.plan)
 
     async def _listen(self, link: Link, broadcast: Broadcast) -> None:
-        joiner = Joiner(self._bundle.manifest.spec, epoch=self._federation.snapshot.epoch)
-        async for delivery in link.deliveries():
-            try:
-                await self._hear(broadcast, delivery, joiner)
-            except RemoteError as error:
-                self._note_refused(error)
-            finally:
-                delivery.acknowledge()
+        await hear_all(
+            link,
+            lambda delivery: self._hear(broadcast, delivery),
+            lambda delivery, error: self._note_refused(broadcast, self._sender(delivery.topic), error),
+        )
 
-    def _note_refused(self, error: RemoteError) -> None:
-        self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
-        log.info("refused: %s", error)
+    def _follow(self, round_: int | None) -> None:
+        """Take updates of this round alone; of none, while no round is open."""
+        self._joiner.follow(self._federation.snapshot.epoch, round_)
 
-    async def _hear(self, broadcast: Broadcast, delivery: Delivery, joiner: Joiner) -> None:
+    def _note_refused(self, broadcast: Broadcast, device: str, error: RemoteError) -> None:
+        """Count it, say so now and then, and put its sender aside where it was one too many."""
+        reason = self._refusals.note(device, error)
+        self.refused[reason] += 1
+        if task := self._federation.refused(device, reason):
+            log.warning("%s is %s", device, task.reason)
+            broadcast.say_later(self._topics.device(device, "task"), task)
+            self._changed.set()
+
+    def _sender(self, topic: str) -> str:
+        """The device whose topic it is; empty where it is nobody's that is known."""
+        try:
+            device = self._topics.parse(topic).device
+        except RemoteError:
+            return ""
+        return device if device in self._federation.devices else ""
+
+    async def _hear(self, broadcast: Broadcast, delivery: Delivery) -> None:
         if not delivery.payload:  # a retained message that was cleared
             return
         address = self._topics.parse(delivery.topic)
         match address.kind:
             case "layer_update":
                 self._uplink_bytes += len(delivery.payload)
-                await self._hear_update(delivery.payload, address, joiner)
+                await self._hear_update(delivery.payload, address)
             case "updates":
                 self._uplink_bytes += len(delivery.payload)
-                await self._hear_batch(delivery.payload, address, joiner)
+                await self._hear_batch(broadcast, delivery.payload, address)
             case "layer_partial":
-                await self._hear_partial(delivery.payload, address, joiner)
+                await self._hear_partial(delivery.payload, address)
             case "aggregator_status":
                 self._hear_aggregator(address.site, messages.decode(delivery.payload, DeviceStatus).state)
             case "status":
@@ -192,29 +216,30 @@ class Coordinator:
         task = self._federation.register(profile)
         verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
         log.info("%s %s: %s", profile.device, verdict, task.reason)
-        await broadcast.say(self._topics.device(profile.device, "task"), task)
+        known = profile.device in self._federation.devices  # the others may be without number: nothing is kept of them
+        await broadcast.say(self._topics.device(profile.device, "task"), task, retain=known)
 
-    async def _hear_update(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+    async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
-        update = await joined_update(joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_update(self._joiner, payload, address, self._bundle.manifest.spec)
         if update is not None:
             self._federation.receive(update)
 
-    async def _hear_batch(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+    async def _hear_batch(self, broadcast: Broadcast, payload: bytes, address: Address) -> None:
         """Each of its updates counts by itself."""
         self._hear_of(address.device)
-        updates, damaged = await joined_updates(joiner, payload, address, self._bundle.manifest.spec)
+        updates, damaged = await joined_updates(self._joiner, payload, address, self._bundle.manifest.spec)
         for error in damaged:
-            self._note_refused(error)
+            self._note_refused(broadcast, self._sender(self._topics.batch(address.device)), error)
         for update in updates:
             try:
                 self._federation.receive(update)
             except RejectedUpdate as error:
-                self._note_refused(error)
+                self._note_refused(broadcast, address.device, error)
 
-    async def _hear_partial(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+    async def _hear_partial(self, payload: bytes, address: Address) -> None:
         self._uplink_bytes += len(payload)
-        update = await joined_partial(joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_partial(self._joiner, payload, address, self._bundle.manifest.spec)
         if update is not None:
             for device in update.partial.devices:
                 self._hear_of(device)
@@ -247,7 +272,9 @@ class Coordinator:
         while not await self._is_over():
             if federation.round is None:
                 await self._devices_are_there()
-                await broadcast.plan(federation.begin(now()))
+                plan = federation.begin(now())
+                self._follow(plan.round)
+                await broadcast.plan(plan)
                 await broadcast.say(self._topics.coordinator_status, self._status())
             await self._finish_round()
 
@@ -264,8 +291,8 @@ class Coordinator:
 
     async def _devices_are_there(self) -> None:
         began, wait_s = now(), self._settings.cohorts.wait_s
-        while not self._federation.can_begin(now() - began):
-            if wait_s and now() - began > wait_s:
+        while not self._federation.can_begin(now()):
+            if wait_s and not self._federation.snapshot.round and now() - began > wait_s:
                 raise ConfigError(self._too_few(wait_s))
             await self._news(1.0)
 
@@ -282,12 +309,35 @@ class Coordinator:
             if round_.done(now()):
                 break
             await self._news(round_.patience_ends(now()) - now())
+        if round_.empty:
+            self._note_empty(federation.abandon(now()))
+            self._follow(None)
+            return
         outcome = federation.finish(now(), self._uplink_bytes)
+        self._follow(None)
+        for name, cycles in outcome.late.items():
+            log.warning(
+                "%s owed something when the deadline of round %d passed (deadlines.round_s = %g): it sits out %d "
+                "cycles; a longer deadline or fewer training.local_steps give it time",
+                name, round_.plan.round, round_.plan.deadline_s, cycles,
+            )  # fmt: skip
         done = self._chronicle.note(outcome)
         moved = outcome.snapshot, outcome.values, outcome.owed, outcome.memory
         await asyncio.to_thread(self._journal.commit, done, *moved)
         self._committed.set()
         await self._chronicle.add(done, outcome)
+
+    def _note_empty(self, round_: Round) -> None:
+        """A round in which nobody delivered does not count: it is planned again."""
+        why = [
+            f"{what}: {', '.join(names)}"
+            for what, names in (("a loss that is not finite", round_.diverged), ("refused", round_.refused()))
+            if names
+        ]
+        log.warning(
+            "nobody delivered in round %d within deadlines.round_s = %g (%s): it does not count, and is planned again",
+            round_.plan.round, round_.plan.deadline_s, "; ".join(why) or "nothing came",
+        )  # fmt: skip
 
     async def _settle_commits(self) -> None:
         """Whenever there is one; where the disk is slower than the rounds, several at once."""
