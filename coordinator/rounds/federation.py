@@ -83,6 +83,7 @@ class Federation:
     def __post_init__(self) -> None:
         _check_hyperparameters(self.settings, self.manifest)
         self._spec = self.manifest.spec
+        self._stopped = False
         self._model = GlobalModel(
             self._spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
         )
@@ -172,8 +173,12 @@ class Federation:
 
     @property
     def finished(self) -> bool:
-        """All rounds are done."""
-        return self.snapshot.round >= self.rounds
+        """All rounds are done, or training was stopped."""
+        return self._stopped or self.snapshot.round >= self.rounds
+
+    def stop(self) -> None:
+        """Do no more rounds; called between two cycles, when all devices have the same values."""
+        self._stopped = True
 
     def listen(self, now: float) -> None:
         """Devices can be heard from now on, in seconds: those that were there at the last commit are waited for."""
