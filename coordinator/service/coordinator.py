@@ -159,7 +159,7 @@ class Coordinator:
             self._listens = True
             federation.listen(now())
         await broadcast.say(topics.coordinator_status, self._status())
-        for name, device in federation.devices.items():
+        for name, device in list(federation.devices.items()):  # more may come meanwhile
             await broadcast.say(topics.device(name, "task"), device.task)
         await broadcast.files()
 
@@ -321,7 +321,7 @@ class Coordinator:
         await broadcast.values()
         await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
         await broadcast.say(topics.coordinator_status, self._status("finished"))
-        for name in federation.devices:
+        for name in list(federation.devices):
             await broadcast.forget(topics.device(name, "task"))
 
     def _status(self, state: str = "") -> CoordinatorStatus:
