@@ -12,7 +12,9 @@ from lamina.broker.wire.messages import (
     CoordinatorStatus,
     DeviceProfile,
     DeviceStatus,
+    Lease,
     Message,
+    Question,
     Report,
     Request,
     RoundPlan,
@@ -22,7 +24,7 @@ from lamina.broker.wire.messages import (
 )
 from lamina.models.errors import DecodeError
 
-KINDS = (CoordinatorStatus, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request)
+KINDS = (CoordinatorStatus, Lease, Question, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request)
 
 
 def test_golden_bytes_of_protocol_1() -> None:

@@ -38,7 +38,7 @@ class Broadcast:
     """
 
     def __init__(self, link: Link, topics: Topics, bundle: Bundle, federation: Federation, chunk_bytes: int) -> None:
-        self._link, self._topics, self._bundle = link, topics, bundle
+        self.link, self._topics, self._bundle = link, topics, bundle
         self._federation, self._chunk_bytes = federation, chunk_bytes
         self._layers = bundle.manifest.spec.layers
         self._said: dict[int, _Said] = {}  # by layer; it stays on the broker
@@ -48,11 +48,11 @@ class Broadcast:
 
     async def say(self, topic: str, message: Message) -> None:
         """Have a message kept at a topic, over the one before."""
-        await self._link.publish(topic, messages.encode(message), retain=True)
+        await self.link.publish(topic, messages.encode(message), retain=True)
 
     async def forget(self, topic: str) -> None:
         """Have what is kept at a topic forgotten."""
-        await self._link.publish(topic, b"", retain=True)
+        await self.link.publish(topic, b"", retain=True)
 
     async def files(self) -> None:
         """The bundle."""
@@ -70,7 +70,7 @@ class Broadcast:
             parts = chunks.split(value, self._chunk_bytes)
             self._said[layer] = _Said(value.version, len(parts))
             publishes += [
-                self._link.publish(self._topics.layer_global(self._layers[layer].name, index), part, retain=True)
+                self.link.publish(self._topics.layer_global(self._layers[layer].name, index), part, retain=True)
                 for index, part in enumerate(parts)
             ]
         await _together(publishes)
@@ -84,7 +84,7 @@ class Broadcast:
         await _together(
             [
                 self.say(topics.round, plan),
-                *(self._link.publish(topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
+                *(self.link.publish(topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
                 *(self.forget(topics.advance(index)) for index in needless),
                 *(self.forget(topic) for topic in self._outdated(plan)),
             ]
@@ -117,8 +117,7 @@ class Broadcast:
     async def _file(self, sha256: str, content: bytes) -> None:
         parts = split_file(content, self._chunk_bytes)
         await _together(
-            self._link.publish(self._topics.bundle(sha256, index), part, retain=True)
-            for index, part in enumerate(parts)
+            self.link.publish(self._topics.bundle(sha256, index), part, retain=True) for index, part in enumerate(parts)
         )
 
 

@@ -59,6 +59,10 @@ class Chronicle:
         """Have a round recorded; waits where too many are not recorded yet."""
         await self._outcomes.put(outcome)
 
+    async def recorded(self) -> None:
+        """Wait until all rounds that were added are evaluated and written down."""
+        await self._outcomes.join()
+
     async def end(self) -> None:
         """There are no more rounds."""
         await self._outcomes.put(None)
@@ -70,6 +74,7 @@ class Chronicle:
             while (outcome := await self._outcomes.get()) is not None:
                 self._record(outcome, await self._accuracy_of(outcome))
                 outcome = None
+                self._outcomes.task_done()
         except asyncio.CancelledError:
             left = [outcome]
             while not self._outcomes.empty():
