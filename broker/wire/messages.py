@@ -175,6 +175,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         sample_shape: shape of one of its samples.
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
+        instance: random, of this start of the agent.
     """
 
     device: DeviceName
@@ -188,6 +189,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     sample_shape: Shape
     agent_version: Text
     savings: Names = ()
+    instance: Name = ""
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):
