@@ -38,21 +38,32 @@ class Broadcast:
     """
 
     def __init__(self, link: Link, topics: Topics, bundle: Bundle, federation: Federation, chunk_bytes: int) -> None:
-        self.link, self._topics, self._bundle = link, topics, bundle
+        self._link, self._topics, self._bundle = link, topics, bundle
         self._federation, self._chunk_bytes = federation, chunk_bytes
         self._layers = bundle.manifest.spec.layers
         self._said: dict[int, _Said] = {}  # by layer; it stays on the broker
         self._parts = 0  # messages of the last advance
         self._requested: set[int] = set()  # layers, whose values are to be published
+        self._outbox: list[tuple[str, Message]] = []
         self._asked = asyncio.Event()
 
-    async def say(self, topic: str, message: Message) -> None:
-        """Have a message kept at a topic, over the one before."""
-        await self.link.publish(topic, messages.encode(message), retain=True)
+    @property
+    def link(self) -> Link:
+        """The link that it speaks on."""
+        return self._link
+
+    async def say(self, topic: str, message: Message, *, retain: bool = True) -> None:
+        """Have a message kept at a topic, over the one before; or, not retained, heard by whoever is there."""
+        await self._link.publish(topic, messages.encode(message), retain=retain)
+
+    def say_later(self, topic: str, message: Message) -> None:
+        """Have a message kept at a topic soon, in the order of the calls."""
+        self._outbox.append((topic, message))
+        self._asked.set()
 
     async def forget(self, topic: str) -> None:
         """Have what is kept at a topic forgotten."""
-        await self.link.publish(topic, b"", retain=True)
+        await self._link.publish(topic, b"", retain=True)
 
     async def files(self) -> None:
         """The bundle."""
@@ -70,7 +81,7 @@ class Broadcast:
             parts = chunks.split(value, self._chunk_bytes)
             self._said[layer] = _Said(value.version, len(parts))
             publishes += [
-                self.link.publish(self._topics.layer_global(self._layers[layer].name, index), part, retain=True)
+                self._link.publish(self._topics.layer_global(self._layers[layer].name, index), part, retain=True)
                 for index, part in enumerate(parts)
             ]
         await _together(publishes)
@@ -84,7 +95,7 @@ class Broadcast:
         await _together(
             [
                 self.say(topics.round, plan),
-                *(self.link.publish(topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
+                *(self._link.publish(topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
                 *(self.forget(topics.advance(index)) for index in needless),
                 *(self.forget(topic) for topic in self._outdated(plan)),
             ]
@@ -96,10 +107,13 @@ class Broadcast:
         self._asked.set()
 
     async def serve_requests(self) -> None:
-        """Publish what is requested, until cancelled."""
+        """Publish what is requested, and what is to be said soon, until cancelled."""
         while True:
             await self._asked.wait()
             self._asked.clear()
+            outbox, self._outbox = self._outbox, []
+            for topic, message in outbox:
+                await self.say(topic, message)
             requested, self._requested = self._requested, set()
             await self.values(sorted(requested))
 
@@ -117,7 +131,8 @@ class Broadcast:
     async def _file(self, sha256: str, content: bytes) -> None:
         parts = split_file(content, self._chunk_bytes)
         await _together(
-            self.link.publish(self._topics.bundle(sha256, index), part, retain=True) for index, part in enumerate(parts)
+            self._link.publish(self._topics.bundle(sha256, index), part, retain=True)
+            for index, part in enumerate(parts)
         )
 
 
