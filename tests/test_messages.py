@@ -12,6 +12,7 @@ from lamina.broker.wire.messages import (
     CoordinatorStatus,
     DeviceProfile,
     DeviceStatus,
+    Kept,
     Lease,
     Message,
     Question,
@@ -24,7 +25,7 @@ from lamina.broker.wire.messages import (
 )
 from lamina.models.errors import DecodeError
 
-KINDS = (CoordinatorStatus, Lease, Question, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request)
+KINDS = (CoordinatorStatus, Lease, Question, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request, Kept)
 
 
 def test_golden_bytes_of_protocol_1() -> None:

@@ -76,6 +76,11 @@ class Topics:
         return f"{self.root}/coordinator/question"
 
     @property
+    def kept(self) -> str:
+        """Retained: which files of the bundle are there, by the coordinator for itself."""
+        return f"{self.root}/coordinator/kept"
+
+    @property
     def round(self) -> str:
         """Retained: the plan of the round."""
         return f"{self.root}/round"
@@ -162,6 +167,8 @@ class Topics:
                 return Address("coordinator_status")
             case ["coordinator", ("lease" | "question") as kind]:
                 return Address(kind)
+            case ["coordinator", "kept"]:
+                return Address("kept")
             case ["round"]:
                 return Address("round")
             case ["layer", layer, "global", chunk] if _LAYER.fullmatch(layer) and _is_number(chunk):
