@@ -103,7 +103,7 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         phi: a relaxed layer's interval is ``phi * local_steps``; 1 is FedAvg.
         warmup_rounds: no adjustment before this many rounds are done.
         accelerate: shorten the intervals of the layers that drift most, in place of relaxing those that drift least.
-        weighting: ``uniform`` (1/m), or by ``num_examples``.
+        weighting: ``uniform`` (1/m, the default: a device counts the same whatever it holds), or ``num_examples``.
         fold: name of the aggregation rule, ``mean`` by default.
         aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
             coordinator does it itself.
@@ -229,7 +229,7 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the averaged model is judged.
 
     Attributes:
-        data: an ``.npz`` with ``x`` and ``y``; empty: no evaluation.
+        data: held-out samples, given and scaled as an agent's ``data`` is; empty: no evaluation.
         every: rounds between two evaluations; the last round is always evaluated.
         batch_size: samples at once.
     """

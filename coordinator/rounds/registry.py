@@ -10,6 +10,7 @@ from lamina.coordinator.records.records import DeviceRecord
 from lamina.coordinator.settings import Wire
 from lamina.models.fitting import choose
 from lamina.models.manifest import Manifest
+from lamina.models.samples import unsuitable
 
 
 @dataclass(slots=True)
@@ -138,13 +139,8 @@ class Registry:
         spec, wire = self._manifest.spec, self._wire
         if profile.num_examples < 1:
             return None, "it has no training examples"
-        if profile.sample_shape != spec.input_shape:
-            return (
-                None,
-                f"its samples have shape {profile.sample_shape}, the model {spec.name} takes {spec.input_shape}",
-            )
-        if profile.classes > spec.classes:
-            return None, f"its labels reach {profile.classes - 1}, the model {spec.name} has {spec.classes} classes"
+        if reason := unsuitable(spec, profile.sample_shape, profile.sample_dtype, profile.classes):
+            return None, reason
         if wire.codec_for(profile.codecs) is None:
             return (
                 None,
