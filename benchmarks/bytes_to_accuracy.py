@@ -43,11 +43,11 @@ from lamina.broker.wire.topics import Topics
 from lamina.coordinator.settings import Aggregation, Cohorts, Evaluation, Training, Wire
 from lamina.emulation.experiment import Partition
 from lamina.emulation.simulator.backends.choice import open_way
-from lamina.emulation.simulator.backends.processes import usable_cores
 from lamina.emulation.simulator.run_context import lay
 from lamina.emulation.simulator.setting import Fleet, Setting
 from lamina.emulation.simulator.simulated_wire import Crossing, Traffic
 from lamina.emulation.simulator.simulation import Simulation
+from lamina.models.machine import usable_cores
 
 QUESTION = "How many bytes cross the network until a federation is as good as dense FedAvg?"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import load_definition
 from lamina.models.fitting import Way
+from lamina.models.machine import module_command
 from lamina.models.manifest import SubModel
 
 NETWORKS = (
@@ -56,7 +56,7 @@ def compared(source: str) -> Iterator[tuple[str, float, float]]:
 
 def measured_mib(bundle: Bundle, way: Way) -> float:
     """The peak of a fresh process that trains in this way."""
-    command = [sys.executable, "-m", "lamina.edge_agent.training.measure", str(bundle.folder), "--cut", str(way.cut)]
+    command = [*module_command("lamina.edge_agent.training.measure"), str(bundle.folder), "--cut", str(way.cut)]
     command += ["--micro-batch", str(way.micro_batch)] + ["--recompute"] * way.recomputes
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)["peak_mib"])

@@ -38,11 +38,11 @@ from benchmarks.reporting import Figures, Row, main
 from lamina.emulation.simulator.backends import Way
 from lamina.emulation.simulator.backends.arena import Arena
 from lamina.emulation.simulator.backends.pool import pooling
-from lamina.emulation.simulator.backends.processes import usable_cores
 from lamina.emulation.simulator.backends.tasks import Outcome, Recipe, Task, Training, Variant
 from lamina.emulation.simulator.run_context import Ground, outline
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulation import Simulation
+from lamina.models.machine import usable_cores
 
 QUESTION = "What does a simulated device cost, in time and memory?"
 

@@ -132,22 +132,30 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         optimiser: ``none``: the average is the next value; ``fedavgm`` or ``fedadam``: a step towards it.
-        lr: the server's learning rate.
+        lr: the server's learning rate; left out, 1 of ``fedavgm`` and 0.01 of ``fedadam``, which moves a parameter by
+            about the rate, however small the average's change is.
         beta: share of the momentum that stays.
         beta2: share of FedAdam's second moment that stays.
         tau: FedAdam's floor of the second moment's root.
     """
 
     optimiser: Literal["none", "fedavgm", "fedadam"] = "none"
-    lr: float = 1.0
+    lr: float | None = None
     beta: float = 0.9
     beta2: float = 0.99
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "server.lr must be positive")
+        require(self.lr is None or self.lr > 0, "server.lr must be positive")
         require(0 <= self.beta < 1 and 0 <= self.beta2 < 1, "server.beta and server.beta2 must lie in [0, 1)")
         require(self.tau > 0, "server.tau must be positive")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate, the optimiser's own where none is given."""
+        if self.lr is not None:
+            return self.lr
+        return 0.01 if self.optimiser == "fedadam" else 1.0
 
 
 class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

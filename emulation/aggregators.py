@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ from lamina.broker.link.address import BrokerAddress
 from lamina.broker.link.seam import Dial
 from lamina.coordinator.service.aggregator import Aggregator
 from lamina.emulation.fleet import last_words
+from lamina.models.machine import module_command
 
-PROGRAM = (sys.executable, "-m", "lamina.coordinator.cli", "aggregator")
+PROGRAM = (*module_command("lamina.coordinator.cli"), "aggregator")
 FINISH_S = 5.0  # to see that the federation is finished
 BROKER_S = 10.0  # without a broker, which ends with the emulation, they end as well
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from lamina.emulation.experiment import Experiment
 from lamina.emulation.report import versions
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.errors import BundleError, ModelError
+from lamina.models.machine import module_command
 
 _DIGITS = 16  # of the digest, in the folder's name
 
@@ -70,7 +70,7 @@ def _sources(model: str) -> list[Path]:
 
 def _build(experiment: Experiment, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "lamina.coordinator.cli", "bundle", experiment.model, str(folder)]
+    command = [*module_command("lamina.coordinator.cli"), "bundle", experiment.model, str(folder)]
     command += ["--batch-size", str(experiment.batch_size), "--optimiser", experiment.optimiser]
     command += ["--seed", str(experiment.seed), *_flags(experiment)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

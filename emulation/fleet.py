@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ from pathlib import Path
 import msgspec
 
 from lamina.edge_agent.settings import AgentSettings
+from lamina.models.machine import module_command
 
-PROGRAM = (sys.executable, "-m", "lamina.emulation.host")
+PROGRAM = module_command("lamina.emulation.host")
 FINISH_S = 10.0  # for agents to see that the federation is finished, and say goodbye
 STOP_S = 5.0  # between asking a process to end and ending it
 

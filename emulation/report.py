@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lamina.coordinator.records.records import DeviceRecord, RunResult
-from lamina.coordinator.records.store import replace_file
 from lamina.emulation.experiment import Experiment
 from lamina.emulation.progress import size
 from lamina.models.spec import ModelSpec
+from lamina.models.storage.replace import replace_file
 
 _PACKAGES = ("lamina-fl", "numpy", "onnxruntime", "torch", "aiomqtt", "paho-mqtt", "amqtt", "msgspec")
 

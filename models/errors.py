@@ -41,7 +41,10 @@ class BundleError(ConfigError):
 
 
 class RemoteError(LaminaError):
-    """A remote peer sent something that can't be used."""
+    """A remote peer sent something that can't be used. What it sent is never quoted at length."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(brief(message))
 
 
 class DecodeError(RemoteError):
@@ -66,6 +69,17 @@ class LinkError(LaminaError):
 
 class BrokerUnreachable(LinkError):
     """The broker did not answer for so long that the program gives up."""
+
+
+def brief(text: str, most: int = 240) -> str:
+    """Return text that a remote may have had a part in, fit for one line of a log: cut, and without control characters.
+
+    Args:
+        text: what is to be shown.
+        most: characters of it that are shown.
+    """
+    shown = "".join(character if character.isprintable() else "?" for character in text[:most])
+    return shown if len(text) <= most else f"{shown}... ({len(text)} characters)"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

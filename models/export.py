@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import onnx
 
 from lamina.models.bundle import Bundle
 from lamina.models.errors import BundleError
+from lamina.models.storage.replace import replace_file
 from lamina.models.values import Tensors, flatten, unflatten
 
 
@@ -30,9 +30,7 @@ def export_model(bundle: Bundle, tensors: Tensors, path: Path) -> None:
     for initializer in model.graph.initializer:
         if initializer.data_location == onnx.TensorProto.EXTERNAL:
             initializer.CopyFrom(_embedded(initializer, given, bundle.manifest.inference.file_name))
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(model.SerializeToString(deterministic=True))
-    os.replace(partial, path)
+    replace_file(path, model.SerializeToString(deterministic=True))
 
 
 def _embedded(initializer: onnx.TensorProto, given: Tensors, graph: str) -> onnx.TensorProto:

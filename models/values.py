@@ -9,7 +9,6 @@ All are float32 and in C order; `lamina.models.spec` gives the order of the tens
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 
 from lamina.models.errors import ModelError
 from lamina.models.spec import LayerSpec, ModelSpec, TensorSpec
+from lamina.models.storage.replace import replace_file
 
 Vector = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[np.float32]]
@@ -92,9 +92,7 @@ def encode_values(tensors: Tensors) -> bytes:
 
 def write_values(path: Path, tensors: Tensors) -> None:
     """Write `encode_values` to a file, at once or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(encode_values(tensors))
-    os.replace(partial, path)
+    replace_file(path, encode_values(tensors))
 
 
 def read_values(path: Path) -> dict[str, Vector]:

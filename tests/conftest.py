@@ -14,7 +14,7 @@ from typing import Never
 import pytest
 from hypothesis import settings
 
-from lamina.broker.brokers.starter import RunningBroker, find_mosquitto, has_amqtt, running_broker
+from lamina.broker.brokers.starter import BrokerKind, RunningBroker, find_mosquitto, has_amqtt, running_broker
 from lamina.broker.link.memory import MemoryBroker
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Dial
@@ -69,6 +69,14 @@ def any_broker(request: pytest.FixtureRequest) -> RunningBroker:
     """Each real broker in turn."""
     broker: RunningBroker = request.getfixturevalue(request.param)
     return broker
+
+
+@pytest.fixture(scope="session")
+def installed_broker() -> BrokerKind:
+    """The real broker that is at hand, where a test needs one and not a certain one."""
+    if find_mosquitto():
+        return "mosquitto"
+    return "amqtt" if has_amqtt() else missing("neither mosquitto nor amqtt is installed")
 
 
 @pytest.fixture(params=["memory", *(pytest.param(kind, marks=_real) for kind in ("mosquitto", "amqtt"))])

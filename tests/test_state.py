@@ -1,5 +1,6 @@
 """The saved state: what goes in comes out, and damage is told."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.service.state import DamagedState, read_progress, restore_state, save_state
 from lamina.edge_agent.session.events import Outcome, Progress
-from tests.test_spill import room_of
+from lamina.emulation.faults.simulated_disk import SimulatedDisk, Stopped
+from tests.test_activation_cache import room_of
 
 PLAN = RoundPlan(epoch=7, round=3, cycle=1, cohort=("a", "b"), due=(0,), versions=(4, 5), hyperparameters={"lr": 0.1})
 OUTCOME = Outcome(steps=5, loss=0.5, accuracy=0.75, step_s=0.01, forward_s=0.0)
@@ -76,3 +78,17 @@ def test_a_full_disk_leaves_the_state_before(path: Path) -> None:
     with room_of(100), pytest.raises(OSError, match="File too large"):
         save_state(path, PROGRESS, VECTORS)
     assert path.read_bytes() == before
+
+
+def test_a_power_cut_leaves_a_state_that_was_saved() -> None:
+    path, found = Path("/agent/state"), set()
+    for seed in range(300):
+        disk = SimulatedDisk(seed)
+        save_state(path, PROGRESS, VECTORS, disk)
+        disk.stop_after(seed % 10)
+        with suppress(Stopped):
+            save_state(path, PROGRESS, {name: vector + 1 for name, vector in VECTORS.items()}, disk)
+        vectors = empty()
+        restore_state(path, vectors, disk.after_power_cut())
+        found.add(tuple(vectors["parameters"].tolist()))
+    assert found == {(1.5, -2.0), (2.5, -1.0)}

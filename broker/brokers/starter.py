@@ -26,6 +26,7 @@ from typing import Literal
 
 from lamina.broker.link.address import BrokerAddress
 from lamina.models.errors import ConfigError
+from lamina.models.machine import module_command
 
 Kind = Literal["auto", "mosquitto", "amqtt"]
 
@@ -97,7 +98,7 @@ def running_broker(
         if program is not None:
             command = _mosquitto_command(program, home, host, port, keep=folder is not None)
         else:
-            command = [sys.executable, "-m", "lamina.broker.brokers.embedded", "--host", host, "--port", str(port)]
+            command = [*module_command("lamina.broker.brokers.embedded"), "--host", host, "--port", str(port)]
         with _process(command, home / "broker.log") as process:
             _wait_until_it_answers(process, host, port, home / "broker.log")
             yield RunningBroker(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from lamina.broker.link.clock import now
 from lamina.broker.link.seam import Dial, Link, Will
 from lamina.models.errors import BrokerUnreachable, LinkError
 
@@ -18,7 +18,8 @@ GOODBYE_S = 2.0
 STEADY_S = 10.0  # a link that held so long was a good one: the next wait is short again
 
 _T = TypeVar("_T")
-_jitter = random.Random()  # its draws decide nothing but when to dial
+jitter = random.Random()
+"""Its draws decide nothing but when to dial; a simulation seeds it, so that a run repeats exactly."""
 
 
 def wait_before(failures: int, rng: random.Random) -> float:
@@ -44,8 +45,8 @@ async def keep_linked(
     *,
     give_up_s: float = 0.0,
     on_retry: Callable[[LinkError, float], None] = lambda error, wait_s: None,
-    rng: random.Random = _jitter,
-    clock: Callable[[], float] = time.monotonic,
+    rng: random.Random = jitter,
+    clock: Callable[[], float] = now,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> _T:
     """Run ``serve`` over a link, and over a new one whenever it raises `LinkError`; returns what it returns.

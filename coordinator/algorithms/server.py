@@ -43,8 +43,8 @@ def step(server: Server, value: Vector, average: Vector, memory: ServerMemory) -
         memory: of the layer.
     """
     if isinstance(memory, MomentumState):
-        return fedavgm(value, average, memory, lr=server.lr, beta=server.beta)
-    return fedadam(value, average, memory, lr=server.lr, beta1=server.beta, beta2=server.beta2, tau=server.tau)
+        return fedavgm(value, average, memory, lr=server.rate, beta=server.beta)
+    return fedadam(value, average, memory, lr=server.rate, beta1=server.beta, beta2=server.beta2, tau=server.tau)
 
 
 def to_vector(memory: ServerMemory) -> Vector:

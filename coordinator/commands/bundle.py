@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from lamina.models.errors import BundleError
+from lamina.models.machine import module_command
 from lamina.models.manifest import ENGINES, ONNXRUNTIME, Manifest
 
 HELP = "build a bundle from a model: training graphs per cut, initial values, costs"
@@ -60,7 +60,7 @@ def measured_peak_mib(folder: Path, cut: int) -> float:
     Raises:
         BundleError: the sub-model does not run.
     """
-    command = [sys.executable, "-m", "lamina.edge_agent.training.measure", str(folder), "--cut", str(cut)]
+    command = [*module_command("lamina.edge_agent.training.measure"), str(folder), "--cut", str(cut)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last_line = done.stderr.strip().rpartition("\n")[2]

@@ -13,12 +13,13 @@ from lamina.broker.link.address import host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.settings import load_toml
 from lamina.coordinator.records.records import RoundRecord, RunResult
-from lamina.coordinator.records.store import Store, replace_file
+from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import read_bundle
 from lamina.models.sources import resolved_source
 from lamina.models.spec import ModelSpec
+from lamina.models.storage.replace import replace_file
 
 HELP = "train one federation to its end"
 

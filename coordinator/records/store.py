@@ -206,13 +206,3 @@ def _bytes(vector: _Vector) -> bytes:
 
 def _vector(content: bytes) -> _Vector:
     return np.frombuffer(content, "<f4").astype(np.float32)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path`` at once: a reader, or a crash, sees the old file or the new one."""
-    draft = path.with_name(path.name + ".draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections import Counter
 from typing import Literal
 
+from lamina.broker.link.clock import now
+from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import chunks, messages
@@ -107,15 +108,14 @@ class Aggregator:
         await link.publish(self._topics.aggregator_status(self._name), status, retain=True)
 
     async def _listen(self, link: Link) -> None:
-        async for delivery in link.deliveries():
+        async def hear(delivery: Delivery) -> None:
             try:
                 if delivery.payload:
                     await self._hear(link, delivery, self._topics.parse(delivery.topic))
-            except RemoteError as error:
-                self._note_refused(error)
             finally:
-                delivery.acknowledge()
-            self._changed.set()
+                self._changed.set()
+
+        await hear_all(link, hear, lambda delivery, error: self._note_refused(error))
 
     def _note_refused(self, error: RemoteError) -> None:
         self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
@@ -171,13 +171,13 @@ class Aggregator:
             self._finished = self._site.round is not None or not retained
             return
         self._chunk_bytes = plan.chunk_bytes
-        self._site.begin(plan, time.monotonic())
+        self._site.begin(plan, now())
 
     def _hear_status(self, device: str, state: str) -> None:
         if state == "online":
             self._site.came(device)
         else:
-            self._site.went(device, time.monotonic() + (LOST_S if state == "lost" else 0.0))
+            self._site.went(device, now() + (LOST_S if state == "lost" else 0.0))
 
     # -- the model ---------------------------------------------------------------------------------------------------
 
@@ -217,9 +217,9 @@ class Aggregator:
 
     async def _send(self, link: Link) -> None:
         while not self._finished:
-            for value in self._site.ready(time.monotonic()):
+            for value in self._site.ready(now()):
                 await self._publish(link, value)
-            wait_s = self._site.patience_ends(time.monotonic()) - time.monotonic()
+            wait_s = self._site.patience_ends(now()) - now()
             try:
                 await asyncio.wait_for(self._changed.wait(), None if math.isinf(wait_s) else max(wait_s, 0.0))
             except TimeoutError:

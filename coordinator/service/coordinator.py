@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from lamina.broker.link.clock import now
+from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
@@ -50,6 +51,7 @@ class Coordinator:
         dial: opens a link to the broker.
         observe: is told of every finished round, in order.
         observe_cycle: is told of every adjustment of the intervals.
+        new_epoch: draws the number that tells this run of the federation from all others.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Coordinator:
         *,
         observe: Callable[[RoundRecord], None] = lambda record: None,
         observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
+        new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
+        self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
         self._store = Store(Path(settings.folder))
         self._federation = self._restore()
@@ -138,13 +142,11 @@ class Coordinator:
 
     async def _listen(self, link: Link, broadcast: Broadcast) -> None:
         joiner = Joiner(self._bundle.manifest.spec, epoch=self._federation.snapshot.epoch)
-        async for delivery in link.deliveries():
-            try:
-                await self._hear(broadcast, delivery, joiner)
-            except RemoteError as error:
-                self._note_refused(error)
-            finally:
-                delivery.acknowledge()
+        await hear_all(
+            link,
+            lambda delivery: self._hear(broadcast, delivery, joiner),
+            lambda delivery, error: self._note_refused(error),
+        )
 
     def _note_refused(self, error: RemoteError) -> None:
         self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
@@ -216,7 +218,7 @@ class Coordinator:
             return
         # A device that says goodbye is not waited for; one that vanishes may be back in a moment.
         patience_s = self._settings.deadlines.lost_s if state == "lost" else 0.0
-        if self._federation.went(device, time.monotonic(), patience_s):
+        if self._federation.went(device, now(), patience_s):
             log.info("%s is %s", device, state)
 
     def _hear_aggregator(self, site: str, state: str) -> None:
@@ -237,14 +239,14 @@ class Coordinator:
         while not federation.finished:
             if federation.round is None:
                 await self._devices_are_there()
-                await broadcast.plan(federation.begin(time.monotonic()))
+                await broadcast.plan(federation.begin(now()))
                 await broadcast.say(self._topics.coordinator_status, self._status())
             await self._finish_round()
 
     async def _devices_are_there(self) -> None:
-        began, wait_s = time.monotonic(), self._settings.cohorts.wait_s
-        while not self._federation.can_begin(time.monotonic() - began):
-            if wait_s and time.monotonic() - began > wait_s:
+        began, wait_s = now(), self._settings.cohorts.wait_s
+        while not self._federation.can_begin(now() - began):
+            if wait_s and now() - began > wait_s:
                 raise ConfigError(self._too_few(wait_s))
             await self._news(1.0)
 
@@ -257,11 +259,11 @@ class Coordinator:
         federation, round_ = self._federation, self._federation.round
         assert round_ is not None
         while True:
-            federation.close(round_.ready(time.monotonic()))
-            if round_.done(time.monotonic()):
+            federation.close(round_.ready(now()))
+            if round_.done(now()):
                 break
-            await self._news(round_.patience_ends(time.monotonic()) - time.monotonic())
-        outcome = federation.finish(time.monotonic(), self._uplink_bytes)
+            await self._news(round_.patience_ends(now()) - now())
+        outcome = federation.finish(now(), self._uplink_bytes)
         await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
         await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
         self._committed.set()
@@ -337,7 +339,7 @@ class Coordinator:
             log.info("going on after round %d of %s", snapshot.round, settings.federation)
         else:
             owed, memory = {}, {}
-            snapshot = fresh(manifest, bundle.digest, secrets.randbits(53), settings)
+            snapshot = fresh(manifest, bundle.digest, self._new_epoch(), settings)
             parameters, statistics = flatten(manifest.spec, bundle.initial_values())
             indices = range(len(manifest.spec.layers))
             values = [layer_vector(manifest.spec, index, parameters, statistics) for index in indices]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from lamina.broker.wire.files import FileJoiner
 from lamina.broker.wire.topics import Topics
 from lamina.models.errors import ConfigError
 from lamina.models.manifest import FileEntry
+from lamina.models.storage.replace import replace_file
 
 MANIFEST_SUFFIX = ".json"
 
@@ -86,10 +86,7 @@ def _read_if_whole(path: Path, sha256: str) -> bytes | None:
 
 def _write(path: Path, content: bytes) -> None:
     """The file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        replace_file(path, content)
     except OSError as error:
         raise ConfigError(f"folder {path.parent}: can't keep the bundle there: {error.strerror}") from error

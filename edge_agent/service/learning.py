@@ -181,7 +181,7 @@ class Learning:
     def save(self, progress: Progress) -> None:
         """Write the state, in the thread; the next round waits for it, nothing else does."""
         if self._settings.keep_state:
-            self._thread.submit(self._save, progress)
+            asyncio.get_running_loop().run_in_executor(self._thread, self._save, progress)
 
     async def close(self) -> None:
         """End the thread and give everything back."""

@@ -10,7 +10,6 @@ buffers of the link, and for what else the board does meanwhile.
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ from lamina.broker.wire.messages import DeviceProfile
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training import memory
 from lamina.models.errors import ConfigError
+from lamina.models.machine import usable_cores
 from lamina.models.samples import LabelledSamples
 
 BUDGET_SHARE = 0.8
@@ -67,7 +67,7 @@ def budget_mib(root: Path = Path("/")) -> float:
 
 def threads(settings: AgentSettings) -> int:
     """Processor cores that training uses: as configured, at most those that the process may run on."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = usable_cores()
     return min(settings.threads, available) if settings.threads else available
 
 

@@ -1,4 +1,4 @@
-"""What survives a restart of the agent? One file: a header that says what it is, then the vectors, then a checksum.
+"""What survives a restart of the agent: one file, with a header that says what it is, the vectors, and a checksum.
 
 | bytes   | field                                                                          |
 | ------- | ------------------------------------------------------------------------------ |
@@ -7,24 +7,26 @@
 | varying | header, JSON: the progress, and name and length of each vector                 |
 | rest    | the vectors, float32, one after the other; then the CRC-32 of all before it, u32 |
 
-The vectors are written from where they are and read to where they belong, so that neither takes memory. The file
-appears whole or not at all, but nothing waits for the disk: after a power cut it may be damaged. The checksum tells,
-and the agent then begins without it, as a new one does.
+The vectors are written from where they are and read to where they belong, so that neither takes memory. A file is
+synced before it takes the place of the one before, so an agent that is killed, or a board that loses its power, goes on
+from the last round that it saved, or from the one before. The checksum tells what else may have damaged the file; the
+agent then begins without it, as a new one does.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
 from lamina.edge_agent.session.events import Progress
 from lamina.models.errors import LaminaError
+from lamina.models.storage.disk import DISK, Disk
+from lamina.models.storage.replace import replace_file
 from lamina.models.values import Vector
 
 _MAGIC = b"LAMSTAT1"
@@ -43,38 +45,31 @@ class _Header(msgspec.Struct, frozen=True):
     vectors: tuple[tuple[str, int], ...]
 
 
-def save_state(path: Path, progress: Progress, vectors: Mapping[str, Vector]) -> None:
+def save_state(path: Path, progress: Progress, vectors: Mapping[str, Vector], disk: Disk = DISK) -> None:
     """Write the file, in the place of the one before.
 
     Args:
         path: where; its folder is made if need be.
         progress: what the vectors contain.
         vectors: float32, one-dimensional, by name.
+        disk: the file lies on.
 
     Raises:
         OSError: the disk is full, or the like. The file before is unharmed.
     """
     header = msgspec.json.encode(_Header(progress, tuple((name, len(vector)) for name, vector in vectors.items())))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        check = 0
-        parts: list[bytes | memoryview] = [_MAGIC, _U32.pack(len(header)), header]
-        for part in (*parts, *(vector.data for vector in vectors.values())):
-            file.write(part)
-            check = zlib.crc32(part, check)
-        file.write(_U32.pack(check))
-    os.replace(partial, path)
+    parts: list[bytes | memoryview] = [_MAGIC, _U32.pack(len(header)), header]
+    replace_file(path, _sealed([*parts, *(vector.data for vector in vectors.values())]), disk)
 
 
-def read_progress(path: Path) -> Progress | None:
+def read_progress(path: Path, disk: Disk = DISK) -> Progress | None:
     """What the file says it contains; ``None`` if there is none.
 
     Raises:
         DamagedState: it is no such file.
     """
     try:
-        with path.open("rb") as file:
+        with disk.open(path) as file:
             return _read_header(file, path)[0].progress
     except FileNotFoundError:
         return None
@@ -82,19 +77,20 @@ def read_progress(path: Path) -> Progress | None:
         raise DamagedState(f"state {path}: can't be read: {error.strerror}") from error
 
 
-def restore_state(path: Path, vectors: Mapping[str, Vector]) -> None:
+def restore_state(path: Path, vectors: Mapping[str, Vector], disk: Disk = DISK) -> None:
     """Read the file's vectors into these.
 
     Args:
         path: of the file.
         vectors: the same, in name, order and length, as those that were saved; overwritten in place.
+        disk: the file lies on.
 
     Raises:
         DamagedState: it is no such file, it is for other vectors, or its checksum is wrong; the vectors may then hold
             anything.
     """
     try:
-        with path.open("rb") as file:
+        with disk.open(path) as file:
             header, check = _read_header(file, path)
             if header.vectors != tuple((name, len(vector)) for name, vector in vectors.items()):
                 raise DamagedState(f"state {path}: it is of another model")
@@ -107,7 +103,16 @@ def restore_state(path: Path, vectors: Mapping[str, Vector]) -> None:
         raise DamagedState(f"state {path}: can't be read: {error.strerror}") from error
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[_Header, int]:
+def _sealed(parts: list[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """The parts, and their checksum behind them."""
+    check = 0
+    for part in parts:
+        yield part
+        check = zlib.crc32(part, check)
+    yield _U32.pack(check)
+
+
+def _read_header(file: BufferedIOBase, path: Path) -> tuple[_Header, int]:
     """The header, and the checksum as far as it goes."""
     start = file.read(len(_MAGIC) + _U32.size)
     if len(start) < len(_MAGIC) + _U32.size or not start.startswith(_MAGIC):

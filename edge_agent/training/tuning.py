@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from lamina.edge_agent.training.engine import Engine, FrozenPiece, InParts, PathOf, Resident, SubModelTrainer, Way
 from lamina.models.manifest import Manifest, SubModel
 from lamina.models.spec import ModelSpec
+from lamina.models.storage.replace import replace_file
 from lamina.models.values import Vector
 
 FILE = "tuning.json"
@@ -227,11 +227,8 @@ def read_choices(path: Path) -> dict[str, Choice]:
 
 def _write_choices(path: Path, choices: dict[str, Choice]) -> None:
     """The file appears whole or not at all; without it, the next start measures again."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(choices)))
-        os.replace(partial, path)
+        replace_file(path, msgspec.json.format(msgspec.json.encode(choices)))
     except OSError as error:
         log.warning("can't keep in %s what runs fastest: %s", path, error.strerror)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from lamina.coordinator.records.store import replace_file
 from lamina.emulation.commands.emulate import ended_by_sigterm
 from lamina.emulation.commands.simulate import add_common, read_with_seeds, show_study
 from lamina.models.errors import ConfigError
+from lamina.models.storage.replace import replace_file
 
 if TYPE_CHECKING:
     from lamina.emulation.simulator.studies.studying import Effort, Findings

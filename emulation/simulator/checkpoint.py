@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamina.coordinator.algorithms.server_optimiser import AdamState, MomentumState
-from lamina.coordinator.records.store import replace_file
 from lamina.emulation.simulator.server import ServerMemory
 from lamina.emulation.simulator.simulation import Standing, State
+from lamina.models.storage.replace import replace_file
 
 
 class Point(msgspec.Struct, frozen=True):

@@ -12,7 +12,6 @@ import msgspec
 
 from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import RoundRecord
-from lamina.coordinator.records.store import replace_file
 from lamina.emulation.report import LayerSummary, versions
 from lamina.emulation.simulator.backends.choice import WayName, open_way, quickest, samples_per_s
 from lamina.emulation.simulator.checkpoint import Course, Point, read_checkpoint, write_checkpoint
@@ -20,6 +19,7 @@ from lamina.emulation.simulator.run_context import Ground, lay
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulation import Simulation, State
 from lamina.models.capacity import capacity
+from lamina.models.storage.replace import replace_file
 from lamina.models.values import write_values
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Literal
 
 from lamina.emulation.simulator.backends import Way
 from lamina.emulation.simulator.backends.pool import pooling
-from lamina.emulation.simulator.backends.processes import usable_cores
 from lamina.emulation.simulator.backends.tasks import Recipe, Task, Training
 from lamina.emulation.simulator.run_context import Ground
+from lamina.models.machine import usable_cores
 
 WayName = Literal["auto", "loop", "pool", "stack", "ray"]
 

@@ -18,10 +18,11 @@ from typing import Any
 
 from lamina.emulation.readers.raw import Array
 from lamina.emulation.simulator.backends.arena import Arena, SharedArena, shared_arena
-from lamina.emulation.simulator.backends.processes import context, usable_cores
+from lamina.emulation.simulator.backends.processes import context
 from lamina.emulation.simulator.backends.tasks import Outcome, Recipe, Task
 from lamina.emulation.simulator.rows import layer_offsets
 from lamina.models.errors import LaminaError
+from lamina.models.machine import usable_cores
 
 _END_S = 5.0  # for a process to end when it is told to
 

@@ -20,14 +20,11 @@ T = TypeVar("T")
 
 def context() -> ForkServerContext:
     """Of all processes that the simulator starts."""
+    # The server is started by `python -c`, which would put the current folder first on its path.
+    os.environ["PYTHONSAFEPATH"] = "1"
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(["lamina.emulation.simulator.preloaded"])
     return found
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def apart(function: Callable[[A], T], argument: A) -> T:

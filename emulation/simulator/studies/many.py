@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from lamina.emulation.simulator.backends.choice import WayName
-from lamina.emulation.simulator.backends.processes import context, usable_cores
+from lamina.emulation.simulator.backends.processes import context
 from lamina.emulation.simulator.run import Result, known_result, run
 from lamina.emulation.simulator.setting import Setting
 from lamina.models.errors import LaminaError
+from lamina.models.machine import usable_cores
 
 _LOOK_S = 0.5  # between two looks at how far the runs are
 

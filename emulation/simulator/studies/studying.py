@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 
-from lamina.coordinator.records.store import replace_file
 from lamina.emulation.simulator.run import Result, known_result
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.studies.many import Means, carry_out
@@ -29,6 +28,7 @@ from lamina.emulation.simulator.studies.tables import (
     mean_and_spread,
     verdicts,
 )
+from lamina.models.storage.replace import replace_file
 
 VALIDATION_SHARE = 0.2  # of the training set, that a sweep judges by
 

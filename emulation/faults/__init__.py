@@ -1,0 +1,1 @@
+"""Faults on purpose: disks that lose what was not synced, and what else a federation must bear."""
