@@ -18,6 +18,7 @@ from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.errors import BrokerUnreachable, ConfigError, DataError
 from lamina.models.samples import LabelledSamples
+from tests.patience import PATIENCE_S
 from tests.scripted_coordinator import Coordinator, Vector, coordinator_on
 from tests.tiny_training import Twin, write_trainable_bundle
 
@@ -72,7 +73,7 @@ class Lab:
 
     async def end(self) -> None:
         """How the agent ends by itself."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await self.running.pop()
 
 
@@ -257,7 +258,7 @@ async def test_an_agent_that_is_stopped_while_training_leaves_off(lab: Lab) -> N
     await lab.ready(data=MANY)
     await lab.coordinator.plan(0, (0, 0), local_steps=LONG)
     await asyncio.sleep(0.1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await lab.stop()
     await lab.coordinator.until_status("sleeping")
 

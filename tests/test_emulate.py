@@ -27,6 +27,7 @@ from lamina.emulation.progress import Progress
 from lamina.emulation.run import Outcome, Prepared, emulate, prepare, standing, train
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError, LaminaError, ModelError
+from tests.patience import PATIENCE_S
 from tests.whole_federation import MODERATE, STRONG, TOO_SMALL, WEAK, samples, small_bundle
 
 ROOT = Path(__file__).parent.parent
@@ -160,7 +161,9 @@ def test_when_every_device_has_gone_the_run_ends(experiment: Experiment) -> None
 
 
 def test_data_that_do_not_fit_the_model_are_an_error_before_anything_starts(experiment: Experiment) -> None:
-    with pytest.raises(DataError, match=r"digits are float32 \(1, 8, 8\), and the model small takes float32 \(6,\)"):
+    with pytest.raises(
+        DataError, match=r"digits: its samples have the shape \(1, 8, 8\), and model small takes \(6,\)"
+    ):
         prepare(changed(experiment, data="digits"))
 
 
@@ -323,7 +326,7 @@ def running(experiment: Experiment, tmp_path: Path, installed_broker: BrokerKind
 
 
 def assert_ended(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
     for process in alive:
         process.kill()
     assert alive == []
@@ -338,7 +341,7 @@ def test_a_signal_ends_the_command_and_all_that_it_started(
     started = psutil.Process(running.pid).children()
     assert len(started) == 1 + 8
     running.send_signal(number)
-    assert running.wait(timeout=60) == status
+    assert running.wait(timeout=PATIENCE_S) == status
     assert_ended(started)
 
 

@@ -22,9 +22,10 @@ from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import Definition
 from lamina.models.samples import LabelledSamples
+from tests.patience import PATIENCE_S
 
 FEATURES, CLASSES = 6, 3
-PATIENCE_S = 240  # machines may be busy
+
 PEAKS = {0: 30.0, 1: 20.0, 2: 10.0}  # MiB, by rank of the cut
 STRONG, MODERATE, WEAK, TOO_SMALL = 30.0, 20.0, 10.0, 9.0
 
