@@ -9,7 +9,9 @@
     │   ├── DecodeError     bytes that aren't what they claim to be
     │   └── RejectedUpdate  a well-formed update that the round machine refuses
     └── LinkError           the network: retry
-        └── BrokerUnreachable   retried, and given up
+        ├── BrokerUnreachable   retried, and given up
+        ├── AccessDenied        refused credentials, a certificate that is not trusted: a `ConfigError`, too
+        └── TakenOver           another program has this one's name: a `ConfigError`, too
 
 A `ConfigError` ends a command with its one line and exit status 2. A `RemoteError` never stops a round.
 """
@@ -69,6 +71,14 @@ class LinkError(LaminaError):
 
 class BrokerUnreachable(LinkError):
     """The broker did not answer for so long that the program gives up."""
+
+
+class AccessDenied(LinkError, ConfigError):
+    """The broker refuses the credentials, or its certificate is not trusted: the operator must change something."""
+
+
+class TakenOver(LinkError, ConfigError):
+    """Another program has connected under this one's name and taken its place: coming back would take its place."""
 
 
 def brief(text: str, most: int = 240) -> str:

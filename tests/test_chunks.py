@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lamina.broker.wire.chunks import FileJoiner, Joiner, LayerValue, pack, split, split_file, unpack
 from lamina.broker.wire.codecs import CODECS
 from lamina.broker.wire.codecs import codec as codec_named
-from lamina.models.errors import ConfigError, DecodeError
+from lamina.models.errors import ConfigError, DecodeError, RejectedUpdate
 from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 CONV = LayerSpec(
@@ -225,6 +225,41 @@ def test_finished_value_counts_again_once_its_sender_is_forgotten() -> None:
 
 
 # Bounds.
+
+
+def test_what_came_before_its_round_was_followed_counts_when_it_is_sent_again() -> None:
+    joiner = Joiner(SPEC)
+    joiner.follow(9, None)
+    [chunk] = split(value_of(1), 4096)
+    with pytest.raises(RejectedUpdate, match="while no round is open"):
+        joiner.add(chunk, "pi")
+    joiner.follow(9, 5)
+    assert joiner.add(chunk, "pi") == value_of(1)
+    assert joiner.add(chunk, "pi") is None
+
+
+@pytest.mark.parametrize("followed_first", [True, False])
+def test_a_later_round_does_not_suppress_the_one_that_a_coordinator_went_back_to(followed_first: bool) -> None:
+    joiner = Joiner(SPEC)
+    later, earlier = split(value_of(round=7, version=4), 256), split(value_of(), 256)
+    if followed_first:
+        joiner.follow(9, 5)
+        with pytest.raises(RejectedUpdate, match="round 5 is open"):
+            joiner.add(later[0], "pi")
+    else:
+        joiner.add(later[0], "pi")
+        joiner.follow(9, 5)
+    assert joiner.held_bytes == 0
+    assert [joiner.add(chunk, "pi") for chunk in earlier][-1] == value_of()
+
+
+def test_chunks_of_the_followed_round_outlive_a_repetition_of_its_plan() -> None:
+    joiner = Joiner(SPEC)
+    joiner.follow(9, 5)
+    first, *others = split(value_of(), 256)
+    joiner.add(first, "pi")
+    joiner.follow(9, 5)
+    assert [joiner.add(chunk, "pi") for chunk in others][-1] == value_of()
 
 
 def test_held_bytes_stay_under_the_limit_and_what_was_idle_longest_goes() -> None:

@@ -44,6 +44,7 @@ rounds = 2
 local_steps = 1
 [cohorts]
 min_devices = 1
+wait_s = 120.0
 """
 
 

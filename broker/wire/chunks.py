@@ -57,7 +57,7 @@ from lamina.broker.wire.packing import (
     unpack_to_fold,
 )
 from lamina.broker.wire.topics import PROTOCOL
-from lamina.models.errors import DecodeError
+from lamina.models.errors import DecodeError, RejectedUpdate
 from lamina.models.spec import ModelSpec
 
 __all__ = [
@@ -148,6 +148,7 @@ class Joiner:
         self._known = [(layer.shapes, _table(layer.shapes)) for layer in spec.layers]
         self._most_bytes: dict[tuple[int, Purpose, int], int] = {}  # of a layer's data, by layer, purpose and codec
         self._epoch = epoch
+        self._any_round, self._round = True, -1
         self._max_transfers = max_transfers
         self._max_bytes = max_bytes
         self._transfers: OrderedDict[_Key, _Transfer] = OrderedDict()  # the one idle longest first
@@ -166,12 +167,14 @@ class Joiner:
         Raises:
             DecodeError: the chunk is damaged, not of this model, or of another purpose; its transfer joined to
                 something else, or takes too much memory.
+            RejectedUpdate: ``round``: the chunk is of another round than `follow` named. Nothing of it is remembered.
         """
         header, chunk = _parse(payload, self._known)
         if header.purpose not in purposes:
             raise DecodeError(f"a {header.purpose} of layer {header.layer}, where {' or '.join(purposes)} is awaited")
         if self._epoch is not None and header.epoch != self._epoch:
             return None
+        self._check_round(header, sender)
         self._check(header)
         transfer = self._transfer(_Key(sender, header.purpose, header.layer), header)
         if transfer is None or transfer.finished or header.chunk in transfer.chunks:
@@ -184,10 +187,28 @@ class Joiner:
             return None
         return self._finish(transfer)
 
+    def follow(self, epoch: int, round_: int | None) -> None:
+        """Take the chunks of one round alone from now on, or of none; forget what came of others.
+
+        What comes before its round is open, or of a round that a coordinator has gone back from, so leaves no trace:
+        it counts as new when it is sent again.
+        """
+        self._epoch, self._any_round, self._round = epoch, False, -1 if round_ is None else round_
+        for key in [key for key, transfer in self._transfers.items() if not self._is_followed(transfer.header)]:
+            self._drop(key)
+
     def forget(self, sender: str) -> None:
         """Forget a sender's transfers: the finished ones, when they come again, count as new."""
         for key in [key for key in self._transfers if key.sender == sender]:
             self._drop(key)
+
+    def _is_followed(self, header: _Header) -> bool:
+        return self._any_round or (header.epoch, header.round) == (self._epoch, self._round)
+
+    def _check_round(self, header: _Header, sender: str) -> None:
+        if not self._is_followed(header):
+            now = "no round is open" if self._round < 0 else f"round {self._round} is open"
+            raise RejectedUpdate("round", f"{sender} sent layer {header.layer} of round {header.round} while {now}")
 
     def _check(self, header: _Header) -> None:
         if header.layer >= len(self._layers):

@@ -51,6 +51,15 @@ class Topics:
         """What every topic of the federation begins with, without the last slash."""
         return f"{ROOT}/{self.federation}"
 
+    def client(self, role: str, name: str = "") -> str:
+        """The id of a program at the broker: unlike any other's, since no name has a slash.
+
+        Args:
+            role: ``coordinator``, ``device``, ``aggregator``, or what a command does.
+            name: of the device or site, or random where any number may run.
+        """
+        return "/".join(filter(None, (self.federation, role, name)))
+
     @property
     def coordinator_status(self) -> str:
         """Retained, and the coordinator's will."""
