@@ -16,13 +16,19 @@ phi = 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import msgspec
 
 from lamina.broker.link.address import BrokerAddress
 from lamina.broker.wire.codecs import LOSSLESS, codec
+from lamina.coordinator.algorithms.catalogue import found, named
+from lamina.coordinator.algorithms.interval_rule import IntervalRule
+from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
+from lamina.coordinator.folds.aggregate import rule
 from lamina.models.errors import ConfigError, require
 
 
@@ -53,6 +59,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.lr is None or self.lr > 0, "training.lr must be positive")
         require(all(0 < at < 1 for at in self.lr_decay_at), "training.lr_decay_at holds shares between 0 and 1")
         require(self.lr_decay > 0, "training.lr_decay must be positive")
+        require(0 <= self.seed < 2**63, "training.seed must lie between 0 and 2^63")
         require("lr" not in self.hyperparameters, "training.hyperparameters: give the rate as training.lr")
 
 
@@ -84,15 +91,19 @@ class Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         min_devices: accepted devices to wait for before the first round.
         active: how many train in a cycle: a share of the accepted ones (at most 1), or a number (above 1).
+        max_devices: how many may register, those of earlier runs of the federation included; one more is turned
+            away. ``min_devices`` may always register.
         wait_s: give up when ``min_devices`` have not come by then; 0 waits for ever.
     """
 
     min_devices: int = 2
     active: float = 1.0
+    max_devices: int = 1000
     wait_s: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.min_devices > 0, "cohorts.min_devices must be at least 1")
+        require(self.max_devices > 0, "cohorts.max_devices must be at least 1")
         require(self.active > 0, "cohorts.active must be positive: a share up to 1, or a number of devices")
 
 
@@ -103,9 +114,13 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         phi: a relaxed layer's interval is ``phi * local_steps``; 1 is FedAvg.
         warmup_rounds: no adjustment before this many rounds are done.
         accelerate: shorten the intervals of the layers that drift most, in place of relaxing those that drift least.
-        weighting: ``uniform`` (1/m, the default: a device counts the same whatever it holds), or ``num_examples``.
-        fold: name of the aggregation rule, ``mean`` by default.
-        aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
+            weighting: ``uniform`` (1/m, the default: a device counts the same whatever it holds), or ``num_examples``.
+        intervals: name of the rule that adjusts the intervals at a cycle's end; ``random`` and ``round_robin`` are
+            controls, which relax as many parameters as the default and other layers.
+        fold: name of the aggregation rule, ``mean`` by default; others bear devices that lie (docs/robustness.md).
+        norm_bound: an update is refused whose norm is more than so many times that of its layer's recent updates; 0
+            takes all.
+            aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
             coordinator does it itself.
     """
 
@@ -113,39 +128,69 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warmup_rounds: int = 0
     accelerate: bool = False
     weighting: Literal["uniform", "num_examples"] = "uniform"
+    intervals: str = "fedlama"
     fold: str = "mean"
+    norm_bound: float = 100.0
     aggregators: int = 0
 
     def __post_init__(self) -> None:
+        rule(self.fold)
+        require(
+            self.norm_bound == 0 or 1 < self.norm_bound < math.inf,
+            "aggregation.norm_bound must be above 1, or 0 to take updates of any norm",
+        )
         require(self.aggregators >= 0, "aggregation.aggregators can't be negative")
         require(
             self.fold == "mean" or not self.aggregators,
             f"aggregation.fold = {self.fold!r} needs every update by itself, and aggregators send sums: "
             "set aggregation.aggregators to 0",
         )
+        named(IntervalRule, self.intervals, "aggregation.intervals")
         require(self.phi > 0, "aggregation.phi must be at least 1")
         require(self.warmup_rounds >= 0, "aggregation.warmup_rounds can't be negative")
+
+
+class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which devices are trusted, and how far.
+
+    Attributes:
+        allow: names of those that may come, or patterns such as ``greenhouse-*``; empty: any may.
+        put_aside_after: refused updates after which a device takes no further part; 0: never. Updates that are merely
+            late, or of another round, don't count.
+    """
+
+    allow: tuple[str, ...] = ()
+    put_aside_after: int = 20
+
+    def __post_init__(self) -> None:
+        require(self.put_aside_after >= 0, "devices.put_aside_after can't be negative; 0 puts nobody aside")
+
+    def allows(self, device: str) -> bool:
+        """Whether a device of that name may come."""
+        return not self.allow or any(fnmatchcase(device, pattern) for pattern in self.allow)
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the coordinator does with an average (see `lamina.coordinator.algorithms.server_optimiser`).
 
     Attributes:
-        optimiser: ``none``: the average is the next value; ``fedavgm`` or ``fedadam``: a step towards it.
-        lr: the server's learning rate; left out, 1 of ``fedavgm`` and 0.01 of ``fedadam``, which moves a parameter by
-            about the rate, however small the average's change is.
+        optimiser: ``none``: the average is the next value; the name of an optimiser: a step towards it.
+        lr: the server's learning rate; left out, the optimiser's own: 1 of ``fedavgm``; 0.01 of ``fedadam`` and
+            ``fedyogi``, which move a parameter by about the rate, however small the average's change is.
         beta: share of the momentum that stays.
-        beta2: share of FedAdam's second moment that stays.
-        tau: FedAdam's floor of the second moment's root.
+        beta2: share of the second moment that stays, of ``fedadam`` and ``fedyogi``.
+        tau: their floor of the second moment's root.
     """
 
-    optimiser: Literal["none", "fedavgm", "fedadam"] = "none"
+    optimiser: str = "none"
     lr: float | None = None
     beta: float = 0.9
     beta2: float = 0.99
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
+        if self.optimiser != "none":
+            named(ServerOptimiser, self.optimiser, "server.optimiser")
         require(self.lr is None or self.lr > 0, "server.lr must be positive")
         require(0 <= self.beta < 1 and 0 <= self.beta2 < 1, "server.beta and server.beta2 must lie in [0, 1)")
         require(self.tau > 0, "server.tau must be positive")
@@ -155,7 +200,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The learning rate, the optimiser's own where none is given."""
         if self.lr is not None:
             return self.lr
-        return 0.01 if self.optimiser == "fedadam" else 1.0
+        known = found(ServerOptimiser).get(self.optimiser)
+        return known.lr if known else 1.0
 
 
 class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -251,7 +297,38 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.batch_size > 0, "evaluation.batch_size must be at least 1")
 
 
-class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The tables that say how a model is trained, whatever carries it out: a federation, an emulation or a simulation.
+
+    Attributes:
+        training: what every device of the cohort does in a round.
+        local: what a device does besides its optimiser.
+        cohorts: who trains.
+        aggregation: when a layer is averaged, and how.
+        server: what becomes of an average.
+        evaluation: how the averaged model is judged.
+    """
+
+    training: Training = msgspec.field(default_factory=Training)
+    local: Local = msgspec.field(default_factory=Local)
+    cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
+    aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
+    server: Server = msgspec.field(default_factory=Server)
+    evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds to do: those asked for, up to whole cycles."""
+        phi = self.aggregation.phi
+        return math.ceil(self.training.rounds / phi) * phi
+
+    def rate(self, round_: int, default: float) -> float:
+        """The learning rate in a round; it starts at ``default`` where ``training.lr`` is left out."""
+        decays = sum(round_ >= share * self.rounds for share in self.training.lr_decay_at)
+        return (default if self.training.lr is None else self.training.lr) / self.training.lr_decay**decays
+
+
+class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of ``federation.toml``. Relative paths start at the file's own folder.
 
     Attributes:
@@ -264,14 +341,9 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     bundle: str
     folder: str = "runs/federation"
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
-    training: Training = msgspec.field(default_factory=Training)
-    local: Local = msgspec.field(default_factory=Local)
-    cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
-    aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
-    server: Server = msgspec.field(default_factory=Server)
+    devices: Devices = msgspec.field(default_factory=Devices)
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
-    evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
 
 
 def _check_codec(key: str, name: str) -> None:

@@ -28,8 +28,10 @@ from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResu
 from lamina.coordinator.records.snapshot import fresh
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.rounds.federation import Federation
+from lamina.coordinator.rounds.round import Round
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
+from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import Chronicle
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
@@ -70,11 +72,13 @@ class Coordinator:
         self._store = Store(Path(settings.folder))
         self._federation = self._restore()
         self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
+        self._listens = False  # from the first link on
         self._joiner = Joiner(bundle.manifest.spec)
         self._follow(None)
         self._changed, self._committed = asyncio.Event(), asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
+        self._refusals = Refusals()
 
     async def run(self) -> RunResult:
         """Train until all rounds are done.
@@ -139,6 +143,9 @@ class Coordinator:
         await link.subscribe(topics.partials, topics.aggregators)
         if not self._settings.aggregation.aggregators:
             await link.subscribe(topics.updates, topics.devices("updates"))
+        if not self._listens:
+            self._listens = True
+            federation.listen(now())
         if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
             await broadcast.plan(federation.round.plan)
 
@@ -146,16 +153,29 @@ class Coordinator:
         await hear_all(
             link,
             lambda delivery: self._hear(broadcast, delivery),
-            lambda delivery, error: self._note_refused(error),
+            lambda delivery, error: self._note_refused(broadcast, self._sender(delivery.topic), error),
         )
 
     def _follow(self, round_: int | None) -> None:
         """Take updates of this round alone; of none, while no round is open."""
         self._joiner.follow(self._federation.snapshot.epoch, round_)
 
-    def _note_refused(self, error: RemoteError) -> None:
-        self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
-        log.info("refused: %s", error)
+    def _note_refused(self, broadcast: Broadcast, device: str, error: RemoteError) -> None:
+        """Count it, say so now and then, and put its sender aside where it was one too many."""
+        reason = self._refusals.note(device, error)
+        self.refused[reason] += 1
+        if task := self._federation.refused(device, reason):
+            log.warning("%s is %s", device, task.reason)
+            broadcast.say_later(self._topics.device(device, "task"), task)
+            self._changed.set()
+
+    def _sender(self, topic: str) -> str:
+        """The device whose topic it is; empty where it is nobody's that is known."""
+        try:
+            device = self._topics.parse(topic).device
+        except RemoteError:
+            return ""
+        return device if device in self._federation.devices else ""
 
     async def _hear(self, broadcast: Broadcast, delivery: Delivery) -> None:
         if not delivery.payload:  # a retained message that was cleared
@@ -167,7 +187,7 @@ class Coordinator:
                 await self._hear_update(delivery.payload, address)
             case "updates":
                 self._uplink_bytes += len(delivery.payload)
-                await self._hear_batch(delivery.payload, address)
+                await self._hear_batch(broadcast, delivery.payload, address)
             case "layer_partial":
                 await self._hear_partial(delivery.payload, address)
             case "aggregator_status":
@@ -189,7 +209,8 @@ class Coordinator:
         task = self._federation.register(profile)
         verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
         log.info("%s %s: %s", profile.device, verdict, task.reason)
-        await broadcast.say(self._topics.device(profile.device, "task"), task)
+        known = profile.device in self._federation.devices  # the others may be without number: nothing is kept of them
+        await broadcast.say(self._topics.device(profile.device, "task"), task, retain=known)
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
@@ -197,17 +218,17 @@ class Coordinator:
         if update is not None:
             self._federation.receive(update)
 
-    async def _hear_batch(self, payload: bytes, address: Address) -> None:
+    async def _hear_batch(self, broadcast: Broadcast, payload: bytes, address: Address) -> None:
         """Each of its updates counts by itself."""
         self._hear_of(address.device)
         updates, damaged = await joined_updates(self._joiner, payload, address, self._bundle.manifest.spec)
         for error in damaged:
-            self._note_refused(error)
+            self._note_refused(broadcast, self._sender(self._topics.batch(address.device)), error)
         for update in updates:
             try:
                 self._federation.receive(update)
             except RejectedUpdate as error:
-                self._note_refused(error)
+                self._note_refused(broadcast, address.device, error)
 
     async def _hear_partial(self, payload: bytes, address: Address) -> None:
         self._uplink_bytes += len(payload)
@@ -252,8 +273,8 @@ class Coordinator:
 
     async def _devices_are_there(self) -> None:
         began, wait_s = now(), self._settings.cohorts.wait_s
-        while not self._federation.can_begin(now() - began):
-            if wait_s and now() - began > wait_s:
+        while not self._federation.can_begin(now()):
+            if wait_s and not self._federation.snapshot.round and now() - began > wait_s:
                 raise ConfigError(self._too_few(wait_s))
             await self._news(1.0)
 
@@ -270,11 +291,33 @@ class Coordinator:
             if round_.done(now()):
                 break
             await self._news(round_.patience_ends(now()) - now())
+        if round_.empty:
+            self._note_empty(federation.abandon(now()))
+            self._follow(None)
+            return
         outcome = federation.finish(now(), self._uplink_bytes)
         self._follow(None)
+        for name, cycles in outcome.late.items():
+            log.warning(
+                "%s owed something when the deadline of round %d passed (deadlines.round_s = %g): it sits out %d "
+                "cycles; a longer deadline or fewer training.local_steps give it time",
+                name, round_.plan.round, round_.plan.deadline_s, cycles,
+            )  # fmt: skip
         await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
         await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
         self._committed.set()
+
+    def _note_empty(self, round_: Round) -> None:
+        """A round in which nobody delivered does not count: it is planned again."""
+        why = [
+            f"{what}: {', '.join(names)}"
+            for what, names in (("a loss that is not finite", round_.diverged), ("refused", round_.refused()))
+            if names
+        ]
+        log.warning(
+            "nobody delivered in round %d within deadlines.round_s = %g (%s): it does not count, and is planned again",
+            round_.plan.round, round_.plan.deadline_s, "; ".join(why) or "nothing came",
+        )  # fmt: skip
 
     async def _settle_commits(self) -> None:
         """Whenever there is one; where the disk is slower than the rounds, several at once."""
