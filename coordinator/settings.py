@@ -286,15 +286,34 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         data: held-out samples, given and scaled as an agent's ``data`` is; empty: no evaluation.
         every: rounds between two evaluations; the last round is always evaluated.
         batch_size: samples at once.
+        keep_best: whether the best round by evaluation is kept, and at the end exported beside the last one.
+        stop_after: evaluations in a row without a better one, after which training ends with its cycle; 0: never. No
+            cycle begins, then, before the last one's rounds are evaluated.
     """
 
     data: str = ""
     every: int = 1
     batch_size: int = 256
+    keep_best: bool = True
+    stop_after: int = 0
 
     def __post_init__(self) -> None:
+        require(self.stop_after >= 0, "evaluation.stop_after can't be negative")
         require(self.every > 0, "evaluation.every must be at least 1")
         require(self.batch_size > 0, "evaluation.batch_size must be at least 1")
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a run on disk, so that it can go on, go back or be exported.
+
+    Attributes:
+        generations: how many of the last rounds, and how many of the last cycles' ends.
+    """
+
+    generations: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.generations > 0, "state.generations must be at least 1")
 
 
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -344,6 +363,13 @@ class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_onl
     devices: Devices = msgspec.field(default_factory=Devices)
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
+    state: State = msgspec.field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        require(
+            self.evaluation.data != "" or not self.evaluation.stop_after,
+            "evaluation.stop_after needs evaluation.data to judge by",
+        )
 
 
 def _check_codec(key: str, name: str) -> None:

@@ -18,7 +18,7 @@ from lamina.models.layout import derive_spec
 from lamina.models.manifest import FileEntry, Piece
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
-from tests.test_spill import room_of
+from tests.test_activation_cache import room_of
 
 # x (2,) -> tanh(x @ a) (2,) -> tanh(. @ b) (3,) -> the rest, which this test does not need.
 SPEC = ModelSpec(

@@ -128,6 +128,8 @@ class RunResult(msgspec.Struct, frozen=True):
         downlink_bytes: payload bytes of layer values that devices received.
         fedavg_uplink_bytes: what FedAvg, float32, would have sent up for the same steps.
         aggregations: times each layer was aggregated, by layer index.
+        best_round: rounds done when the model was best, by evaluation; ``None`` without evaluation data.
+        best_accuracy: its accuracy.
     """
 
     accuracy: float | None
@@ -139,3 +141,5 @@ class RunResult(msgspec.Struct, frozen=True):
     downlink_bytes: int
     fedavg_uplink_bytes: int
     aggregations: tuple[int, ...]
+    best_round: int | None = None
+    best_accuracy: float | None = None

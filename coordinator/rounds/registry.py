@@ -151,7 +151,7 @@ class Registry:
         return tuple(known[name] for name in sorted(known))
 
     def _record(self, device: Device) -> DeviceRecord:
-        report = device.last_report
+        report, before = device.last_report, self._before.get(device.profile.device)
         return DeviceRecord(
             id=device.profile.device,
             budget_mib=device.profile.budget_mib,
@@ -160,8 +160,8 @@ class Registry:
             cut=device.task.cut,
             tier=self._manifest.spec.tier(device.task.cut) if device.task.accepted else "",
             rounds_done=device.rounds_done,
-            peak_mib=report.peak_mib if report else None,
-            step_s=report.step_s if report else None,
+            peak_mib=report.peak_mib if report else before.peak_mib if before else None,
+            step_s=report.step_s if report else before.step_s if before else None,
             refused=device.refused,
         )
 

@@ -24,9 +24,10 @@ from lamina.broker.wire.chunks import Joiner
 from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Kept, Report, Request, RoundPlan
 from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
+from lamina.coordinator.records.commits import Saved
+from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
-from lamina.coordinator.records.store import Store
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
@@ -36,6 +37,7 @@ from lamina.coordinator.service.round_loop import RoundLoop
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import RejectedUpdate, RemoteError
+from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
 log = logging.getLogger("lamina.coordinator")
@@ -54,6 +56,7 @@ class Coordinator:
         observe: is told of every finished round, in order.
         observe_cycle: is told of every adjustment of the intervals.
         new_epoch: draws the number that tells this run of the federation from all others.
+        disk: state and records lie on; what the models are exported to is the machine's own.
     """
 
     def __init__(
@@ -65,13 +68,17 @@ class Coordinator:
         observe: Callable[[RoundRecord], None] = lambda record: None,
         observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
         new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
+        disk: Disk = DISK,
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
-        self._store = Store(Path(settings.folder))
-        self._federation = self._restore()
-        self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
+        self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
+        saved, past = self._journal.recover(bundle.manifest.spec, bundle.digest)
+        self._federation = self._begun(saved)
+        self._chronicle = Chronicle(
+            settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
+        )
         self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes)
         self._listens = False  # from the first link on
         self._joiner = Joiner(bundle.manifest.spec)
@@ -94,11 +101,11 @@ class Coordinator:
                 group.create_task(asyncio.to_thread(self._load_passes), name="load passes")
                 group.create_task(self._chronicle.keep(), name="record")
                 settling = group.create_task(self._settle_commits(), name="settle")
-                group.create_task(self._rounds.run(), name="rounds")
+                group.create_task(self._do_rounds(), name="rounds")
                 await self._keep_serving()
                 await self._chronicle.end()
                 settling.cancel()
-            await asyncio.to_thread(self._store.settle)
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
         return self._result()
@@ -274,16 +281,33 @@ class Coordinator:
     # -- what is finished ----------------------------------------------------------------------------------------------
 
     async def _commit(self, outcome: RoundOutcome) -> None:
-        await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
-        await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
+        done = self._chronicle.note(outcome)
+        moved = outcome.snapshot, outcome.values, outcome.owed, outcome.memory
+        await asyncio.to_thread(self._journal.commit, done, *moved)
         self._committed.set()
+        await self._chronicle.add(done, outcome)
+        await self._stop_if_stalled()
+
+    async def _do_rounds(self) -> None:
+        await self._stop_if_stalled()
+        await self._rounds.run()
+
+    async def _stop_if_stalled(self) -> None:
+        """End training with its cycle, where evaluations have been no better than the best one for too long."""
+        patience = self._settings.evaluation.stop_after
+        if not patience or self._federation.finished or self._federation.snapshot.cohort:
+            return
+        await self._chronicle.caught_up()
+        if self._chronicle.evaluations.stalled(patience):
+            log.info("no better than before in %d evaluations (evaluation.stop_after): training ends", patience)
+            self._federation.stop()
 
     async def _settle_commits(self) -> None:
         """Whenever there is one; where the disk is slower than the rounds, several at once."""
         while True:
             await self._committed.wait()
             self._committed.clear()
-            await asyncio.to_thread(self._store.settle)
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
 
     # -- saying how it stands ----------------------------------------------------------------------------------------
 
@@ -316,6 +340,7 @@ class Coordinator:
 
     def _result(self) -> RunResult:
         federation, snapshot = self._federation, self._federation.snapshot
+        best = self._chronicle.evaluations.best
         return RunResult(
             accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
@@ -326,15 +351,17 @@ class Coordinator:
             downlink_bytes=federation.downlink_bytes,
             fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
             aggregations=snapshot.versions,  # a version is an aggregation
+            best_round=best[0] if best else None,
+            best_accuracy=best[1] if best else None,
         )
 
     # -- beginning ---------------------------------------------------------------------------------------------------
 
-    def _restore(self) -> Federation:
-        """The federation as the store has it, or a new one."""
+    def _begun(self, saved: Saved | None) -> Federation:
+        """The federation as it was saved, or a new one."""
         bundle, settings = self._bundle, self._settings
         manifest = bundle.manifest
-        if saved := self._store.load(manifest.spec, bundle.digest):
+        if saved:
             snapshot, values, owed, memory = saved
             snapshot.check(settings)
             log.info("going on after round %d of %s", snapshot.round, settings.federation)
