@@ -192,6 +192,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         num_examples: samples in its training data.
         classes: how many classes its labels span (largest label + 1).
         sample_shape: shape of one of its samples.
+        sample_dtype: NumPy's name for the type of their elements; empty from agents that don't say it.
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
         instance: random, of this start of the agent.
@@ -208,6 +209,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     sample_shape: Shape
     agent_version: Text
     savings: Names = ()
+    sample_dtype: Text = ""
     instance: Name = ""
 
 

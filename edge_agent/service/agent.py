@@ -19,7 +19,6 @@ from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Dial, Link, Will
 from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, encode
 from lamina.broker.wire.topics import Topics
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.service.agent_context import Agency, Tally
 from lamina.edge_agent.service.connection import Connection, LinkCommand
 from lamina.edge_agent.service.fetch import Fetcher
@@ -46,6 +45,7 @@ from lamina.edge_agent.session.session import Session
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training.learner import Learner
 from lamina.models.errors import ConfigError, LinkError
+from lamina.models.samples import LabelledSamples
 
 log = logging.getLogger("lamina.agent")
 
@@ -69,7 +69,7 @@ class Agent:
     """
 
     def __init__(
-        self, settings: AgentSettings, data: TrainingData, dial: Dial, *, learner: type[Learner] = Learner
+        self, settings: AgentSettings, data: LabelledSamples, dial: Dial, *, learner: type[Learner] = Learner
     ) -> None:
         learning = Learning(settings, data, learner)
         profile = probe(settings, data, learning.engine.name)
