@@ -5,7 +5,7 @@ from __future__ import annotations
 from lamina.models.graph.registry import rule
 from lamina.models.graph.rules.elementwise import Operand, cast, changes_nothing
 from lamina.models.graph.values import Call, Value
-from lamina.models.graph.writer import GraphWriter
+from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 _OF_TRUTHS = {"and": "And", "or": "Or", "xor": "Xor"}
 
@@ -18,10 +18,9 @@ def quotient(g: GraphWriter, call: Call, x: Operand, y: Operand, rounding_mode: 
         return a
     if "float" not in call.dtype:
         return _floored(g, a, b) if rounding_mode == "floor" else g.Div(a, b)  # of integers, Div truncates
-    exact = g.Div(a, b)
     if rounding_mode == "floor":
-        return g.Floor(exact)
-    return truncated(g, exact) if rounding_mode == "trunc" else exact
+        return _whole_below(g, a, b, call.dtype)
+    return truncated(g, g.Div(a, b)) if rounding_mode == "trunc" else g.Div(a, b)
 
 
 @rule("floor_divide")
@@ -84,6 +83,18 @@ def right_shift(g: GraphWriter, call: Call, x: Operand, y: Operand) -> str:
 def truncated(g: GraphWriter, x: str) -> str:
     """X, a fraction, rounded towards zero."""
     return g.Mul(g.Sign(x), g.Floor(g.Abs(x)))
+
+
+def _whole_below(g: GraphWriter, a: str, b: str, dtype: str) -> str:
+    """The next whole number below a / b, of fractions.
+
+    As in torch, it is that below the exact quotient: a / b itself may have been rounded up to a whole number.
+    """
+    rest = g.Mod(a, b, fmod=1)  # with the sign of a
+    whole = g.Round(g.Div(g.Sub(a, rest), b))
+    zero = g.constant(0, dtype)
+    below = g.And(g.Not(g.Equal(rest, zero)), g.Xor(g.Less(rest, zero), g.Less(b, zero)))
+    return g.Sub(whole, g.Cast(below, to=ELEMENT_TYPES[dtype]))
 
 
 def _power_of_two(g: GraphWriter, call: Call, exponent: Operand) -> str:

@@ -194,10 +194,17 @@ def rsqrt(g: GraphWriter, call: Call, x: Value) -> str:
     return g.Reciprocal(g.Sqrt(x))
 
 
-@rule("log1p", "expm1")
-def near_zero(g: GraphWriter, call: Call, x: Value) -> str:
-    """Log(1 + x) or exp(x) - 1."""
-    return g.Log(g.Add(x, 1.0)) if call.packet == "log1p" else g.Sub(g.Exp(x), 1.0)
+@rule("log1p")
+def log1p(g: GraphWriter, call: Call, x: Value) -> str:
+    """The logarithm of 1 + x. Near 0, where 1 + x would be rounded, it is 2 atanh(x / (2 + x))."""
+    near = g.Atanh(g.Div(x, g.Add(x, 2.0)))
+    return g.Where(g.Less(g.Abs(x), 0.5), g.Add(near, near), g.Log(g.Add(x, 1.0)))
+
+
+@rule("expm1")
+def expm1(g: GraphWriter, call: Call, x: Value) -> str:
+    """Exp(x) - 1, as tanh(x / 2) (exp(x) + 1), which loses nothing near 0."""
+    return g.Mul(g.Tanh(g.Mul(x, 0.5)), g.Add(g.Exp(x), 1.0))
 
 
 # Steep enough that every normal positive float32 ends up at 1.

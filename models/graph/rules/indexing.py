@@ -11,7 +11,7 @@ from lamina.models.graph.registry import rule
 from lamina.models.graph.rules.elementwise import cast
 from lamina.models.graph.rules.ranks import along_dimensions
 from lamina.models.graph.values import Batched, Call, Extent, Value, extents, reshaped
-from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
+from lamina.models.graph.writer import GraphWriter
 
 # How ONNX names what becomes of several values at one place, and what changes nothing then.
 _REDUCTIONS = {
@@ -25,7 +25,10 @@ _REDUCTIONS = {
 }
 _NEUTRAL = {"add": 0.0, "mul": 1.0, "max": float("-inf"), "min": float("inf")}
 
-_BY_MASK = "how many elements a mask of truth values selects depends on the values, and a graph has fixed shapes"
+_BY_MASK = (
+    "how many elements a boolean mask chooses is known only when it is run: "
+    "write torch.where(mask, x, 0), or multiply by the mask"
+)
 
 
 @rule("scatter")
@@ -130,18 +133,26 @@ def index_put(
 
 
 def _put_by_mask(g: GraphWriter, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool) -> str:
-    """X with a number where a mask holds, or with the next of several values for each place where it does."""
-    mask = indices[0]
-    if mask is None or len(indices) > 1:
-        raise ModelError(f"{_BY_MASK}: write torch.where(mask, values, x) with values in the shape of x")
-    rest = x.shape[len(mask.shape) :]
-    wide = reshaped(g, mask, (*mask.shape, *(1 for _ in rest)))
-    put: str = cast(g, values, x.dtype)
-    if values.shape and len(values.shape) == 1 + len(rest) and values.shape[0] != 1:
-        flags = g.Cast(g.Reshape(mask, [-1]), to=ELEMENT_TYPES["int64"])
+    """X with values where one boolean mask says so: the same for all places, or the next one for each."""
+    dims = [dim for dim, index in enumerate(indices) if index is not None]
+    mask = indices[dims[0]]
+    if len(dims) != 1 or mask is None:
+        raise ModelError("an assignment by a boolean mask and other indices is not supported: use torch.where")
+    after = len(x.shape) - dims[0] - len(mask.shape)  # dimensions of x behind those of the mask
+    chosen = g.Unsqueeze(mask, list(range(-after, 0))) if after else str(mask)
+    given = Value(cast(g, values, x.dtype), values.shape, x.dtype)
+    if all(extent == 1 for extent in values.shape[: max(0, len(values.shape) - after)]):
+        put = reshaped(g, given, values.shape[max(0, len(values.shape) - after) :] if after else ())
+    elif dims[0] == 0 and len(values.shape) == 1 + after:
+        flags = cast(g, Value(g.Reshape(mask, [-1]), (), "bool"), "int64")
         order = g.Max(g.Sub(g.CumSum(flags, 0), 1), 0)  # which of the values is a place's, where the mask holds
-        put = reshaped(g, g.Gather(put, order, axis=0), x.shape)
-    return g.Where(wide, g.Add(x, put) if accumulate else put, x)
+        put = reshaped(g, g.Gather(given, order, axis=0), x.shape)
+    else:
+        raise ModelError(
+            "an assignment by a boolean mask behind the first dimension must put the same value at all places: "
+            "write torch.where(mask, values, x), with values in the shape of x"
+        )
+    return g.Where(chosen, g.Add(x, put) if accumulate else put, x)
 
 
 @dataclass(frozen=True)
@@ -192,7 +203,7 @@ def _flat(g: GraphWriter, x: Value, given: Sequence[tuple[int, Value]]) -> str:
     flat = ""
     for dim, each in given:
         if each.dtype == "bool":
-            raise ModelError(f"{_BY_MASK}: write torch.where(mask, x, 0.0)")
+            raise ModelError(_BY_MASK)
         index = cast(g, each, "int64")
         if len(given) == 1:
             return index
