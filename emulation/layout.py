@@ -87,6 +87,7 @@ def agent_settings(
             folder=str((folder / device.name).resolve()),
             keep_state=False,  # nothing restarts here, and a write a round would cost what it saves
             broker_s=experiment.deadlines.broker_s,
+            once=True,
         )
         for device in devices
     ]

@@ -127,7 +127,7 @@ async def federate(
         return Agent(
             AgentSettings(
                 federation="parity", device=device, data="in memory", budget_mib=PEAKS[tier], threads=1,
-                folder=str(folder / device), broker_s=20.0, shared_process=True,
+                folder=str(folder / device), broker_s=20.0, once=True, shared_process=True,
             ),
             LabelledSamples(x[held], y[held]),
             dial,
