@@ -97,7 +97,7 @@ def _suspects(refusal: Refusal, layer: int | None) -> Iterator[str]:
     wrong_forward = layer is None or any(each.name == "loss" for each in refusal.different)
     near = [] if wrong_forward or layer is None else list(_between(forward, refusal.spec, layer))
     for operator in _odd(near) or _odd(forward.operators) or near:
-        yield f"operator {operator_name(operator)}{place(operator)}"
+        yield f"operator {operator_name(operator.target)}{place(operator)}"
 
 
 def _odd(operators: Sequence[fx.Node]) -> list[fx.Node]:
