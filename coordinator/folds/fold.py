@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -35,12 +35,16 @@ class Aggregate:
             sum w_i = 1; FedLAMA's d_l is this over ``tau_l * dim_l``.
         weight: sum of the weights as they were given, before normalisation.
         devices: whose updates are in it, ascending.
+        weights: with which each of them was folded, where the algorithm asks for it.
+        scalars: by name, what each update said of itself, where the algorithm asks for it.
     """
 
     value: Vector
     discrepancy_numerator: float
     weight: float
     devices: tuple[str, ...]
+    weights: tuple[float, ...] = ()
+    scalars: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 class Fold(Protocol):

@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 
 from lamina.broker.wire.chunks import LayerValue
 from lamina.broker.wire.messages import DeviceProfile, Report, RoundPlan, Task
+from lamina.coordinator.algorithms.local_algorithm import LayerFacts
 from lamina.coordinator.folds.aggregate import Fold, rule
 from lamina.coordinator.records.records import CycleRecord, DeviceRecord
 from lamina.coordinator.records.snapshot import Snapshot
@@ -29,6 +31,7 @@ from lamina.coordinator.rounds.registry import Device, Registry
 from lamina.coordinator.rounds.round import PartialUpdate, Round, Update
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.errors import ConfigError, RejectedUpdate
+from lamina.models.further import with_further
 from lamina.models.manifest import Manifest
 from lamina.models.values import Vector
 
@@ -80,9 +83,13 @@ class Federation:
 
     def __post_init__(self) -> None:
         _check_hyperparameters(self.settings, self.manifest)
-        self._spec = self.manifest.spec
+        self._spec, further = self.manifest.spec, self.settings.algorithm.further
+        self.wire_spec = with_further(self._spec, further)
+        for layer, spec in enumerate(self.wire_spec.layers):  # an algorithm's vectors begin at 0
+            missing = spec.vector_size - self.values[layer].size
+            self.values[layer] = np.pad(self.values[layer], (0, max(0, missing)))
         self._model = GlobalModel(
-            self._spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
+            self.wire_spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
         )
         self._work = course.RoundWork(0, (), ())  # of the open round
         self._discrepancies: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
@@ -90,7 +97,7 @@ class Federation:
         self._idle_since: float | None = None  # when the last round of this run of the program ended
         self._waited_s = 0.0  # before the open round
         self._registry = Registry(
-            self.settings.wire, self.manifest, self.digest, self.snapshot.epoch, self.snapshot.devices
+            self.settings.wire, self.manifest, self.digest, self.snapshot.epoch, self.snapshot.devices, further
         )
 
     # -- devices -----------------------------------------------------------------------------------------------------
@@ -198,6 +205,8 @@ class Federation:
         )
         cohort = work.cohort
         self.snapshot = msgspec.structs.replace(snapshot, cohort=cohort)
+        hyperparameters = self.hyperparameters(snapshot.round)
+        examples = {name: self.devices[name].profile.num_examples for name in cohort}
         plan = RoundPlan(
             epoch=snapshot.epoch,
             round=snapshot.round,
@@ -205,7 +214,7 @@ class Federation:
             cohort=cohort,
             local_steps=training.local_steps,
             batch_size=self.manifest.batch_size,
-            hyperparameters=self.hyperparameters(snapshot.round),
+            hyperparameters=hyperparameters,
             due=work.due,
             versions=snapshot.versions,
             checks=tuple(self._model.checks),
@@ -220,6 +229,7 @@ class Federation:
             seed=training.seed,
             weighting=self.settings.aggregation.weighting,
             deadline_s=self.settings.deadlines.round_s,
+            **course.local_work(self.settings, examples, hyperparameters).given,
         )
         cuts = {name: self.devices[name].task.cut for name in cohort if self.devices[name].task.accepted}
         self.round = Round(plan, cuts, self._new_fold, now)
@@ -273,9 +283,10 @@ class Federation:
         exact: dict[int, Vector] = {}
         for layer in layers:
             if aggregate := round_.close(layer, self.values[layer]):
-                size, tau = self._spec.layers[layer].size, self.snapshot.intervals[layer]
+                spec, tau = self._spec.layers[layer], self.snapshot.intervals[layer]
+                facts = LayerFacts(spec.size, spec.vector_size, self._registry.population(layer))
                 moved = course.layer_value(
-                    self.settings.server, aggregate, self.values[layer], self.memory.pop(layer, None), tau, size
+                    self.settings, aggregate, self.values[layer], self.memory.pop(layer, None), tau, facts
                 )
                 self._discrepancies[layer], exact[layer] = moved.discrepancy, moved.value
                 if moved.memory is not None:
@@ -359,7 +370,7 @@ class Federation:
         return {name: codec for name, codec in chosen.items() if codec}
 
     def _new_fold(self, layer: int) -> Fold:
-        spec = self._spec.layers[layer]
+        spec = self.wire_spec.layers[layer]
         return rule(self.settings.aggregation.fold)(spec.vector_size, spec.size)
 
 
@@ -370,6 +381,11 @@ def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> 
     for key, name, flag in (("proximal", "mu", "--proximal"), ("clip_norm", "clip_norm", "--clip")):
         if name in local and name not in known:
             raise ConfigError(f"local.{key}: the bundle's graphs don't have it; build it anew: lamina bundle {flag}")
+    if settings.algorithm.sgd_only and manifest.optimiser != "sgd":
+        raise ConfigError(
+            f"aggregation.algorithm: {settings.algorithm.name} is for devices that train by sgd, and the bundle has "
+            f"{manifest.optimiser}: build it anew with lamina bundle --optimiser sgd"
+        )
     for name in settings.training.hyperparameters:
         if name not in known:
             raise ConfigError(f"training.hyperparameters.{name}: {manifest.optimiser} has {', '.join(sorted(known))}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from lamina.broker.wire.messages import DeviceProfile, Report, Task
 from lamina.coordinator.records.records import DeviceRecord
 from lamina.coordinator.settings import Wire
@@ -37,13 +39,23 @@ class Registry:
         digest: of the manifest.
         epoch: of the federation.
         before: what is known of devices from an earlier run.
+        further: names of the algorithm's vectors in every layer's value.
 
     Attributes:
         devices: those that have registered, by name.
     """
 
-    def __init__(self, wire: Wire, manifest: Manifest, digest: str, epoch: int, before: Iterable[DeviceRecord]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        manifest: Manifest,
+        digest: str,
+        epoch: int,
+        before: Iterable[DeviceRecord],
+        further: tuple[str, ...] = (),
+    ) -> None:
         self._wire, self._manifest, self._digest, self._epoch = wire, manifest, digest, epoch
+        self._further = further
         self._before = {record.id: record for record in before}
         self._online: set[str] = set()
         self.devices: dict[str, Device] = {}
@@ -57,6 +69,7 @@ class Registry:
             reason=reason,
             cut=cut or 0,
             manifest=self._digest if cut is not None else "",
+            further=self._further or msgspec.UNSET,
         )
         known = self.devices.get(profile.device)
         self.devices[profile.device] = Device(
@@ -109,6 +122,11 @@ class Registry:
         """Payload bytes that devices received, as they last reported."""
         reports = (device.last_report for device in self.devices.values())
         return sum(report.downlink_bytes for report in reports if report)
+
+    def population(self, layer: int) -> int:
+        """Devices that could train a layer, there or not."""
+        tasks = [device.task for device in self.devices.values()]
+        return sum(task.accepted and task.cut <= layer for task in tasks)
 
     def records(self) -> tuple[DeviceRecord, ...]:
         """Every device that ever registered, in ascending order."""

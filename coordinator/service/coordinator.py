@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked
@@ -35,6 +37,7 @@ from lamina.coordinator.service.round_log import Chronicle
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, RejectedUpdate, RemoteError
+from lamina.models.further import with_further
 from lamina.models.values import flatten, layer_vector
 
 log = logging.getLogger("lamina.coordinator")
@@ -72,7 +75,7 @@ class Coordinator:
         self._federation = self._restore()
         self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
         self._listens = False  # from the first link on
-        self._joiner = Joiner(bundle.manifest.spec)
+        self._joiner = Joiner(self._federation.wire_spec)
         self._follow(None)
         self._changed, self._committed = asyncio.Event(), asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
@@ -198,14 +201,14 @@ class Coordinator:
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
-        update = await joined_update(self._joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_update(self._joiner, payload, address, self._federation.wire_spec)
         if update is not None:
             self._federation.receive(update)
 
     async def _hear_batch(self, payload: bytes, address: Address) -> None:
         """Each of its updates counts by itself."""
         self._hear_of(address.device)
-        updates, damaged = await joined_updates(self._joiner, payload, address, self._bundle.manifest.spec)
+        updates, damaged = await joined_updates(self._joiner, payload, address, self._federation.wire_spec)
         for error in damaged:
             self._note_refused(error)
         for update in updates:
@@ -216,7 +219,7 @@ class Coordinator:
 
     async def _hear_partial(self, payload: bytes, address: Address) -> None:
         self._uplink_bytes += len(payload)
-        update = await joined_partial(self._joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_partial(self._joiner, payload, address, self._federation.wire_spec)
         if update is not None:
             for device in update.partial.devices:
                 self._hear_of(device)
@@ -346,6 +349,7 @@ class Coordinator:
             devices=federation.accepted,
             accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
+            further=self._settings.algorithm.further or msgspec.UNSET,
         )
 
     def _result(self) -> RunResult:
@@ -368,7 +372,7 @@ class Coordinator:
         """The federation as the store has it, or a new one."""
         bundle, settings = self._bundle, self._settings
         manifest = bundle.manifest
-        if saved := self._store.load(manifest.spec, bundle.digest):
+        if saved := self._store.load(with_further(manifest.spec, settings.algorithm.further), bundle.digest):
             snapshot, values, owed, memory = saved
             snapshot.check(settings)
             log.info("going on after round %d of %s", snapshot.round, settings.federation)

@@ -127,7 +127,7 @@ class Chronicle:
         tensors = {
             name: tensor
             for layer, vector in enumerate(self._federation.values)
-            for name, tensor in layer_tensors(spec, layer, vector).items()
+            for name, tensor in layer_tensors(spec, layer, vector[: spec.layers[layer].vector_size]).items()
         }
         write_values(self._folder / "model.safetensors", tensors)
         export_model(self._bundle, tensors, self._folder / "model.onnx")

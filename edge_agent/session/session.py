@@ -424,7 +424,10 @@ class Session:
         """What a plan asks of this device: two may differ in what they say of others, in what they offer, and so on."""
         mine = (self._device,) if self._device in plan.cohort else ()
         codecs = {device: codec for device, codec in plan.codecs.items() if device == self._device}
-        return msgspec.structs.replace(plan, cohort=mine, codecs=codecs, deadline_s=0.0, unfolded={}, advanced=())
+        steps = {self._device: plan.steps_of(self._device)} if mine else {}
+        return msgspec.structs.replace(
+            plan, cohort=mine, codecs=codecs, steps=steps, deadline_s=0.0, unfolded={}, advanced=()
+        )
 
     def _owe(self, plan: RoundPlan) -> None:
         """Owe the updates of the layers that are due and trained here, and the report of what was trained."""
@@ -468,6 +471,8 @@ def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
         return f"it asks for {plan.local_steps} steps of {plan.batch_size} samples"
     if unknown := sorted(plan.hyperparameters.keys() - manifest.hyperparameters.keys()):
         return f"the training graphs have no hyperparameter {unknown[0]!r}"
+    if fault := plan.work.fault:
+        return fault
     for codec in (plan.codec, plan.small_codec or plan.codec, *plan.codecs.values()):
         if codec not in CODECS:
             return f"there is no codec {codec!r}"
