@@ -1,4 +1,4 @@
-"""SCAFFOLD: whole rounds against the paper's pseudocode, and what becomes of a control variate when an update is lost."""
+"""SCAFFOLD: whole rounds against the paper's pseudocode, and what becomes of control variates when updates are lost."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def by_the_project() -> tuple[np.ndarray, np.ndarray]:
 def test_rounds_go_as_the_paper_says() -> None:
     for found, wanted in zip(by_the_project(), by_the_paper(), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
-    assert np.abs(by_the_paper()[1]).min() > 0.1  # the control variate does something
+    assert np.abs(by_the_paper()[1]).min() > 0.01  # the control variate does something
 
 
 def memory_after(folded: bool) -> np.ndarray:
