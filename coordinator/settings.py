@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import msgspec
@@ -28,6 +29,7 @@ from lamina.coordinator.algorithms.catalogue import found, named
 from lamina.coordinator.algorithms.interval_rule import IntervalRule
 from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
+from lamina.coordinator.folds.aggregate import rule
 from lamina.models.errors import ConfigError, require
 
 
@@ -58,6 +60,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.lr is None or self.lr > 0, "training.lr must be positive")
         require(all(0 < at < 1 for at in self.lr_decay_at), "training.lr_decay_at holds shares between 0 and 1")
         require(self.lr_decay > 0, "training.lr_decay must be positive")
+        require(0 <= self.seed < 2**63, "training.seed must lie between 0 and 2^63")
         require("lr" not in self.hyperparameters, "training.hyperparameters: give the rate as training.lr")
 
 
@@ -89,15 +92,19 @@ class Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         min_devices: accepted devices to wait for before the first round.
         active: how many train in a cycle: a share of the accepted ones (at most 1), or a number (above 1).
+        max_devices: how many may register, those of earlier runs of the federation included; one more is turned
+            away. ``min_devices`` may always register.
         wait_s: give up when ``min_devices`` have not come by then; 0 waits for ever.
     """
 
     min_devices: int = 2
     active: float = 1.0
+    max_devices: int = 1000
     wait_s: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.min_devices > 0, "cohorts.min_devices must be at least 1")
+        require(self.max_devices > 0, "cohorts.max_devices must be at least 1")
         require(self.active > 0, "cohorts.active must be positive: a share up to 1, or a number of devices")
 
 
@@ -108,11 +115,13 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         phi: a relaxed layer's interval is ``phi * local_steps``; 1 is FedAvg.
         warmup_rounds: no adjustment before this many rounds are done.
         accelerate: shorten the intervals of the layers that drift most, in place of relaxing those that drift least.
-        weighting: ``uniform`` (1/m), or by ``num_examples``.
+        weighting: ``uniform`` (1/m, the default: a device counts the same whatever it holds), or ``num_examples``.
         algorithm: what devices do beside their local steps: ``fedavg`` nothing; ``fednova``, ``scaffold``.
         intervals: name of the rule that adjusts the intervals at a cycle's end; ``random`` and ``round_robin`` are
             controls, which relax as many parameters as the default and other layers.
-        fold: name of the aggregation rule, ``mean`` by default.
+        fold: name of the aggregation rule, ``mean`` by default; others bear devices that lie (docs/robustness.md).
+        norm_bound: an update is refused whose norm is more than so many times that of its layer's recent updates; 0
+            takes all.
         aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
             coordinator does it itself.
     """
@@ -124,9 +133,15 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     algorithm: str = "fedavg"
     intervals: str = "fedlama"
     fold: str = "mean"
+    norm_bound: float = 100.0
     aggregators: int = 0
 
     def __post_init__(self) -> None:
+        rule(self.fold)
+        require(
+            self.norm_bound == 0 or 1 < self.norm_bound < math.inf,
+            "aggregation.norm_bound must be above 1, or 0 to take updates of any norm",
+        )
         require(self.aggregators >= 0, "aggregation.aggregators can't be negative")
         require(
             self.fold == "mean" or not self.aggregators,
@@ -141,6 +156,26 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         named(IntervalRule, self.intervals, "aggregation.intervals")
         require(self.phi > 0, "aggregation.phi must be at least 1")
         require(self.warmup_rounds >= 0, "aggregation.warmup_rounds can't be negative")
+
+
+class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which devices are trusted, and how far.
+
+    Attributes:
+        allow: names of those that may come, or patterns such as ``greenhouse-*``; empty: any may.
+        put_aside_after: refused updates after which a device takes no further part; 0: never. Updates that are merely
+            late, or of another round, don't count.
+    """
+
+    allow: tuple[str, ...] = ()
+    put_aside_after: int = 20
+
+    def __post_init__(self) -> None:
+        require(self.put_aside_after >= 0, "devices.put_aside_after can't be negative; 0 puts nobody aside")
+
+    def allows(self, device: str) -> bool:
+        """Whether a device of that name may come."""
+        return not self.allow or any(fnmatchcase(device, pattern) for pattern in self.allow)
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -256,18 +291,37 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the averaged model is judged.
 
     Attributes:
-        data: an ``.npz`` with ``x`` and ``y``; empty: no evaluation.
+        data: held-out samples, given and scaled as an agent's ``data`` is; empty: no evaluation.
         every: rounds between two evaluations; the last round is always evaluated.
         batch_size: samples at once.
+        keep_best: whether the best round by evaluation is kept, and at the end exported beside the last one.
+        stop_after: evaluations in a row without a better one, after which training ends with its cycle; 0: never. No
+            cycle begins, then, before the last one's rounds are evaluated.
     """
 
     data: str = ""
     every: int = 1
     batch_size: int = 256
+    keep_best: bool = True
+    stop_after: int = 0
 
     def __post_init__(self) -> None:
+        require(self.stop_after >= 0, "evaluation.stop_after can't be negative")
         require(self.every > 0, "evaluation.every must be at least 1")
         require(self.batch_size > 0, "evaluation.batch_size must be at least 1")
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a run on disk, so that it can go on, go back or be exported.
+
+    Attributes:
+        generations: how many of the last rounds, and how many of the last cycles' ends.
+    """
+
+    generations: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.generations > 0, "state.generations must be at least 1")
 
 
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -319,8 +373,16 @@ class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_onl
     bundle: str
     folder: str = "runs/federation"
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
+    devices: Devices = msgspec.field(default_factory=Devices)
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
+    state: State = msgspec.field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        require(
+            self.evaluation.data != "" or not self.evaluation.stop_after,
+            "evaluation.stop_after needs evaluation.data to judge by",
+        )
 
 
 def _check_codec(key: str, name: str) -> None:

@@ -37,6 +37,8 @@ Numbers: TypeAlias = Annotated[tuple[Count, ...], Meta(max_length=MOST_LAYERS)]
 """Something of every layer: an index, a version, a check."""
 Shape: TypeAlias = Annotated[tuple[Count, ...], Meta(max_length=16)]
 
+Pairs: TypeAlias = Annotated[tuple[tuple[float, float], ...], Meta(max_length=MOST_LAYERS)]
+"""Two numbers of every layer."""
 Finite: TypeAlias = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
 """A number that float32 can hold; NaN and infinity are none."""
 Factors: TypeAlias = Annotated[tuple[Finite, ...], Meta(max_length=16)]
@@ -53,6 +55,8 @@ Text: TypeAlias = Annotated[str, Meta(max_length=1000)]
 """Words for a person."""
 Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{64})?\Z", max_length=64)]
 """SHA-256 in hex, or empty."""
+Digests: TypeAlias = Annotated[tuple[Digest, ...], Meta(max_length=4096)]
+"""The files of a bundle."""
 
 Devices: TypeAlias = Annotated[tuple[DeviceName, ...], Meta(max_length=MOST_DEVICES)]
 Scalars: TypeAlias = Annotated[dict[Name, Finite], Meta(max_length=64)]

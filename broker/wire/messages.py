@@ -17,6 +17,7 @@ from lamina.broker.wire.bounds import (
     DeviceName,
     Devices,
     Digest,
+    Digests,
     Elapsed,
     Epoch,
     Factors,
@@ -25,6 +26,7 @@ from lamina.broker.wire.bounds import (
     Name,
     Names,
     Numbers,
+    Pairs,
     PerDevice,
     Scalars,
     Shape,
@@ -47,7 +49,8 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     """Retained: is there a coordinator, and how far is it?
 
     Attributes:
-        state: ``waiting`` (for devices), ``training``, ``finished``, ``lost`` (its will).
+        state: ``waiting`` (for devices), ``training``, ``stopped`` (it was ended before its
+            time, and can go on), ``finished``, ``lost`` (its will).
         epoch: identifies this run of the federation; messages of another epoch are stale.
         manifest: SHA-256 of the bundle's manifest.
         round: rounds completed.
@@ -58,7 +61,7 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
     """
 
-    state: Literal["waiting", "training", "finished", "lost"]
+    state: Literal["waiting", "training", "stopped", "finished", "lost"]
     epoch: Epoch
     manifest: Digest = ""
     round: Count = 0
@@ -67,6 +70,50 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     accuracy: float | None = None
     c_ratio: float | None = None
     further: Names | msgspec.UnsetType = msgspec.UNSET
+
+
+class Lease(Message, frozen=True, kw_only=True, tag="lease"):
+    """Retained: which coordinator leads the federation.
+
+    Attributes:
+        holder: random, unlike any other's.
+        process: its process id.
+        host: its machine, for a person.
+        since: local time, for a person.
+        machine: what tells its machine from all others; empty where nothing does.
+        started: when its process began, as its machine counts.
+    """
+
+    holder: Name
+    process: Count
+    host: Text
+    since: Name
+    machine: Text = ""
+    started: Name = ""
+
+
+class Question(Message, frozen=True, kw_only=True, tag="question"):
+    """Coordinator to coordinator: is the holder of the lease there? It answers by saying its lease again.
+
+    Attributes:
+        asker: as in `Lease.holder`.
+    """
+
+    asker: Name
+
+
+class Kept(Message, frozen=True, kw_only=True, tag="kept"):
+    """Retained, by the coordinator for itself: which files of the bundle the broker keeps.
+
+    Attributes:
+        chunk_bytes: the size of chunks that they were cut into.
+        files: SHA-256 of each; they were all published before this message.
+        echo: not 0: nothing is kept by this message, which asks to be returned.
+    """
+
+    chunk_bytes: Count = 0
+    files: Digests = ()
+    echo: Epoch = 0
 
 
 class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
@@ -96,6 +143,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         seed: the federation's; a device derives its sample order from (seed, device, round).
         weighting: ``uniform``, or ``num_examples``.
         deadline_s: seconds after which the coordinator stops waiting.
+        norm_bounds: of every layer, the largest norms that an update's parameters and its statistics may have; empty:
+            any.
         steps: local steps of devices that make another number of them than ``local_steps``; left out: none do.
         scalars: names of what each update says of itself (`wire.local_work`); left out: nothing.
         reference: see `LocalWork`; left out: 0.
@@ -124,6 +173,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     seed: Epoch = 0
     weighting: Literal["uniform", "num_examples"] = "uniform"
     deadline_s: Elapsed = 0.0
+    norm_bounds: Pairs = ()
     steps: PerDevice[Count] | msgspec.UnsetType = msgspec.UNSET
     scalars: Names | msgspec.UnsetType = msgspec.UNSET
     reference: Finite | msgspec.UnsetType = msgspec.UNSET
@@ -167,8 +217,10 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         num_examples: samples in its training data.
         classes: how many classes its labels span (largest label + 1).
         sample_shape: shape of one of its samples.
+        sample_dtype: NumPy's name for the type of their elements; empty from agents that don't say it.
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
+        instance: random, of this start of the agent.
     """
 
     device: DeviceName
@@ -182,6 +234,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     sample_shape: Shape
     agent_version: Text
     savings: Names = ()
+    sample_dtype: Text = ""
+    instance: Name = ""
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):

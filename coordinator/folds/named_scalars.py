@@ -44,15 +44,21 @@ class NamedScalars:
         if self._work.scalars:
             self._kept.setdefault(layer, {})[device] = weight, dict(scalars)
 
-    def checked(self, partial: Partial) -> Partial:
-        """The partial, if it has the scalars that the plan asks for, and no others.
+    def check(self, partial: Partial) -> None:
+        """See that a partial has the scalars that the plan asks for, and no others.
 
         Raises:
             RejectedUpdate: ``scalars``.
         """
         if set(partial.scalars) != set(self._work.scalars):
             raise RejectedUpdate("scalars", f"a partial with {len(partial.scalars)} scalars, not those of the plan")
-        return partial
+
+    def claimed(self, index: int, partial: Partial) -> float:
+        """The weight that a device of a partial gave its update, before `weight` turned it into the fold's."""
+        weight = partial.weights[index]
+        if not self._work.reference:
+            return weight
+        return float(f"{weight * partial.scalars[GRADIENT_WEIGHT][index] / self._work.reference:.9g}")  # as it was
 
     def keep_all(self, layer: int, partial: Partial) -> None:
         """A partial was folded."""

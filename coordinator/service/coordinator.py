@@ -1,9 +1,9 @@
-"""How do bytes reach the federation, and its decisions the network? The coordinator's thin asyncio shell.
+"""The coordinator's thin asyncio shell moves bytes between the network and the federation's decisions.
 
-Three tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* has its decisions said, and
-*serve requests* the values that devices ask for (`service.broadcast`). Two more outlive the link, and work while
-the next round trains: *record* evaluates finished rounds and writes them down (`service.round_log`), *settle* sees
-that commits are on the disk.
+On each link, *listen* feeds what arrives into the pure `Federation`, plans are said as they are made, and *serve
+requests* publishes the values that devices ask for (`service.broadcast`). Three tasks outlive the link: the rounds are
+opened and finished (`service.round_loop`), *record* evaluates finished rounds and writes them down
+(`service.round_log`), and *settle* sees that commits are on the disk.
 """
 
 from __future__ import annotations
@@ -12,35 +12,42 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
-from lamina.broker.link.reconnect import first_error, keep_linked
+from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
 from lamina.broker.wire.chunks import Joiner
-from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Report, Request, RoundPlan
+from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Kept, Report, Request, RoundPlan
 from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
+from lamina.coordinator.records.commits import Saved
+from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
-from lamina.coordinator.records.store import Store
-from lamina.coordinator.rounds.federation import Federation
-from lamina.coordinator.rounds.round import Round
+from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
+from lamina.coordinator.service.lease import Leadership, Superseded
+from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import Chronicle
+from lamina.coordinator.service.round_loop import RoundLoop
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
-from lamina.models.errors import ConfigError, RejectedUpdate, RemoteError
+from lamina.models.errors import ConfigError, LinkError, RejectedUpdate, RemoteError, TakenOver
 from lamina.models.further import with_further
+from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
 log = logging.getLogger("lamina.coordinator")
+
+_T = TypeVar("_T")
 
 _AWAY_S = 30
 """A coordinator that is back within this time was never lost, and its broker has kept what was sent to it (MQTT 5)."""
@@ -56,6 +63,7 @@ class Coordinator:
         observe: is told of every finished round, in order.
         observe_cycle: is told of every adjustment of the intervals.
         new_epoch: draws the number that tells this run of the federation from all others.
+        disk: state and records lie on; what the models are exported to is the machine's own.
     """
 
     def __init__(
@@ -67,19 +75,29 @@ class Coordinator:
         observe: Callable[[RoundRecord], None] = lambda record: None,
         observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
         new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
+        disk: Disk = DISK,
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
-        self._store = Store(Path(settings.folder))
-        self._federation = self._restore()
-        self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
+        self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
+        saved, past = self._journal.recover(
+            with_further(bundle.manifest.spec, settings.algorithm.further), bundle.digest
+        )
+        self._federation = self._begun(saved)
+        self._chronicle = Chronicle(
+            settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
+        )
+        self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes)
         self._listens = False  # from the first link on
         self._joiner = Joiner(self._federation.wire_spec)
         self._follow(None)
-        self._changed, self._committed = asyncio.Event(), asyncio.Event()
+        self._rounds = RoundLoop(settings, self._federation, lambda: self._uplink_bytes, self._follow, self._commit)
+        self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
+        self._leadership = Leadership(self._topics)
+        self._refusals = Refusals()
 
     async def run(self) -> RunResult:
         """Train until all rounds are done.
@@ -93,12 +111,15 @@ class Coordinator:
                 group.create_task(asyncio.to_thread(self._load_passes), name="load passes")
                 group.create_task(self._chronicle.keep(), name="record")
                 settling = group.create_task(self._settle_commits(), name="settle")
+                group.create_task(self._do_rounds(), name="rounds")
                 await self._keep_serving()
                 await self._chronicle.end()
                 settling.cancel()
-            await asyncio.to_thread(self._store.settle)
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
+        finally:
+            self._leadership.end()
         return self._result()
 
     def _load_passes(self) -> None:
@@ -108,74 +129,135 @@ class Coordinator:
     async def _keep_serving(self) -> None:
         if self._settings.wire.update_codec == "top1":
             log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
-        await keep_linked(
+        will = Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S)
+        while True:
+            await self._linked(self._topics.client("candidate", secrets.token_hex(4)), None, self._leadership.claim)
+            try:
+                failure = await self._linked(self._topics.client("coordinator"), will, self._live)
+            except TakenOver as error:  # the lease says whether by another coordinator
+                log.warning("%s", error)
+                continue
+            if failure is not None:
+                raise failure
+            return
+
+    async def _linked(self, client_id: str, will: Will | None, serve: Callable[[Link], Awaitable[_T]]) -> _T:
+        return await keep_linked(
             self._dial,
-            self._topics.client("coordinator"),
-            Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S),
-            self._serve,
+            client_id,
+            will,
+            serve,
             give_up_s=self._settings.deadlines.broker_s,
+            progress=self._progress,
             on_retry=lambda error, wait_s: log.warning("%s; trying again in %.1f s", error, wait_s),
         )
 
+    def _progress(self) -> object:
+        """It differs where a link has brought the federation on."""
+        federation, round_ = self._federation, self._federation.round
+        folded = (round_.updates, len(round_.reports)) if round_ else ()
+        return federation.snapshot.round, folded, len(federation.devices), self._broadcast.files_kept
+
     # -- one connection ----------------------------------------------------------------------------------------------
 
+    async def _live(self, link: Link) -> BaseException | None:
+        """Serve over one link. What ends the service for good is returned, once it has been said that it stopped."""
+        try:
+            await self._serve(link)
+        except asyncio.CancelledError:
+            await say_goodbye(self._say_stopped(link))
+            raise
+        except (ConfigError, BaseExceptionGroup) as raised:
+            rest = raised.split(LinkError)[1] if isinstance(raised, BaseExceptionGroup) else raised
+            if rest is None or isinstance(rest, LinkError):
+                raise
+            error = first_error(rest) if isinstance(rest, BaseExceptionGroup) else rest
+            if not isinstance(error, Superseded):
+                await say_goodbye(self._say_stopped(link))
+            return error
+        return None
+
+    async def _say_stopped(self, link: Link) -> None:
+        status = messages.encode(self._status("stopped"))
+        await link.publish(self._topics.coordinator_status, status, retain=True)
+        await self._leadership.give_up(link)
+
     async def _serve(self, link: Link) -> None:
-        broadcast = Broadcast(link, self._topics, self._bundle, self._federation, self._settings.wire.chunk_bytes)
-        await self._announce(link, broadcast)
+        broadcast = self._broadcast
+        broadcast.use(link)
         async with asyncio.TaskGroup() as group:
             serving = [
                 group.create_task(self._listen(link, broadcast), name="listen"),
                 group.create_task(broadcast.serve_requests(), name="serve requests"),
             ]
-            await self._drive(broadcast)
+            await self._announce(link, broadcast)
+            await self._rounds.say_plans(self._say_plan)  # devices that are done answer at once
             for task in serving:
                 task.cancel()
         await self._retire(broadcast)
 
     async def _announce(self, link: Link, broadcast: Broadcast) -> None:
-        """Say everything that a device may need, ask for everything that devices say, and have them go on."""
+        """Ask for everything that devices say, and then say whatever a device may need and the broker doesn't have."""
         federation, topics = self._federation, self._topics
-        await broadcast.say(topics.coordinator_status, self._status())
-        await broadcast.files()
-        await broadcast.values()
-        for name, device in federation.devices.items():
-            await broadcast.say(topics.device(name, "task"), device.task)
-        await link.subscribe(*map(topics.devices, ("status", "profile", "request", "report")))
-        await link.subscribe(topics.partials, topics.aggregators)
-        if not self._settings.aggregation.aggregators:
-            await link.subscribe(topics.updates, topics.devices("updates"))
+        updates = () if self._settings.aggregation.aggregators else (topics.updates, topics.devices("updates"))
+        said = map(topics.devices, ("status", "profile", "request", "report"))
+        await link.subscribe(topics.kept, *said, topics.partials, topics.aggregators, *updates)
+        await self._leadership.attend(link)
         if not self._listens:
             self._listens = True
             federation.listen(now())
-        if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
-            await broadcast.plan(federation.round.plan)
+            if not federation.finished:
+                await broadcast.forget(topics.round)  # the end of an earlier training is not the end of this one
+        await broadcast.say(topics.coordinator_status, self._status())
+        for name, device in list(federation.devices.items()):  # more may come meanwhile
+            await broadcast.say(topics.device(name, "task"), device.task)
+        await broadcast.files()
+
+    async def _say_plan(self, plan: RoundPlan) -> None:
+        await self._broadcast.plan(plan)
+        await self._broadcast.say(self._topics.coordinator_status, self._status())
 
     async def _listen(self, link: Link, broadcast: Broadcast) -> None:
         await hear_all(
             link,
             lambda delivery: self._hear(broadcast, delivery),
-            lambda delivery, error: self._note_refused(error),
+            lambda delivery, error: self._note_refused(broadcast, self._sender(delivery.topic), error),
         )
 
     def _follow(self, round_: int | None) -> None:
         """Take updates of this round alone; of none, while no round is open."""
         self._joiner.follow(self._federation.snapshot.epoch, round_)
 
-    def _note_refused(self, error: RemoteError) -> None:
-        self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
-        log.info("refused: %s", error)
+    def _note_refused(self, broadcast: Broadcast, device: str, error: RemoteError) -> None:
+        """Count it, say so now and then, and put its sender aside where it was one too many."""
+        reason = self._refusals.note(device, error)
+        self.refused[reason] += 1
+        if task := self._federation.refused(device, reason):
+            log.warning("%s is %s", device, task.reason)
+            broadcast.say_later(self._topics.device(device, "task"), task)
+            self._rounds.tell()
+
+    def _sender(self, topic: str) -> str:
+        """The device whose topic it is; empty where it is nobody's that is known."""
+        try:
+            device = self._topics.parse(topic).device
+        except RemoteError:
+            return ""
+        return device if device in self._federation.devices else ""
 
     async def _hear(self, broadcast: Broadcast, delivery: Delivery) -> None:
         if not delivery.payload:  # a retained message that was cleared
             return
         address = self._topics.parse(delivery.topic)
         match address.kind:
+            case "lease" | "question":
+                await self._leadership.hear(broadcast.link, delivery)
             case "layer_update":
                 self._uplink_bytes += len(delivery.payload)
                 await self._hear_update(delivery.payload, address)
             case "updates":
                 self._uplink_bytes += len(delivery.payload)
-                await self._hear_batch(delivery.payload, address)
+                await self._hear_batch(broadcast, delivery.payload, address)
             case "layer_partial":
                 await self._hear_partial(delivery.payload, address)
             case "aggregator_status":
@@ -187,9 +269,11 @@ class Coordinator:
                 self._federation.report(address.device, messages.decode(delivery.payload, Report))
             case "request":
                 broadcast.request(messages.decode(delivery.payload, Request).layers)
+            case "kept":
+                broadcast.hear_kept(messages.decode(delivery.payload, Kept))
             case "profile":
                 await self._hear_profile(broadcast, messages.decode(delivery.payload, DeviceProfile), address)
-        self._changed.set()
+        self._rounds.tell()
 
     async def _hear_profile(self, broadcast: Broadcast, profile: DeviceProfile, address: Address) -> None:
         if profile.device != address.device:
@@ -197,7 +281,8 @@ class Coordinator:
         task = self._federation.register(profile)
         verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
         log.info("%s %s: %s", profile.device, verdict, task.reason)
-        await broadcast.say(self._topics.device(profile.device, "task"), task)
+        known = profile.device in self._federation.devices  # the others may be without number: nothing is kept of them
+        await broadcast.say(self._topics.device(profile.device, "task"), task, retain=known)
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
@@ -205,17 +290,17 @@ class Coordinator:
         if update is not None:
             self._federation.receive(update)
 
-    async def _hear_batch(self, payload: bytes, address: Address) -> None:
+    async def _hear_batch(self, broadcast: Broadcast, payload: bytes, address: Address) -> None:
         """Each of its updates counts by itself."""
         self._hear_of(address.device)
         updates, damaged = await joined_updates(self._joiner, payload, address, self._federation.wire_spec)
         for error in damaged:
-            self._note_refused(error)
+            self._note_refused(broadcast, self._sender(self._topics.batch(address.device)), error)
         for update in updates:
             try:
                 self._federation.receive(update)
             except RejectedUpdate as error:
-                self._note_refused(error)
+                self._note_refused(broadcast, address.device, error)
 
     async def _hear_partial(self, payload: bytes, address: Address) -> None:
         self._uplink_bytes += len(payload)
@@ -245,82 +330,36 @@ class Coordinator:
         if self._federation.came(device):
             log.info("%s is online", device)
 
-    # -- the loop over rounds ----------------------------------------------------------------------------------------
+    # -- what is finished ----------------------------------------------------------------------------------------------
 
-    async def _drive(self, broadcast: Broadcast) -> None:
-        federation = self._federation
-        while not federation.finished:
-            if federation.round is None:
-                await self._devices_are_there()
-                plan = federation.begin(now())
-                self._follow(plan.round)
-                await broadcast.plan(plan)
-                await broadcast.say(self._topics.coordinator_status, self._status())
-            await self._finish_round()
-
-    async def _devices_are_there(self) -> None:
-        began, wait_s = now(), self._settings.cohorts.wait_s
-        while not self._federation.can_begin(now()):
-            if wait_s and not self._federation.snapshot.round and now() - began > wait_s:
-                raise ConfigError(self._too_few(wait_s))
-            await self._news(1.0)
-
-    async def _finish_round(self) -> None:
-        """Close the open round's layers as they become ready, and commit it before the next one is planned.
-
-        A coordinator that dies before the commit plans the round again, and is sent the same updates again. One that
-        had planned the next round already would find devices that are ahead of it.
-        """
-        federation, round_ = self._federation, self._federation.round
-        assert round_ is not None
-        while True:
-            federation.close(round_.ready(now()))
-            if round_.done(now()):
-                break
-            await self._news(round_.patience_ends(now()) - now())
-        if round_.empty:
-            self._note_empty(federation.abandon(now()))
-            self._follow(None)
-            return
-        outcome = federation.finish(now(), self._uplink_bytes)
-        self._follow(None)
-        for name, cycles in outcome.late.items():
-            log.warning(
-                "%s owed something when the deadline of round %d passed (deadlines.round_s = %g): it sits out %d "
-                "cycles; a longer deadline or fewer training.local_steps give it time",
-                name, round_.plan.round, round_.plan.deadline_s, cycles,
-            )  # fmt: skip
-        await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
-        await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
+    async def _commit(self, outcome: RoundOutcome) -> None:
+        done = self._chronicle.note(outcome)
+        moved = outcome.snapshot, outcome.values, outcome.owed, outcome.memory
+        await asyncio.to_thread(self._journal.commit, done, *moved)
         self._committed.set()
+        await self._chronicle.add(done, outcome)
+        await self._stop_if_stalled()
 
-    def _note_empty(self, round_: Round) -> None:
-        """A round in which nobody delivered does not count: it is planned again."""
-        why = [
-            f"{what}: {', '.join(names)}"
-            for what, names in (("a loss that is not finite", round_.diverged), ("refused", round_.refused()))
-            if names
-        ]
-        log.warning(
-            "nobody delivered in round %d within deadlines.round_s = %g (%s): it does not count, and is planned again",
-            round_.plan.round, round_.plan.deadline_s, "; ".join(why) or "nothing came",
-        )  # fmt: skip
+    async def _do_rounds(self) -> None:
+        await self._stop_if_stalled()
+        await self._rounds.run()
+
+    async def _stop_if_stalled(self) -> None:
+        """End training with its cycle, where evaluations have been no better than the best one for too long."""
+        patience = self._settings.evaluation.stop_after
+        if not patience or self._federation.finished or self._federation.snapshot.cohort:
+            return
+        await self._chronicle.caught_up()
+        if self._chronicle.evaluations.stalled(patience):
+            log.info("no better than before in %d evaluations (evaluation.stop_after): training ends", patience)
+            self._federation.stop()
 
     async def _settle_commits(self) -> None:
         """Whenever there is one; where the disk is slower than the rounds, several at once."""
         while True:
             await self._committed.wait()
             self._committed.clear()
-            await asyncio.to_thread(self._store.settle)
-
-    async def _news(self, timeout_s: float) -> None:
-        """Until something has arrived, or the time is up."""
-        try:
-            async with asyncio.timeout(max(timeout_s, 0.0)):  # wait_for would swallow a cancellation now and then
-                await self._changed.wait()
-        except TimeoutError:
-            return
-        self._changed.clear()
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
 
     # -- saying how it stands ----------------------------------------------------------------------------------------
 
@@ -333,15 +372,20 @@ class Coordinator:
         snapshot = federation.snapshot
         await broadcast.values()
         await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
-        await broadcast.say(topics.coordinator_status, self._status("finished"))
-        for name in federation.devices:
+        for name in list(federation.devices):
             await broadcast.forget(topics.device(name, "task"))
+        await self._chronicle.caught_up()  # the status says the accuracy of the last round
+        await broadcast.say(topics.coordinator_status, self._status("finished"))
+        await self._leadership.give_up(broadcast.link)
 
     def _status(self, state: str = "") -> CoordinatorStatus:
         federation = self._federation
         snapshot = federation.snapshot
+        if not state:
+            begun = federation.round or snapshot.round
+            state = "finished" if federation.finished else "training" if begun else "waiting"
         return CoordinatorStatus(
-            state=state or ("training" if federation.round or snapshot.round else "waiting"),  # type: ignore[arg-type] # one of the four
+            state=state,  # type: ignore[arg-type] # one of the five
             epoch=snapshot.epoch,
             manifest=self._bundle.digest,
             round=snapshot.round,
@@ -354,6 +398,7 @@ class Coordinator:
 
     def _result(self) -> RunResult:
         federation, snapshot = self._federation, self._federation.snapshot
+        best = self._chronicle.evaluations.best
         return RunResult(
             accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
@@ -364,15 +409,17 @@ class Coordinator:
             downlink_bytes=federation.downlink_bytes,
             fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
             aggregations=snapshot.versions,  # a version is an aggregation
+            best_round=best[0] if best else None,
+            best_accuracy=best[1] if best else None,
         )
 
     # -- beginning ---------------------------------------------------------------------------------------------------
 
-    def _restore(self) -> Federation:
-        """The federation as the store has it, or a new one."""
+    def _begun(self, saved: Saved | None) -> Federation:
+        """The federation as it was saved, or a new one."""
         bundle, settings = self._bundle, self._settings
         manifest = bundle.manifest
-        if saved := self._store.load(with_further(manifest.spec, settings.algorithm.further), bundle.digest):
+        if saved:
             snapshot, values, owed, memory = saved
             snapshot.check(settings)
             log.info("going on after round %d of %s", snapshot.round, settings.federation)
@@ -383,13 +430,3 @@ class Coordinator:
             indices = range(len(manifest.spec.layers))
             values = [layer_vector(manifest.spec, index, parameters, statistics) for index in indices]
         return Federation(settings, manifest, bundle.digest, values, snapshot, owed, memory)
-
-    def _too_few(self, wait_s: float) -> str:
-        federation = self._federation
-        refused = [f"{name} ({device.task.reason})" for name, device in sorted(federation.devices.items())
-                   if not device.task.accepted]  # fmt: skip
-        text = (
-            f"only {federation.accepted} of {self._settings.cohorts.min_devices} devices came within {wait_s:g} s "
-            "(cohorts.min_devices, cohorts.wait_s)"
-        )
-        return f"{text}; refused: {', '.join(refused)}" if refused else text

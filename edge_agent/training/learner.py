@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lamina.broker.wire.local_work import Control
 from lamina.broker.wire.messages import RoundPlan
-from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.session.events import Outcome
 from lamina.edge_agent.session.local_memory import LocalMemory
 from lamina.edge_agent.training.activation_cache import Element
@@ -29,6 +29,7 @@ from lamina.edge_agent.training.input_side import Indices, InputSide, Stop
 from lamina.edge_agent.training.stepping import at_once, in_parts
 from lamina.models.further import with_further
 from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.samples import LabelledSamples
 from lamina.models.values import Vector, layer_tensors
 
 
@@ -59,7 +60,7 @@ class Learner:
         manifest: Manifest,
         cut: int,
         path: Callable[[FileEntry], Path],
-        data: TrainingData,
+        data: LabelledSamples,
         spill_folder: Path,
         engine: Engine,
         *,
