@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from lamina.broker.wire.messages import DeviceProfile, Report, Task
 from lamina.coordinator.records.records import DeviceRecord
 from lamina.coordinator.settings import Devices, Wire
