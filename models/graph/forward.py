@@ -65,8 +65,9 @@ def _written(
     with without_values(forward):
         x = torch.empty_like(example(start.activation), requires_grad=False)
     if drawing := [operator for operator in forward.operators[start.index : stop.index] if is_random(operator)]:
+        name = operator_name(drawing[0].target)
         raise ModelError(
-            f"model {forward.name}: operator {operator_name(drawing[0].target)}{place(drawing[0])} draws random numbers in "
+            f"model {forward.name}: operator {name}{place(drawing[0])} draws random numbers in "
             f"inference mode, too; give it the module's mode, as F.dropout(x, p, training=self.training) does"
         )
     g = GraphWriter(f"{forward.name} to {output}")
