@@ -1,4 +1,4 @@
-"""Aten operators that are written out in others, by torch's own decompositions, before rules are applied.
+"""Lists the aten operators that torch's own decompositions write out in others before rules are applied.
 
 Those of the explicit list are always written out. So are all others that torch can write out and that have no rule:
 what has a rule is not taken apart, since its rule is the better way.

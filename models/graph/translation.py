@@ -1,4 +1,4 @@
-"""How does a flat aten graph become ONNX operators? Node by node, each by its rule."""
+"""Translates a flat aten graph into ONNX operators, node by node, each by its rule."""
 
 from __future__ import annotations
 
