@@ -1,4 +1,4 @@
-"""Who folds in an emulation that shares out its layers? Aggregators: processes of their own, or tasks in memory.
+"""The aggregators of an emulation that shares out its layers: processes of their own, or tasks in memory.
 
 Each is what ``lamina aggregator --share K/N`` runs, for ``aggregation.aggregators`` = N.
 """
