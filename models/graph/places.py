@@ -12,7 +12,7 @@ _TORCH = Path(torch.__file__).parent
 
 
 def place(node: fx.Node) -> str:
-    """Where ``node`` comes from: the module, and the line of its code. Empty where the trace doesn't say."""
+    """Return where ``node`` comes from: the module, and the line of its code; empty where the trace doesn't say."""
     origin = next((known for known in _with_inputs(node) if known.meta.get("nn_module_stack")), None)
     if origin is None:
         return ""

@@ -98,7 +98,7 @@ def adaptive_avg_pool(g: GraphWriter, call: Call, x: Value, output_size: object)
 @rule("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward")
 @with_a_batch
 def adaptive_avg_pool_backward(g: GraphWriter, call: Call, dy: Value, x: Value) -> str:
-    """Its gradient."""
+    """The gradient of that."""
     return _gradient(g, dy, static(x.shape[2:]), [_adaptive(extent) for extent in static(dy.shape[2:])])
 
 
@@ -112,7 +112,7 @@ def nearest(g: GraphWriter, call: Call, x: Value, output_size: object, *scales: 
 def nearest_backward(
     g: GraphWriter, call: Call, dy: Value, output_size: object, input_size: object, *scales: float | None
 ) -> str:
-    """Its gradient."""
+    """The gradient of that."""
     ways = _upsampling(call.packet, static(dy.shape[2:]), scales)
     return _gradient(g, dy, static(call.shape[2:]), ways)
 
@@ -136,7 +136,7 @@ def interpolated_backward(
     align_corners: bool,
     *scales: float | None,
 ) -> str:
-    """Its gradient."""
+    """The gradient of that."""
     ways = _upsampling(call.packet, static(dy.shape[2:]), scales, align_corners)
     return _gradient(g, dy, static(call.shape[2:]), ways)
 
@@ -151,7 +151,7 @@ def pad_by_repetition(g: GraphWriter, call: Call, x: Value, padding: Sequence[in
 @rule(*(f"{pad}_backward" for pad in _PADS))
 @with_a_batch
 def pad_by_repetition_backward(g: GraphWriter, call: Call, dy: Value, x: Value, padding: Sequence[int]) -> str:
-    """Its gradient."""
+    """The gradient of that."""
     return _gradient(g, dy, static(x.shape[2:]), _paddings(call, padding))
 
 
