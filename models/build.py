@@ -1,4 +1,4 @@
-"""How does a definition become a bundle? Its layers and cuts are derived, its graphs written, its peaks measured."""
+"""Builds a bundle from a definition: layers and cuts are derived, graphs written and checked, peaks measured."""
 
 from __future__ import annotations
 

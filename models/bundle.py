@@ -1,4 +1,4 @@
-"""Is this folder a bundle, and whole? Reads it, and trusts no byte that its digest doesn't vouch for.
+"""Reads a bundle from a folder, and trusts no byte that its digest doesn't vouch for.
 
 ``manifest.json`` names every other file by its SHA-256, and its own SHA-256 is the bundle's digest.
 """
@@ -37,7 +37,7 @@ class Bundle:
     digest: str
 
     def path(self, entry: FileEntry) -> Path:
-        """Where one of the manifest's files lies."""
+        """Return the path of one of the manifest's files."""
         return self.folder / entry.file_name
 
     def state(self, tensors: Tensors) -> dict[str, NDArray[Any]]:

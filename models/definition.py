@@ -1,4 +1,4 @@
-"""What network is to be trained? A torch module with its initial values, and what the module alone doesn't say."""
+"""The network that is to be trained: a torch module with its initial values, and what the module alone doesn't say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a trained model leave the federation? As one ONNX file that any ONNX runtime loads."""
+"""Exports a trained model as one ONNX file that any ONNX runtime loads."""
 
 from __future__ import annotations
 

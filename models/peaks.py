@@ -1,4 +1,4 @@
-"""How much memory will training take? Predicted from a bundle's graphs, for any batch, before anything is run.
+"""Predicts how much memory training will take, from a bundle's graphs, for any batch, before anything is run.
 
     peak = resident + transient + arena(batch)
 

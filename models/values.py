@@ -1,4 +1,4 @@
-"""In which forms do a model's values appear? As named tensors, as flat vectors, and layer by layer.
+"""The forms of a model's values: named tensors, flat vectors, and layer by layer.
 
     tensors                 by torch's names, as in a safetensors file
     parameters, statistics  two flat float32 vectors: what a device trains, what it averages besides
@@ -72,12 +72,12 @@ def layer_tensors(spec: ModelSpec, layer: int, vector: Vector) -> dict[str, Vect
 
 
 def parameter_slice(spec: ModelSpec, layer: int) -> slice:
-    """Where the layer stands in the flat parameters."""
+    """Return the place of the layer in the flat parameters."""
     return slice(*spec.parameter_offsets[layer : layer + 2])
 
 
 def statistics_slice(spec: ModelSpec, layer: int) -> slice:
-    """Where the layer stands in the flat statistics."""
+    """Return the place of the layer in the flat statistics."""
     return slice(*spec.statistics_offsets[layer : layer + 2])
 
 

@@ -1,4 +1,4 @@
-"""What does the network compute? Its forward pass as a graph of aten operators, traced by ``torch.export``.
+"""The forward pass of a network as a graph of aten operators, traced by ``torch.export``.
 
 The graph is at the level of the module's own calls (``aten.conv2d``, ``aten.batch_norm``, ``aten.lstm``), still
 differentiable, with a symbolic batch extent. Every tensor of the module stands in it as a placeholder.

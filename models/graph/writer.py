@@ -1,4 +1,4 @@
-"""How is an ONNX graph written? One operator a call, without writing the same thing twice.
+"""Writes an ONNX graph, one operator a call, and never the same thing twice.
 
     g = GraphWriter("step")
     x = g.input("x", "float32", ("N", 4))
