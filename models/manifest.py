@@ -178,6 +178,10 @@ class Manifest(msgspec.Struct, frozen=True):
         optimiser_scalars: names of the optimiser's resident vectors of one element.
         anchored: whether the optimiser takes ``anchor``, the parameters that the round began from, as long as
             ``parameters``.
+        constants: the frozen tensors that graphs read from this file, which has to lie beside them; safetensors.
+        unread: all else that the module's state dictionary holds, and no graph reads; safetensors.
+        aliases: further names of tensors in the state dictionary, by which a module knows one twice.
+        transient: names in ``constants`` that the state dictionary lacks.
         format: version of this structure.
     """
 
@@ -192,6 +196,10 @@ class Manifest(msgspec.Struct, frozen=True):
     hyperparameters: dict[str, float]
     optimiser_scalars: tuple[str, ...] = ()
     anchored: bool = False
+    constants: FileEntry | None = None
+    unread: FileEntry | None = None
+    aliases: dict[str, str] = {}
+    transient: tuple[str, ...] = ()
     format: int = FORMAT
 
     def sub_model(self, cut: int) -> SubModel:

@@ -84,8 +84,7 @@ def statistics_slice(spec: ModelSpec, layer: int) -> slice:
 def encode_values(tensors: Tensors) -> bytes:
     """Named tensors as the content of a safetensors file; equal tensors give equal bytes, in whatever order they come.
 
-    ``module.load_state_dict(safetensors.torch.load(content))`` gives them back to the torch module that they are of,
-    with ``strict=False`` if that module has constants, too.
+    ``module.load_state_dict(safetensors.torch.load(content))`` gives them back to the torch module that they are of.
     """
     return safetensors.numpy.save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
