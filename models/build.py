@@ -29,8 +29,8 @@ from lamina.models.graph import (
     updating_graph,
 )
 from lamina.models.graph.activation_checkpointing import recomputing
+from lamina.models.graph.places import place
 from lamina.models.graph.tracing import Forward, example, trace
-from lamina.models.graph.translation import place
 from lamina.models.layout import derive_spec
 from lamina.models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
 from lamina.models.peaks import cost
