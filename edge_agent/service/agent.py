@@ -32,7 +32,6 @@ from lamina.edge_agent.session.events import (
     Prepared,
     Published,
     Refuse,
-    Save,
     Taken,
     Train,
     Trained,
@@ -153,8 +152,6 @@ class Agent:
                 self._trainings.put_nowait(command)
             case Abandon():
                 self._learning.leave_off()
-            case Save(progress):
-                self._learning.save(progress)
             case Complain(text):
                 self.tally.refused["round"] += 1
                 log.warning("%s: %s", self._device, text)
