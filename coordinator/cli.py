@@ -13,6 +13,7 @@ from importlib.metadata import entry_points, version
 from typing import Protocol
 
 from lamina.models.errors import LaminaError
+from lamina.models.storage.disk import trouble
 
 
 class Command(Protocol):
@@ -39,6 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
         return commands[options.command].run(options)
     except LaminaError as error:
         print(f"lamina: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"lamina: {trouble(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

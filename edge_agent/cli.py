@@ -26,6 +26,9 @@ from lamina.edge_agent.data import load_data
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings, anchored, anchored_data
 from lamina.models.errors import ConfigError, LinkError
+from lamina.models.storage.disk import trouble
+from lamina.models.storage.folder_lock import held
+from lamina.models.storage.replace import remove_drafts
 
 INTERRUPTED = 130
 
@@ -44,6 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LinkError as error:
         print(f"lamina-agent: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"lamina-agent: {trouble(error)}", file=sys.stderr)
+        return 2
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -54,7 +62,11 @@ def _run(options: argparse.Namespace) -> int:
             if name != "v":  # the message's version says nothing of the board
                 print(f"{name:14}{value}")
         return 0
-    return asyncio.run(_run_until_signalled(agent))
+    folder = Path(settings.folder)
+    with held(folder, f"lamina-agent of device {settings.device}"):
+        remove_drafts(folder)
+        remove_drafts(folder / "bundle")
+        return asyncio.run(_run_until_signalled(agent))
 
 
 async def _run_until_signalled(agent: Agent) -> int:

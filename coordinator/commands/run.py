@@ -11,14 +11,14 @@ import msgspec
 
 from lamina.broker.link.address import host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
-from lamina.broker.settings import load_toml
+from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
-from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import read_bundle
 from lamina.models.spec import ModelSpec
-from lamina.models.storage.replace import replace_file
+from lamina.models.storage.folder_lock import held
+from lamina.models.storage.replace import remove_drafts, replace_file
 
 HELP = "train one federation to its end"
 
@@ -32,17 +32,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
-    settings = _resolved(load_toml(options.config, FederationSettings), options.config.parent)
+    settings = load_federation(options.config)
     if options.broker:
         broker = msgspec.structs.replace(settings.broker, **host_and_port(options.broker))
         settings = msgspec.structs.replace(settings, broker=broker)
-    bundle = read_bundle(Path(settings.bundle))
-    if options.fresh:
-        Store(Path(settings.folder)).clear()
-    line = ProgressLine(bundle.manifest.spec)
-    coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
-    result = asyncio.run(coordinator.run())
-    replace_file(Path(settings.folder) / "summary.json", msgspec.json.format(msgspec.json.encode(result)))
+    bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
+    with held(folder, "lamina run"):
+        remove_drafts(folder)
+        if options.fresh:
+            Store(folder).clear()
+        line = ProgressLine(bundle.manifest.spec)
+        coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
+        result = asyncio.run(coordinator.run())
+        replace_file(folder / "summary.json", msgspec.json.format(msgspec.json.encode(result)))
     print(_closing_line(result, settings.folder))
     return 0
 
@@ -67,13 +69,3 @@ class ProgressLine:
 def _closing_line(result: RunResult, folder: str) -> str:
     accuracy = "not evaluated" if result.accuracy is None else f"accuracy {result.accuracy:.4f}"
     return f"{result.rounds} rounds in {result.wall_s:.1f} s, {accuracy}, C {result.c_ratio:.3f}; see {folder}"
-
-
-def _resolved(settings: FederationSettings, folder: Path) -> FederationSettings:
-    """Relative paths start at the file's own folder."""
-    evaluation = settings.evaluation
-    if evaluation.data:
-        evaluation = msgspec.structs.replace(evaluation, data=str(folder / evaluation.data))
-    return msgspec.structs.replace(
-        settings, bundle=str(folder / settings.bundle), folder=str(folder / settings.folder), evaluation=evaluation
-    )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from lamina.broker.link.reconnect import jitter
@@ -21,6 +22,7 @@ from lamina.broker.wire.messages import Kept, Message, RoundPlan
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.rounds.federation import Federation
 from lamina.models.bundle import MANIFEST_NAME, Bundle, entries
+from lamina.models.errors import BundleError
 
 log = logging.getLogger("lamina.coordinator")
 
@@ -109,7 +111,7 @@ class Broadcast:
         paths = {path.stem: path for path in map(self._bundle.path, entries(self._bundle.manifest))}
         for sha256, path in {**paths, self._bundle.digest: manifest}.items():
             if sha256 not in self._kept.files:
-                await self._file(sha256, path.read_bytes())
+                await self._file(sha256, _content(path))
                 self._kept = Kept(chunk_bytes=self._chunk_bytes, files=(*self._kept.files, sha256))
                 await self.say(self._topics.kept, self._kept)
 
@@ -184,6 +186,15 @@ class Broadcast:
         await _together(
             self.link.publish(self._topics.bundle(sha256, index), part, retain=True) for index, part in enumerate(parts)
         )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"bundle file {path}: can't be read: {error.strerror}; put the bundle back, and start again"
+        ) from error
 
 
 async def _together(publishes: Iterable[Awaitable[None]]) -> None:
