@@ -114,13 +114,13 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         phi: a relaxed layer's interval is ``phi * local_steps``; 1 is FedAvg.
         warmup_rounds: no adjustment before this many rounds are done.
         accelerate: shorten the intervals of the layers that drift most, in place of relaxing those that drift least.
-        weighting: ``uniform`` (1/m), or by ``num_examples``.
+            weighting: ``uniform`` (1/m, the default: a device counts the same whatever it holds), or ``num_examples``.
         intervals: name of the rule that adjusts the intervals at a cycle's end; ``random`` and ``round_robin`` are
             controls, which relax as many parameters as the default and other layers.
         fold: name of the aggregation rule, ``mean`` by default; others bear devices that lie (docs/robustness.md).
         norm_bound: an update is refused whose norm is more than so many times that of its layer's recent updates; 0
             takes all.
-        aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
+            aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
             coordinator does it itself.
     """
 
@@ -283,7 +283,7 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the averaged model is judged.
 
     Attributes:
-        data: an ``.npz`` with ``x`` and ``y``; empty: no evaluation.
+        data: held-out samples, given and scaled as an agent's ``data`` is; empty: no evaluation.
         every: rounds between two evaluations; the last round is always evaluated.
         batch_size: samples at once.
         keep_best: whether the best round by evaluation is kept, and at the end exported beside the last one.

@@ -8,6 +8,7 @@ import msgspec
 
 from lamina.broker.settings import load_toml
 from lamina.coordinator.settings import FederationSettings
+from lamina.models.sources import resolved_source
 
 
 def load_federation(path: Path) -> FederationSettings:
@@ -23,7 +24,7 @@ def _resolved(settings: FederationSettings, folder: Path) -> FederationSettings:
     """Relative paths start at the file's own folder."""
     evaluation = settings.evaluation
     if evaluation.data:
-        evaluation = msgspec.structs.replace(evaluation, data=str(folder / evaluation.data))
+        evaluation = msgspec.structs.replace(evaluation, data=resolved_source(evaluation.data, folder))
     return msgspec.structs.replace(
         settings, bundle=str(folder / settings.bundle), folder=str(folder / settings.folder), evaluation=evaluation
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import msgspec
 
 from lamina.broker.link.address import host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
@@ -43,7 +45,14 @@ def run(options: argparse.Namespace) -> int:
             Store(folder).clear()
         line = ProgressLine(bundle.manifest.spec)
         coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
-        result = asyncio.run(coordinator.run())
+        result = run_until_signalled(coordinator.run())
+        if isinstance(result, signal.Signals):
+            print(
+                f"ended by {result.name}; `lamina run {options.config}` goes on where this left off, and "
+                f"`lamina export {options.config}` writes the model as it stands",
+                file=sys.stderr,
+            )
+            return STATUS_OF[result]
         replace_file(folder / "summary.json", msgspec.json.format(msgspec.json.encode(result)))
     print(_closing_line(result, settings.folder))
     return 0

@@ -19,8 +19,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
         expected: layer updates that the plan asked for.
         rejected: layer updates refused in this round.
         lr: learning rate.
-        loss: mean of the devices' training losses; ``None`` when no report came.
-        train_accuracy: mean of the devices' training accuracies.
+        loss: mean of the devices' training losses, weighted by their samples; ``None`` when no report came.
+        train_accuracy: mean of the devices' training accuracies, weighted by their samples.
         accuracy: of the averaged model on the evaluation data; ``None`` when it was not evaluated.
         c_ratio: parameters communicated so far, relative to FedAvg with the same cohorts and cuts.
         uplink_bytes: payload bytes of updates received so far.

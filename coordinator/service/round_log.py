@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from lamina.coordinator.records.evaluate import Evaluator, read_evaluation_data
+from lamina.coordinator.records.evaluate import Evaluator
 from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.exporting import export
 from lamina.coordinator.records.history import Evaluated, Past, RoundDone
@@ -25,7 +25,8 @@ from lamina.coordinator.records.records import CycleRecord, RoundRecord
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
-from lamina.models.errors import ConfigError
+from lamina.models.errors import ConfigError, DataError
+from lamina.models.sources import load_samples
 from lamina.models.storage.disk import Disk
 from lamina.models.values import Vector
 
@@ -172,7 +173,8 @@ class Chronicle:
 
     def _round_record(self, outcome: RoundOutcome) -> RoundRecord:
         round_, plan = outcome.round, outcome.round.plan
-        reports = [report for report in round_.reports.values() if math.isfinite(report.loss)]
+        finite = {name: report for name, report in round_.reports.items() if math.isfinite(report.loss)}
+        weights = [self._federation.devices[name].profile.num_examples for name in finite]
         return RoundRecord(
             round=plan.round,
             cycle=plan.cycle,
@@ -182,8 +184,8 @@ class Chronicle:
             expected=outcome.expected,
             rejected=round_.rejected,
             lr=plan.hyperparameters["lr"],
-            loss=float(np.mean([report.loss for report in reports])) if reports else None,
-            train_accuracy=float(np.mean([report.accuracy for report in reports])) if reports else None,
+            loss=weighted_mean([report.loss for report in finite.values()], weights),
+            train_accuracy=weighted_mean([report.accuracy for report in finite.values()], weights),
             accuracy=None,
             c_ratio=outcome.snapshot.ledger.c_ratio,
             uplink_bytes=outcome.snapshot.uplink_bytes,
@@ -212,5 +214,12 @@ def _evaluator(settings: FederationSettings, bundle: Bundle) -> Evaluator | None
     evaluation = settings.evaluation
     if not evaluation.data:
         return None
-    x, y = read_evaluation_data(Path(evaluation.data))
-    return Evaluator(bundle, x, y, evaluation.batch_size)
+    try:
+        return Evaluator(bundle, load_samples(evaluation.data), evaluation.batch_size)
+    except DataError as error:
+        raise DataError(f"evaluation.data: {error}") from error
+
+
+def weighted_mean(figures: Sequence[float], num_examples: Sequence[int]) -> float | None:
+    """Mean over the samples of all devices, of a figure a device; ``None`` without a device."""
+    return float(np.average(figures, weights=num_examples)) if figures else None
