@@ -27,6 +27,7 @@ from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Dial
 from lamina.coordinator.algorithms.catalogue import found
 from lamina.coordinator.algorithms.interval_rule import IntervalRule
+from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.coordinator.records.records import RunResult
 from lamina.coordinator.service.coordinator import Coordinator
@@ -74,6 +75,12 @@ CASES |= {
         server=Server(name, lr=0.5 if name == "fedavgm" else 0.02),
     )
     for name in found(ServerOptimiser)
+}
+CASES |= {
+    f"algorithm {name}": Setting(
+        aggregation=Aggregation(phi=1, algorithm=name), fleet=TierCounts(strong=3, weak=2), cohorts=Cohorts(active=0.6)
+    )
+    for name in found(LocalAlgorithm)
 }
 
 

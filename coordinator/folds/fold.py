@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
 
@@ -45,6 +45,8 @@ class Aggregate:
         weight: sum of the weights as they were given, before normalisation.
         devices: whose updates are in it, ascending.
         norms: medians of the updates' norms, of their parameters and of their statistics; 0.0 where none is known.
+        weights: with which each of them was folded, where the algorithm asks for it.
+        scalars: by name, what each update said of itself, where the algorithm asks for it.
     """
 
     value: Vector
@@ -52,6 +54,8 @@ class Aggregate:
     weight: float
     devices: tuple[str, ...]
     norms: Norms = (0.0, 0.0)
+    weights: tuple[float, ...] = ()
+    scalars: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 class Fold(Protocol):

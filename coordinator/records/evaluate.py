@@ -45,7 +45,9 @@ class Evaluator:
         tensors = {
             name: np.ascontiguousarray(tensor)
             for layer, vector in enumerate(values)
-            for name, tensor in layer_tensors(manifest.spec, layer, vector).items()
+            for name, tensor in layer_tensors(
+                manifest.spec, layer, vector[: manifest.spec.layers[layer].vector_size]
+            ).items()
         }
         options = ort.SessionOptions()
         options.log_severity_level = 3

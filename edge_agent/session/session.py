@@ -443,8 +443,9 @@ class Session:
         """What a plan asks of this device: two may differ in what they say of others, in what they offer, and so on."""
         mine = (self._device,) if self._device in plan.cohort else ()
         codecs = {device: codec for device, codec in plan.codecs.items() if device == self._device}
+        steps = {self._device: plan.steps_of(self._device)} if mine else {}
         return msgspec.structs.replace(
-            plan, cohort=mine, codecs=codecs, deadline_s=0.0, unfolded={}, advanced=(), norm_bounds=()
+            plan, cohort=mine, codecs=codecs, steps=steps, deadline_s=0.0, unfolded={}, advanced=(), norm_bounds=()
         )
 
     def _owe(self, plan: RoundPlan) -> None:
@@ -489,6 +490,8 @@ def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
         return f"it asks for {plan.local_steps} steps of {plan.batch_size} samples"
     if unknown := sorted(plan.hyperparameters.keys() - manifest.hyperparameters.keys()):
         return f"the training graphs have no hyperparameter {unknown[0]!r}"
+    if fault := plan.work.fault:
+        return fault
     for codec in (plan.codec, plan.small_codec or plan.codec, *plan.codecs.values()):
         if codec not in CODECS:
             return f"there is no codec {codec!r}"

@@ -134,6 +134,11 @@ class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
             self.reduction == "cut" or self.aggregation.fold == "mean",
             "reduction = 'width' averages element by element: aggregation.fold must be 'mean'",
         )
+        require(
+            not self.algorithm.sgd_only or (self.reduction == "cut" and self.local.momentum_of == "device"),
+            f"aggregation.algorithm = {self.aggregation.algorithm!r} needs reduction = 'cut' and "
+            "local.momentum_of = 'device'",
+        )
         if self.exchange == "logits":
             self._check_exchange()
         if unknown := self.training.hyperparameters.keys() - {"momentum", "weight_decay"}:
