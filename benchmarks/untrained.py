@@ -1,4 +1,4 @@
-"""What does a device cost besides its training? Agents whose local steps take no time, several in a process.
+"""Agents whose local steps take no time, several in a process: what a device costs besides its training.
 
     python -m benchmarks.untrained agents.json
 
@@ -59,7 +59,7 @@ class Untrained(Learner):
     def train(
         self, plan: RoundPlan, device: str, *, reset: tuple[int, ...], afresh: bool, stop: Stop = lambda: False
     ) -> Outcome:
-        """At once."""
+        """Return at once."""
         return Outcome(steps=plan.local_steps, loss=1.0, accuracy=0.5, step_s=0.0, forward_s=0.0)
 
     def update(self, layer: int) -> Vector:

@@ -1,4 +1,4 @@
-"""Is there a bundle for this experiment already? If not, it is built, in a process of its own.
+"""Finds the bundle of an experiment, or builds it in a process of its own.
 
 Building needs torch and takes seconds; the emulation itself needs neither. So the bundle is kept in a folder named by
 a digest of all that it depends on, and the next run of the same experiment finds it there.

@@ -1,4 +1,4 @@
-"""Which layers and blocks does a network have? Its `ModelSpec`, derived from the traced forward pass.
+"""Derives a network's layers and blocks, its `ModelSpec`, from the traced forward pass.
 
 A layer is what a module's own parameters and running statistics form, in the order in which the forward pass reads
 them. A norm joins the conv or dense before it, so that the two are averaged together.

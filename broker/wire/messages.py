@@ -259,13 +259,15 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
-    """Device to coordinator: the present values of these layers are wanted whole.
+    """Device to coordinator: the present values of these layers are wanted whole, or files of the bundle once more.
 
     Attributes:
         layers: their indices.
+        files: SHA-256 of each file that does not arrive.
     """
 
-    layers: Numbers
+    layers: Numbers = ()
+    files: Digests = ()
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):

@@ -34,6 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the bundle without comparing its graphs with torch: a wrong gradient is then not noticed",
     )
+    parser.add_argument(
+        "--values",
+        type=Path,
+        metavar="FILE",
+        help="a .safetensors file with the module's state dictionary, to start from (a pretrained network)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="for the initial values (default: 0)")
 
 
@@ -49,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     from lamina.models.build import build_bundle
     from lamina.models.definition import load_definition
 
-    definition = load_definition(options.model, seed=options.seed)
+    definition = load_definition(options.model, seed=options.seed, values=options.values)
     if options.no_check:
         print(UNCHECKED, file=sys.stderr)
     manifest = build_bundle(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from lamina.broker.link.address import host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
+from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
@@ -28,16 +28,13 @@ HELP = "train one federation to its end"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("config", type=Path, help="federation.toml")
-    parser.add_argument("--broker", metavar="HOST[:PORT]", help="instead of the file's [broker] host and port")
     parser.add_argument("--fresh", action="store_true", help="forget an earlier, unfinished run in the same folder")
+    add_broker_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
-    settings = load_federation(options.config)
-    if options.broker:
-        broker = msgspec.structs.replace(settings.broker, **host_and_port(options.broker))
-        settings = msgspec.structs.replace(settings, broker=broker)
+    settings = load_federation(options.config, options)
     bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
     with held(folder, "lamina run"):
         remove_drafts(folder)

@@ -268,7 +268,9 @@ class Coordinator:
                 self._hear_of(address.device)
                 self._federation.report(address.device, messages.decode(delivery.payload, Report))
             case "request":
-                broadcast.request(messages.decode(delivery.payload, Request).layers)
+                request = messages.decode(delivery.payload, Request)
+                broadcast.request(request.layers)
+                broadcast.request_files(request.files)
             case "kept":
                 broadcast.hear_kept(messages.decode(delivery.payload, Kept))
             case "profile":

@@ -83,7 +83,7 @@ class Agent:
         self._topics = Topics(settings.federation)
         self._session = Session(settings.device, once=settings.once)
         self._learning = learning
-        self._fetcher = Fetcher(self._topics, Path(settings.folder) / "bundle")
+        self._fetcher = Fetcher(self._topics, settings.device, Path(settings.folder) / "bundle")
         self._trainings: asyncio.Queue[Train] = asyncio.Queue()
         self._connection: Connection | None = None
         self._useful = 0  # what links have brought: values taken, updates that the broker has

@@ -124,7 +124,8 @@ class Learning:
             step = [sub_model.recomputing, sub_model.updating]
         else:
             step = [*(form.accumulating for form in written), sub_model.updating]
-        return [*filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
+        constants = filter(None, [manifest.constants])  # first: the graphs read it
+        return [*constants, *filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
 
     @property
     def way(self) -> str:

@@ -1,4 +1,4 @@
-"""How many activations does a layer have? The outputs of its conv and dense operators, the paper's measure.
+"""Counts the activations of a layer: the outputs of its conv and dense operators, the paper's measure.
 
 They are counted by running the traced forward pass without values: so an LSTM counts with every product that it
 consists of.

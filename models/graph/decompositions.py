@@ -1,4 +1,4 @@
-"""Which aten operators are written out in others, by torch's own decompositions, before rules are applied?
+"""Lists the aten operators that torch's own decompositions write out in others before rules are applied.
 
 The list is explicit. All of torch's core decompositions would fix the batch extent, and would take apart operators that
 have better rules of their own.

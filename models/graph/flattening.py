@@ -1,4 +1,4 @@
-"""How does a function of tensors become a flat graph of aten operators? It is traced without values.
+"""Traces a function of tensors, without values, into a flat graph of aten operators.
 
 Autograd runs during the trace, so its backward operators stand in the graph like any others. What is left are operators
 that `graph.rules` has rules for: those that `graph.decompositions` does not write out in others, and none

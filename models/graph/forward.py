@@ -1,4 +1,4 @@
-"""What does a device run without training? A section of the network, or all of it, in inference mode.
+"""Graphs without training: a section of the network, or all of it, in inference mode.
 
 The values of its parameters and statistics change from round to round, and are no part of the file: they are external
 initialisers, named as in the spec. Whoever makes a session gives them, from memory:

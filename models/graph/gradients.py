@@ -1,4 +1,4 @@
-"""How does a batch become gradients? Forward, loss and backward from a cut onwards, written into a graph."""
+"""Writes forward pass, loss and backward pass from a cut onwards into a graph: a batch becomes gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ONNX operators stand for an aten operator? Its rule, a function that is registered under the operator's name.
+"""The rules by which aten operators become ONNX operators: functions registered under the operators' names.
 
     @rule("sigmoid")
     def sigmoid(g: GraphWriter, call: Call, x: Value) -> str:

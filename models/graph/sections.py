@@ -1,4 +1,4 @@
-"""Where may the forward graph be cut, and how is the section between two cuts run?
+"""Finds where the forward graph may be cut, and runs the section between two cuts.
 
 A point lies between two operators. The graph may be cut at a point where exactly one activation is live: one tensor,
 computed from the sample before the point, is read after it. Parameters, buffers, constants and what is computed from
@@ -44,7 +44,7 @@ class Point:
 
     @property
     def dtype(self) -> str:
-        """Its element type."""
+        """The activation's element type."""
         return str(example(self.activation).dtype).removeprefix("torch.")
 
     @property
@@ -59,7 +59,7 @@ def end(forward: Forward) -> Point:
 
 
 def starts(forward: Forward, spec: ModelSpec) -> dict[int, Point]:
-    """Where the blocks of ``spec`` start in ``forward``, by the index of their first layer."""
+    """Return the points where the blocks of ``spec`` start in ``forward``, by the index of their first layer."""
     layer_of = {
         tensor.name: index
         for index, layer in enumerate(spec.layers)
@@ -69,7 +69,7 @@ def starts(forward: Forward, spec: ModelSpec) -> dict[int, Point]:
 
 
 def block_starts(forward: Forward, layer_of: Mapping[str, int]) -> dict[int, Point]:
-    """Where blocks may start: the index of a block's first layer, and the point before it.
+    """Return the points where blocks may start: the index of a block's first layer, and the point before it.
 
     Of the points between two layers the one with the smallest activation is taken, and of those the last, so that
     operators without parameters (an activation, a pooling) stand with the layer before them, and run once where that

@@ -1,4 +1,4 @@
-"""How does a flat aten graph become ONNX operators? Node by node, each by its rule."""
+"""Translates a flat aten graph into ONNX operators, node by node, each by its rule."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def operator_name(node: fx.Node) -> str:
 
 
 def place(node: fx.Node) -> str:
-    """Where ``node`` comes from: the module, and the line of its code. Empty where the trace doesn't say."""
+    """Return where ``node`` comes from: the module, and the line of its code; empty where the trace doesn't say."""
     origin = next((known for known in _with_inputs(node) if known.meta.get("nn_module_stack")), None)
     if origin is None:
         return ""

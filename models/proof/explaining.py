@@ -100,7 +100,7 @@ def _suspects(refusal: Refusal, layer: int | None) -> Iterator[str]:
 
 
 def _odd(operators: Sequence[fx.Node]) -> list[fx.Node]:
-    """Those of kinds that might be at fault."""
+    """Return the operators of kinds that might be at fault."""
     return [operator for operator in operators if not any(name in str(operator.target) for name in _PLAIN)]
 
 

@@ -14,7 +14,6 @@ simulation, passes a `lamina.emulation.faults.simulated_disk.SimulatedDisk` in i
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -112,20 +111,6 @@ class RealDisk:
 
 
 DISK: Disk = RealDisk()
-
-
-def trouble(error: OSError) -> str:
-    """An error of the file system in one line: what is wrong, with which file, and what to do."""
-    advice = {
-        errno.ENOSPC: "free some space, and start again: what was written before is unharmed",
-        errno.EDQUOT: "free some space, and start again: what was written before is unharmed",
-        errno.EROFS: "make it writable, or choose another folder",
-        errno.EACCES: "give this user the right to it, or choose another folder",
-        errno.EPERM: "give this user the right to it, or choose another folder",
-        errno.EIO: "look at the disk and the system's log",
-    }
-    text = f"{error.filename}: {error.strerror}"
-    return f"{text}; {advice[error.errno]}" if error.errno in advice else text
 
 
 def read(path: Path, disk: Disk = DISK) -> bytes:

@@ -109,6 +109,7 @@ def test_a_damaged_commit_is_named_and_the_one_before_is_used(
     for each in (undisturbed, run):
         each.start()
     run.wait_for_round(7)
+    time.sleep(0.05)  # devices are in the next round: what the coordinator then says again must count again
     run.coordinator.kill()
     files = commits(run)
     ends = [path for path in files if int(path.stem) % phi == 0]

@@ -230,7 +230,7 @@ def _standardised(
 
 
 def _zeros(g: GraphWriter, like: str) -> str:
-    """As many zeros as ``like`` has elements, a vector."""
+    """Write a vector of as many zeros as ``like`` has elements."""
     vector = g.Reshape(like, [-1])
     return g.Sub(vector, vector)
 

@@ -76,7 +76,9 @@ def adaptive_max_pool_backward(g: GraphWriter, call: Call, dy: Value, x: Value, 
 def _margins_at_end(
     x: Value, call: Call, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> list[int]:
-    """As wide as the last window needs it: which windows there are at the end, with ceil_mode, is torch's decision."""
+    """Return margins as wide as the last window needs them: which windows there are at the end, with ceil_mode, is
+    torch's decision.
+    """
     rank = len(kernel)
     strides, margins, reaches = spread(stride or kernel, rank), spread(padding, rank), spread(dilation, rank)
     return [

@@ -71,7 +71,7 @@ def index_select(g: GraphWriter, call: Call, x: Value, dim: int, index: Value) -
 def slice_(
     g: GraphWriter, call: Call, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> str:
-    """From start to end, every step-th."""
+    """Write the elements from start to end, every step-th."""
     if x.shape == call.shape:
         return x
     return g.Slice(x, [start or 0], [_WITHOUT_END if end is None else min(end, _WITHOUT_END)], [dim], [step])
