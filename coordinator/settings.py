@@ -31,6 +31,7 @@ from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.coordinator.folds.aggregate import rule
 from lamina.models.errors import ConfigError, require
+from lamina.models.gradient_terms import TERMS, GradientTerm
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,14 +77,19 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.proximal >= 0, "local.proximal can't be negative")
-        require(self.clip_norm >= 0, "local.clip_norm can't be negative")
+        for term in TERMS:
+            require(getattr(self, term.setting) >= 0, f"local.{term.setting} can't be negative")
 
     @property
     def hyperparameters(self) -> dict[str, float]:
         """The training graph's 0-d inputs for it."""
-        asked = {"mu": self.proximal, "clip_norm": self.clip_norm}
+        asked = {term.hyperparameter: getattr(self, term.setting) for term in TERMS}
         return {name: value for name, value in asked.items() if value}
+
+    @property
+    def terms(self) -> tuple[GradientTerm, ...]:
+        """What a bundle must have been built with."""
+        return tuple(term for term in TERMS if term.hyperparameter in self.hyperparameters)
 
 
 class Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

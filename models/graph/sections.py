@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx import traceback as fx_traceback
 
+from lamina.models.errors import ModelError
 from lamina.models.graph.anatomy import Anatomy, dissect
-from lamina.models.graph.recurrent import STAND_INS
+from lamina.models.graph.places import place
+from lamina.models.graph.registry import operator_name
+from lamina.models.graph.stand_ins import STAND_INS
 from lamina.models.graph.tracing import Forward, example
 from lamina.models.spec import ModelSpec
 
@@ -152,7 +155,11 @@ class _Run:
         args, kwargs = fx.node.map_arg((operator.args, operator.kwargs), self.result)
         function: Any = operator.target
         with fx_traceback.set_current_meta(operator):
-            self._results[operator] = self._stand_ins.get(function, function)(*args, **kwargs)
+            try:
+                self._results[operator] = self._stand_ins.get(function, function)(*args, **kwargs)
+            except ModelError as error:
+                name = operator_name(function)
+                raise ModelError(f"model {self._forward.name}: operator {name}{place(operator)}: {error}") from error
 
     def result(self, operator: fx.Node) -> Any:
         if operator not in self._results:
