@@ -42,10 +42,10 @@ from benchmarks.reporting import Figures, Row, command_line, show
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.settings import Aggregation, Cohorts, Evaluation, Training, Wire
 from lamina.emulation.experiment import Partition
-from lamina.emulation.simulator.backends.choice import open_way
-from lamina.emulation.simulator.run_context import lay
-from lamina.emulation.simulator.setting import Fleet, Setting
-from lamina.emulation.simulator.simulated_wire import Crossing, Traffic
+from lamina.emulation.simulator.backends.choosing import open_backend
+from lamina.emulation.simulator.run_context import prepare_run
+from lamina.emulation.simulator.setting import Setting, TierCounts
+from lamina.emulation.simulator.simulated_wire import SimulatedWire, Traffic
 from lamina.emulation.simulator.simulation import Simulation
 from lamina.models.machine import usable_cores
 
@@ -188,25 +188,26 @@ def learn(subject: Subject, method: Method, seed: int) -> Course:
         model=subject.model,
         batch_size=subject.batch_size,
         seed=seed,
-        fleet=Fleet(strong=subject.devices - weak, weak=weak),
+        fleet=TierCounts(strong=subject.devices - weak, weak=weak),
         partition=Partition(kind="dirichlet", alpha=0.5),
         training=Training(rounds=subject.rounds, local_steps=10, lr=subject.lr, hyperparameters={"momentum": 0.9}),
         cohorts=Cohorts(active=0.5),
         aggregation=Aggregation(phi=method.phi),
         evaluation=Evaluation(every=4),
     )
-    ground = lay(setting)
-    wire = DENSE if method == BASELINE else Wire(update_codec=method.codec)
-    crossing = Crossing(ground.spec, wire, setting.names)
-    topic = Topics("federation").layer_update(max((layer.name for layer in ground.spec.layers), key=len), "device-0001")
+    context = prepare_run(setting)
+    codecs = DENSE if method == BASELINE else Wire(update_codec=method.codec)
+    wire = SimulatedWire(context.spec, codecs, setting.names)
+    longest = max((layer.name for layer in context.spec.layers), key=len)
+    topic = Topics("federation").layer_update(longest, "device-0001")
     moments = []
-    with open_way("loop", ground) as way:
-        simulation = Simulation(ground, way, crossing=crossing)
+    with open_backend("loop", context) as backend:
+        simulation = Simulation(context, backend, wire=wire)
         while not simulation.finished:
             record, _ = simulation.advance()
             if record.accuracy is not None:
-                moments.append(Moment(record.accuracy, _packets(crossing.up, topic), _packets(crossing.down, topic)))
-    return Course(tuple(moments), simulation.standing.ledger.c_ratio)
+                moments.append(Moment(record.accuracy, _packets(wire.up, topic), _packets(wire.down, topic)))
+    return Course(tuple(moments), simulation.run_state.ledger.c_ratio)
 
 
 def found(courses: Sequence[Course], dense: Sequence[Course]) -> Finding:

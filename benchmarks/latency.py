@@ -13,7 +13,7 @@ from benchmarks.reporting import Figures, Row, main
 from lamina.coordinator.settings import Aggregation, Evaluation, Training
 from lamina.emulation.experiment import BrokerKind, Experiment, Group
 from lamina.emulation.progress import Progress
-from lamina.emulation.run import prepare, standing, train
+from lamina.emulation.run import open_broker, prepare, train
 
 _MODEL = """
 from torch import nn
@@ -56,8 +56,8 @@ def _round_seconds(folder: Path, model: str, broker: BrokerKind, rounds: int) ->
         evaluation=Evaluation(every=rounds),
     )
     prepared = prepare(experiment)
-    with standing(broker) as ground:
-        outcome = asyncio.run(train(prepared, ground, Progress(Console(quiet=True))))
+    with open_broker(broker) as endpoint:
+        outcome = asyncio.run(train(prepared, endpoint, Progress(Console(quiet=True))))
     return [record.round_s for record in outcome.rounds[5:]]  # the first ones wait for processes to start
 
 

@@ -7,12 +7,12 @@ parameters, and ``..._1000`` of 1,000: tasks, the exact fold with its norms, new
 NumPy alone, and beside them a bare ``acc += w * x`` over the same arrays.
 
 The bare pool and the bare loop are a few lines of torch without anything of Lamina: what could be had at best. They and
-Lamina's ways take turns, and a ratio is the median of the ratios within one turn, so that what else the machine does
+Lamina's backends take turns, and a ratio is the median of the ratios within a turn, so that what else the machine does
 falls on both alike.
 
 ``peak_mib`` is that of a fresh process that simulates ResNet20 in the pool, and of all that it starts: the lanes, the
 server that they are forked from, Python's resource tracker. It is the sum of their proportional set sizes (Linux's PSS:
-pages of one process alone, and of shared pages, the arena's included, each process's part), at its highest while three
+pages of one process alone, and of shared pages, the arrays' included, each process's part), at its highest while three
 rounds of eight devices are trained, folded and judged. ``start_s`` is from the process's first own line to the end of
 the first round, of one step.
 """
@@ -35,11 +35,11 @@ import numpy as np
 import psutil
 
 from benchmarks.reporting import Figures, Row, main
-from lamina.emulation.simulator.backends import Way
-from lamina.emulation.simulator.backends.arena import Arena
+from lamina.emulation.simulator.backends import Backend
 from lamina.emulation.simulator.backends.pool import pooling
-from lamina.emulation.simulator.backends.tasks import Outcome, Recipe, Task, Training, Variant
-from lamina.emulation.simulator.run_context import Ground, outline
+from lamina.emulation.simulator.backends.run_arrays import RunArrays
+from lamina.emulation.simulator.backends.tasks import RunTask, TaskResult, TaskSettings, TrainingTask, Variant
+from lamina.emulation.simulator.run_context import RunContext, outline
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulation import Simulation
 from lamina.models.machine import usable_cores
@@ -65,7 +65,7 @@ def dense() -> Any:
 
 
 def measure(quick: bool) -> tuple[Figures, Sequence[Row]]:
-    """The figures, and a table with samples/s of every way."""
+    """The figures, and a table with samples/s of every backend."""
     memory = fresh("memory()")
     overheads = {
         (devices, numba): fresh(f"overhead({devices}, {4 if quick else rounds}, {numba})")
@@ -111,19 +111,19 @@ def fresh(call: str) -> dict[str, float]:
 
 
 class NoTraining:
-    """A way that does no training: what is left is the simulator's own work."""
+    """A backend that does no training: what is left is the simulator's own work."""
 
     name = "none"
 
-    def __init__(self, arena: Arena) -> None:
-        self.arena = arena
+    def __init__(self, arrays: RunArrays) -> None:
+        self.arrays = arrays
 
-    def carry_out(self, tasks: Sequence[Task]) -> list[Outcome]:
+    def carry_out(self, tasks: Sequence[RunTask]) -> list[TaskResult]:
         """Nothing, but for what a device takes of the global state."""
         for task in tasks:
-            if isinstance(task, Training):
-                self.arena.entering(task.slot, task.takes)
-        return [Outcome(0.0, 0, 1) for _ in tasks]
+            if isinstance(task, TrainingTask):
+                self.arrays.entering(task.slot, task.takes)
+        return [TaskResult(0.0, 0, 1) for _ in tasks]
 
 
 def overhead(devices: int, rounds: int, numba: bool) -> dict[str, float]:
@@ -134,21 +134,21 @@ def overhead(devices: int, rounds: int, numba: bool) -> dict[str, float]:
         rounds: that are timed.
         numba: whether it may be used; for a process that has not loaded it.
     """
-    from lamina.emulation.simulator.backends.arena import private_arena
+    from lamina.emulation.simulator.backends.run_arrays import private_arrays
 
     if not numba:
         sys.modules["numba"] = None  # type: ignore[assignment] # as if it weren't installed
-    ground = ground_of("resnet20", devices, rounds + 1)
-    arena = private_arena(devices, len(ground.initial), ground.data)
-    simulation = Simulation(ground, NoTraining(arena))
-    arena.rows[:] = np.random.default_rng(0).standard_normal(arena.rows.shape, np.float32) * 1e-2
+    context = context_of("resnet20", devices, rounds + 1)
+    arrays = private_arrays(devices, len(context.initial), context.data)
+    simulation = Simulation(context, NoTraining(arrays))
+    arrays.rows[:] = np.random.default_rng(0).standard_normal(arrays.rows.shape, np.float32) * 1e-2
     simulation.advance()
-    total, seconds, bare_seconds = np.zeros(len(ground.initial), np.float32), [], []
+    total, seconds, bare_seconds = np.zeros(len(context.initial), np.float32), [], []
     for _ in range(rounds):
         began = time.perf_counter()
         simulation.advance()
         between = time.perf_counter()
-        for row in arena.rows:
+        for row in arrays.rows:
             total += 1.5 * row
         seconds.append(between - began)
         bare_seconds.append(time.perf_counter() - between)
@@ -161,9 +161,9 @@ def overhead(devices: int, rounds: int, numba: bool) -> dict[str, float]:
 def memory() -> dict[str, float]:
     """What a run in the pool takes; for a process that has done nothing else."""
     began = time.perf_counter()
-    ground = ground_of("resnet20", _DEVICES, rounds=4)
-    with pooling(ground.recipe, ground.slots, ground.data) as pool:
-        simulation = Simulation(ground, pool)
+    context = context_of("resnet20", _DEVICES, rounds=4)
+    with pooling(context.common, context.slots, context.data) as pool:
+        simulation = Simulation(context, pool)
         simulation.advance()
         start_s = time.perf_counter() - began
         seen = [pss_mib()]
@@ -179,7 +179,7 @@ def memory() -> dict[str, float]:
             simulation.advance()
         done.set()
         looking.join()
-    return {"peak_mib": max(seen), "start_s": start_s, "kib_per_active_device": 2 * ground.initial.nbytes / 1024}
+    return {"peak_mib": max(seen), "start_s": start_s, "kib_per_active_device": 2 * context.initial.nbytes / 1024}
 
 
 def pss_mib() -> float:
@@ -196,19 +196,19 @@ def in_turns(model: str, steps: int, turns: int) -> dict[str, list[float]]:
     from lamina.emulation.simulator.backends.loop import looping
     from lamina.emulation.simulator.backends.stack import stacking
 
-    ground = ground_of(model, _DEVICES)
-    arguments = ground.recipe, ground.slots, ground.data
+    context = context_of(model, _DEVICES)
+    arguments = context.common, context.slots, context.data
     with ExitStack() as stack:
-        ways: dict[str, Way] = {
+        backends: dict[str, Backend] = {
             "pool": stack.enter_context(pooling(*arguments)),
             "loop": stack.enter_context(looping(*arguments)),
         }
         if model == _DENSE:
-            ways["stack"] = stack.enter_context(stacking(*arguments))
+            backends["stack"] = stack.enter_context(stacking(*arguments))
         contenders: dict[str, Turn] = {
             "bare loop, all threads": stack.enter_context(bare_loop(model, _DEVICES, steps)),
             "bare pool": stack.enter_context(bare_pool(model, steps)),
-            **{name: _turn(way, ground, steps) for name, way in ways.items()},
+            **{name: _turn(backend, context, steps) for name, backend in backends.items()},
         }
         seconds: dict[str, list[float]] = {name: [] for name in contenders}
         for turn in range(turns + 1):
@@ -220,16 +220,16 @@ def in_turns(model: str, steps: int, turns: int) -> dict[str, list[float]]:
     return seconds
 
 
-def _turn(way: Way, ground: Ground, steps: int) -> Turn:
-    return lambda: train(way, ground, steps)
+def _turn(backend: Backend, context: RunContext, steps: int) -> Turn:
+    return lambda: train(backend, context, steps)
 
 
-def train(way: Way, ground: Ground, steps: int) -> None:
+def train(backend: Backend, context: RunContext, steps: int) -> None:
     """One round of all devices, which begin with the global state."""
-    way.arena.base[:] = ground.initial
-    takes = ((0, len(ground.initial)),)
-    names = enumerate(ground.setting.names)
-    way.carry_out([Training(slot, name, 0, 0, steps, 0.01, takes, forgets=True) for slot, name in names])
+    backend.arrays.base[:] = context.initial
+    takes = ((0, len(context.initial)),)
+    names = enumerate(context.setting.names)
+    backend.carry_out([TrainingTask(slot, name, 0, 0, steps, 0.01, takes, forgets=True) for slot, name in names])
 
 
 @contextmanager
@@ -296,30 +296,29 @@ def _bare(model: str, devices: int, steps: int, barrier: Any) -> None:
 # -- what is trained ---------------------------------------------------------------------------------------------------
 
 
-def ground_of(model: str, devices: int, rounds: int = 1) -> Ground:
+def context_of(model: str, devices: int, rounds: int = 1) -> RunContext:
     """A run on random samples, 40 a device at most."""
-    from lamina.coordinator.settings import Aggregation, Cohorts
-    from lamina.coordinator.settings import Training as Rounds
+    from lamina.coordinator.settings import Aggregation, Cohorts, Training
     from lamina.emulation.experiment import Partition
-    from lamina.emulation.simulator.setting import Fleet
+    from lamina.emulation.simulator.setting import TierCounts
 
     setting = Setting(
         model=model,
         batch_size=_BATCH,
-        fleet=Fleet(strong=devices),
+        fleet=TierCounts(strong=devices),
         partition=Partition(kind="iid"),
-        training=Rounds(rounds=rounds, local_steps=1, lr=0.01),
+        training=Training(rounds=rounds, local_steps=1, lr=0.01),
         aggregation=Aggregation(phi=1),
         cohorts=Cohorts(active=1.0),
     )
     drawn = outline(setting, apart=True)
     held, count = 40, min(4000, 40 * devices)
     data = samples(drawn.spec.input_shape, count)
-    recipe = Recipe(
+    common = TaskSettings(
         model, drawn.spec, 0, _BATCH, 0.9, 1e-4, 0.0, False, (Variant(),),
         {name: np.arange(index * held, (index + 1) * held) % count for index, name in enumerate(setting.names)},
     )  # fmt: skip
-    return Ground(setting, recipe, data, drawn.initial, dict.fromkeys(setting.names, 0), None, devices)
+    return RunContext(setting, common, data, drawn.initial, dict.fromkeys(setting.names, 0), None, devices)
 
 
 def samples(shape: tuple[int, ...], count: int) -> tuple[Any, Any, Any, Any]:

@@ -76,22 +76,12 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def anchored(settings: AgentSettings, folder: Path) -> AgentSettings:
     """The settings with every relative path taken to start at ``folder``."""
-    broker = settings.broker
     return msgspec.structs.replace(
         settings,
         folder=str(folder / settings.folder),
         data=anchored_data(settings.data, folder),
-        broker=msgspec.structs.replace(
-            broker,
-            ca_file=_anchored_file(broker.ca_file, folder),
-            cert_file=_anchored_file(broker.cert_file, folder),
-            key_file=_anchored_file(broker.key_file, folder),
-        ),
+        broker=settings.broker.anchored(folder),
     )
-
-
-def _anchored_file(path: str, folder: Path) -> str:
-    return str(folder / path) if path else ""
 
 
 def anchored_data(data: str, folder: Path) -> str:

@@ -51,8 +51,8 @@ class Devices(Protocol):
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What a run's messages go through.
+class BrokerEndpoint:
+    """The broker, or the memory, that a run's messages go through.
 
     Attributes:
         kind: ``mosquitto``, ``amqtt`` or ``memory``.
@@ -66,7 +66,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """An experiment whose files are in place.
 
     Attributes:
@@ -83,7 +83,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EmulationResult:
     """A run that has ended.
 
     Attributes:
@@ -112,13 +112,13 @@ def emulate(experiment: Experiment, progress: Progress) -> Summary:
     """
     began = time.monotonic()
     prepared = prepare(experiment, progress.say)
-    with standing(experiment.broker) as ground:
-        progress.say(f"starting {len(prepared.devices)} devices; broker: {ground.kind}")
-        outcome = asyncio.run(train(prepared, ground, progress))
-    return _report(prepared, ground.kind, outcome, time.monotonic() - began)
+    with open_broker(experiment.broker) as endpoint:
+        progress.say(f"starting {len(prepared.devices)} devices; broker: {endpoint.kind}")
+        outcome = asyncio.run(train(prepared, endpoint, progress))
+    return _report(prepared, endpoint.kind, outcome, time.monotonic() - began)
 
 
-def prepare(experiment: Experiment, say: Callable[[str], None] = lambda text: None) -> Prepared:
+def prepare(experiment: Experiment, say: Callable[[str], None] = lambda text: None) -> PreparedRun:
     """Put the bundle and every device's samples in place.
 
     Raises:
@@ -131,20 +131,20 @@ def prepare(experiment: Experiment, say: Callable[[str], None] = lambda text: No
     check_fit(dataset, bundle.manifest.spec)
     devices = plan_devices(experiment, bundle.manifest)
     write_samples(samples, dataset, [device.name for device in devices], parts)
-    return Prepared(experiment, bundle, devices, samples)
+    return PreparedRun(experiment, bundle, devices, samples)
 
 
 @contextmanager
-def standing(kind: BrokerKind) -> Iterator[Ground]:
+def open_broker(kind: BrokerKind) -> Iterator[BrokerEndpoint]:
     """A broker of a kind, for as long as the context is open; it begins empty."""
     if kind == "memory":
-        yield Ground(kind, BrokerAddress(), MemoryBroker().dial)
+        yield BrokerEndpoint(kind, BrokerAddress(), MemoryBroker().dial)
         return
     with running_broker(kind) as broker:
-        yield Ground(broker.kind, broker.address, mqtt_dial(broker.address))
+        yield BrokerEndpoint(broker.kind, broker.address, mqtt_dial(broker.address))
 
 
-async def train(prepared: Prepared, ground: Ground, progress: Progress) -> Outcome:
+async def train(prepared: PreparedRun, endpoint: BrokerEndpoint, progress: Progress) -> EmulationResult:
     """Run coordinator and devices until the federation is finished.
 
     Raises:
@@ -158,31 +158,31 @@ async def train(prepared: Prepared, ground: Ground, progress: Progress) -> Outco
         rounds.append(record)
         progress.observe(record)
 
-    settings = federation_settings(experiment, prepared.devices, prepared.samples, bundle, ground.address)
+    settings = federation_settings(experiment, prepared.devices, prepared.samples, bundle, endpoint.address)
     Store(experiment.folder).clear()  # an emulation starts over, always
-    coordinator = Coordinator(settings, bundle, ground.dial, observe=observe, observe_cycle=cycles.append)
+    coordinator = Coordinator(settings, bundle, endpoint.dial, observe=observe, observe_cycle=cycles.append)
     progress.begin(len(bundle.manifest.spec.layers), experiment.rounds)
-    async with _aggregators(settings, ground, progress.warn), _fleet(prepared, ground, progress.warn) as devices:
+    async with _aggregators(settings, endpoint, progress.warn), _fleet(prepared, endpoint, progress.warn) as devices:
         result = await _unless_deserted(coordinator, devices)
-    return Outcome(result, rounds, cycles, devices.failures)
+    return EmulationResult(result, rounds, cycles, devices.failures)
 
 
 def _aggregators(
-    settings: FederationSettings, ground: Ground, on_failure: Callable[[str], None]
+    settings: FederationSettings, endpoint: BrokerEndpoint, on_failure: Callable[[str], None]
 ) -> AbstractAsyncContextManager[None]:
     name, count = settings.federation, settings.aggregation.aggregators
-    if ground.kind == "memory":
-        return aggregating_here(name, count, ground.dial)
-    return aggregating(name, count, ground.address, Path(settings.folder) / "logs", on_failure)
+    if endpoint.kind == "memory":
+        return aggregating_here(name, count, endpoint.dial)
+    return aggregating(name, count, endpoint.address, Path(settings.folder) / "logs", on_failure)
 
 
 def _fleet(
-    prepared: Prepared, ground: Ground, on_failure: Callable[[str], None]
+    prepared: PreparedRun, endpoint: BrokerEndpoint, on_failure: Callable[[str], None]
 ) -> AbstractAsyncContextManager[Devices]:
     experiment = prepared.experiment
-    agents = agent_settings(experiment, prepared.devices, prepared.samples, ground.address)
-    if ground.kind == "memory":
-        return inline_fleet(agents, ground.dial, on_failure=on_failure)
+    agents = agent_settings(experiment, prepared.devices, prepared.samples, endpoint.address)
+    if endpoint.kind == "memory":
+        return inline_fleet(agents, endpoint.dial, on_failure=on_failure)
     plans = share_out(agents, experiment.devices_a_process)
     return running_fleet(plans, experiment.folder / "logs", threads=experiment.threads, on_failure=on_failure)
 
@@ -202,7 +202,7 @@ async def _unless_deserted(coordinator: Coordinator, devices: Devices) -> RunRes
         await asyncio.wait({training, gone})
 
 
-def _report(prepared: Prepared, broker: str, outcome: Outcome, total_s: float) -> Summary:
+def _report(prepared: PreparedRun, broker: str, outcome: EmulationResult, total_s: float) -> Summary:
     from lamina.emulation.plots import draw_all  # matplotlib takes a second to import: not before training
 
     experiment, spec = prepared.experiment, prepared.bundle.manifest.spec

@@ -9,7 +9,9 @@
     │   ├── DecodeError     bytes that aren't what they claim to be
     │   └── RejectedUpdate  a well-formed update that the round machine refuses
     └── LinkError           the network: retry
-        └── BrokerUnreachable   retried, and given up
+        ├── BrokerUnreachable   retried, and given up
+        ├── AccessDenied        refused credentials, a certificate that is not trusted: a `ConfigError`, too
+        └── TakenOver           another program has this one's name: a `ConfigError`, too
 
 A `ConfigError` ends a command with its one line and exit status 2. A `RemoteError` never stops a round.
 """
@@ -41,7 +43,10 @@ class BundleError(ConfigError):
 
 
 class RemoteError(LaminaError):
-    """A remote peer sent something that can't be used."""
+    """A remote peer sent something that can't be used. What it sent is never quoted at length."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(brief(message))
 
 
 class DecodeError(RemoteError):
@@ -66,6 +71,25 @@ class LinkError(LaminaError):
 
 class BrokerUnreachable(LinkError):
     """The broker did not answer for so long that the program gives up."""
+
+
+class AccessDenied(LinkError, ConfigError):
+    """The broker refuses the credentials, or its certificate is not trusted: the operator must change something."""
+
+
+class TakenOver(LinkError, ConfigError):
+    """Another program has connected under this one's name and taken its place: coming back would take its place."""
+
+
+def brief(text: str, most: int = 240) -> str:
+    """Return text that a remote may have had a part in, fit for one line of a log: cut, and without control characters.
+
+    Args:
+        text: what is to be shown.
+        most: characters of it that are shown.
+    """
+    shown = "".join(character if character.isprintable() else "?" for character in text[:most])
+    return shown if len(text) <= most else f"{shown}... ({len(text)} characters)"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,19 +10,19 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from lamina.emulation.simulator.backends.choice import open_way
-from lamina.emulation.simulator.checkpoint import Course
+from lamina.emulation.simulator.backends.choosing import open_backend
+from lamina.emulation.simulator.checkpoint import RunHistory
 from lamina.emulation.simulator.rows import layer_offsets, to_row
-from lamina.emulation.simulator.run_context import Ground, lay
+from lamina.emulation.simulator.run_context import RunContext, prepare_run
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulation import Simulation, State
 from lamina.emulation.simulator.studies.study import Tree, merged
 from lamina.models.definition import load_definition
 from tests import twins
 
-torch.set_num_threads(1)  # with more, torch divides sums by how many there are, and no two ways agree to the bit
+torch.set_num_threads(1)  # with more, torch divides sums by how many there are, and no two backends agree to the bit
 NETS = Path(__file__).with_name("small_nets.py")
-COURSE = Course("loop")
+COURSE = RunHistory("loop")
 
 
 def data_file(folder: Path) -> Path:
@@ -52,34 +52,34 @@ def setting(folder: Path, net: str = "convolutional", **changes: Any) -> Setting
 
 
 def simulate(
-    chosen: Setting | Ground,
-    way: str = "loop",
+    chosen: Setting | RunContext,
+    backend: str = "loop",
     processes: int = 0,
     rounds: int | None = None,
     state: State | None = None,
 ) -> State:
     """The state after so many rounds; after all of them by default."""
-    ground = lay(chosen) if isinstance(chosen, Setting) else chosen
-    with open_way(way, ground, processes) as opened:
-        simulation = Simulation(ground, opened, state)
-        while not simulation.finished and (rounds is None or simulation.standing.round < rounds):
+    context = prepare_run(chosen) if isinstance(chosen, Setting) else chosen
+    with open_backend(backend, context, processes) as opened:
+        simulation = Simulation(context, opened, state)
+        while not simulation.finished and (rounds is None or simulation.run_state.round < rounds):
             simulation.advance()
         return simulation.state()
 
 
-def twin(ground: Ground) -> tuple[NDArray[np.float32], list[int]]:
+def twin(context: RunContext) -> tuple[NDArray[np.float32], list[int]]:
     """The global row and the intervals at the end, by the papers' pseudocode."""
-    chosen, spec, recipe = ground.setting, ground.spec, ground.recipe
+    chosen, spec, common = context.setting, context.spec, context.common
     phi, steps = chosen.aggregation.phi, chosen.training.local_steps
     offsets, layers = layer_offsets(spec), range(len(spec.layers))
-    u = ground.initial.astype(np.float64)
+    u = context.initial.astype(np.float64)
     tau, drift = [steps for _ in layers], [0.0 for _ in layers]
     devices: dict[str, Device] = {}
     for round_ in range(chosen.rounds):
         if round_ % phi == 0:
-            devices = {name: Device(ground, name, u) for name in chosen.names}
+            devices = {name: Device(context, name, u) for name in chosen.names}
         for name, device in devices.items():
-            device.train(round_, recipe.held[name], u)
+            device.train(round_, common.held[name], u)
         for layer in layers:
             if (round_ + 1) * steps % tau[layer]:
                 continue
@@ -102,19 +102,19 @@ def twin(ground: Ground) -> tuple[NDArray[np.float32], list[int]]:
 class Device:
     """A model of its own, and torch's own SGD."""
 
-    def __init__(self, ground: Ground, name: str, u: NDArray[np.float64]) -> None:
-        recipe = ground.recipe
-        self.name, self.spec, self.recipe, self.ground = name, ground.spec, recipe, ground
-        self.cut = ground.cuts[name]
-        self.module = load_definition(recipe.model, seed=recipe.seed).module
+    def __init__(self, context: RunContext, name: str, u: NDArray[np.float64]) -> None:
+        common = context.common
+        self.name, self.spec, self.common, self.context = name, context.spec, common, context
+        self.cut = context.cuts[name]
+        self.module = load_definition(common.model, seed=common.seed).module
         self.load(u)
         kind = {t.name: t.kind for layer in self.spec.layers for t in layer.parameters}
         index = {t.name: i for i, layer in enumerate(self.spec.layers) for t in (*layer.parameters, *layer.statistics)}
         trained = [(n, p) for n, p in self.module.named_parameters() if index[n] >= self.cut]
         self.optimiser = torch.optim.SGD(
-            [{"params": [p], "weight_decay": recipe.weight_decay if kind[n] == "kernel" else 0.0} for n, p in trained],
+            [{"params": [p], "weight_decay": common.weight_decay if kind[n] == "kernel" else 0.0} for n, p in trained],
             lr=1.0,
-            momentum=recipe.momentum,
+            momentum=common.momentum,
         )
         self.trained = [p for _, p in trained]
         self.frozen = [
@@ -126,7 +126,7 @@ class Device:
     def train(self, round_: int, held: NDArray[np.int64], u: NDArray[np.float64]) -> None:
         from lamina.edge_agent.data import sample_order
 
-        chosen = self.ground.setting
+        chosen = self.context.setting
         steps, size = chosen.training.local_steps, chosen.batch_size
         order = held[sample_order(chosen.seed, self.name, round_, len(held), steps * size)]
         self.module.train()
@@ -135,12 +135,12 @@ class Device:
         start = copy.deepcopy(self.trained)
         for step in range(steps):
             indices = order[step * size : (step + 1) * size]
-            x, y = (torch.from_numpy(part[indices]) for part in self.ground.data[:2])
+            x, y = (torch.from_numpy(part[indices]) for part in self.context.data[:2])
             self.optimiser.zero_grad()
             loss = F.cross_entropy(self.module(x), y)
-            if self.recipe.proximal:
+            if self.common.proximal:
                 pulls = (((p - p0) ** 2).sum() for p, p0 in zip(self.trained, start, strict=True))
-                loss = loss + self.recipe.proximal / 2 * sum(pulls)
+                loss = loss + self.common.proximal / 2 * sum(pulls)
             loss.backward()
             for group in self.optimiser.param_groups:
                 group["lr"] = chosen.lr(round_)

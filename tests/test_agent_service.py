@@ -16,7 +16,7 @@ from lamina.broker.link.memory import MemoryBroker
 from lamina.edge_agent.data import TrainingData, sample_order
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
-from lamina.models.errors import BrokerUnreachable, ConfigError, DataError
+from lamina.models.errors import BrokerUnreachable, ConfigError, DataError, TakenOver
 from tests.scripted_coordinator import Coordinator, Vector, coordinator_on
 from tests.tiny_training import Twin, write_trainable_bundle
 
@@ -381,7 +381,7 @@ async def test_a_dropped_link_shows_as_lost_and_the_round_goes_on(lab: Lab) -> N
     await lab.ready()
     await lab.coordinator.plan(0, (0, 0))
     await lab.coordinator.until_report()
-    lab.broker.drop("lab-pi")
+    lab.broker.drop("lab/device/pi")
     await lab.coordinator.until_status("lost")
     await lab.coordinator.plan(1, (0, 0))
     assert (await lab.coordinator.until_report(2)).round == 1
@@ -472,10 +472,11 @@ async def test_a_new_epoch_begins_everything_anew(lab: Lab) -> None:
     assert report.loss == pytest.approx(trained(Twin.start(), 0, cut=1)[1], rel=1e-5)
 
 
-async def test_two_agents_of_one_name_take_turns_and_neither_fails(lab: Lab) -> None:
-    """A mistake of the operator's; the broker lets the newer one in."""
+async def test_of_two_agents_of_one_name_the_one_that_is_taken_over_says_so_and_ends(lab: Lab) -> None:
     lab.agent()
     await lab.coordinator.until_profile()
     lab.agent(folder=str(lab.folder / "other"))
-    await lab.coordinator.until_profile(3)
-    assert all(not task.done() for task in lab.running)
+    await lab.coordinator.until_profile(2)
+    with pytest.raises(TakenOver, match="lab/device/pi"):
+        await lab.running.pop(0)
+    assert not lab.running[0].done()

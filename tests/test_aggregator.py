@@ -155,7 +155,7 @@ async def test_an_aggregator_that_loses_its_link_costs_nothing(
         federation = asyncio.create_task(shared.run())
         for number in (1, 3):
             await until_round(broker, number)
-            broker.drop("whole-aggregator-only")
+            broker.drop("whole/aggregator/only")
         await federation
     assert shared.final_model() == model
     assert caplog.text.count("aggregator only is lost") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from lamina.broker.wire.chunks import FileJoiner, Joiner, LayerValue, pack, split, split_file, unpack
 from lamina.broker.wire.codecs import CODECS
 from lamina.broker.wire.codecs import codec as codec_named
-from lamina.models.errors import ConfigError, DecodeError
+from lamina.models.errors import ConfigError, DecodeError, RejectedUpdate
 from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 CONV = LayerSpec(
@@ -226,17 +227,89 @@ def test_finished_value_counts_again_once_its_sender_is_forgotten() -> None:
 # Bounds.
 
 
+def test_what_came_before_its_round_was_followed_counts_when_it_is_sent_again() -> None:
+    joiner = Joiner(SPEC)
+    joiner.follow(9, None)
+    [chunk] = split(value_of(1), 4096)
+    with pytest.raises(RejectedUpdate, match="while no round is open"):
+        joiner.add(chunk, "pi")
+    joiner.follow(9, 5)
+    assert joiner.add(chunk, "pi") == value_of(1)
+    assert joiner.add(chunk, "pi") is None
+
+
+@pytest.mark.parametrize("followed_first", [True, False])
+def test_a_later_round_does_not_suppress_the_one_that_a_coordinator_went_back_to(followed_first: bool) -> None:
+    joiner = Joiner(SPEC)
+    later, earlier = split(value_of(round=7, version=4), 256), split(value_of(), 256)
+    if followed_first:
+        joiner.follow(9, 5)
+        with pytest.raises(RejectedUpdate, match="round 5 is open"):
+            joiner.add(later[0], "pi")
+    else:
+        joiner.add(later[0], "pi")
+        joiner.follow(9, 5)
+    assert joiner.held_bytes == 0
+    assert [joiner.add(chunk, "pi") for chunk in earlier][-1] == value_of()
+
+
+def test_chunks_of_the_followed_round_outlive_a_repetition_of_its_plan() -> None:
+    joiner = Joiner(SPEC)
+    joiner.follow(9, 5)
+    first, *others = split(value_of(), 256)
+    joiner.add(first, "pi")
+    joiner.follow(9, 5)
+    assert [joiner.add(chunk, "pi") for chunk in others][-1] == value_of()
+
+
 def test_held_bytes_stay_under_the_limit_and_what_was_idle_longest_goes() -> None:
     a, b, c = (split(value_of(seed=seed), 105 + 124) for seed in range(3))  # 4 chunks of 124 bytes each
-    joiner = Joiner(SPEC, max_bytes=6 * 124)
+    taken = 105 + 124 + 256  # a message, and what holding it takes besides
+    joiner = Joiner(SPEC, max_bytes=6 * taken)
     for payload, device in [(a[0], "a"), (b[0], "b"), (b[1], "b"), (a[1], "a"), (c[0], "c"), (c[1], "c")]:
         assert joiner.add(payload, device) is None
-    assert joiner.held_bytes == 6 * 124
+    assert joiner.held_bytes == 6 * taken
     assert joiner.add(c[2], "c") is None  # `b` is forgotten for it
-    assert joiner.held_bytes == 5 * 124
+    assert joiner.held_bytes == 5 * taken
     assert joiner.add(c[3], "c") == value_of(seed=2)
     assert [joiner.add(payload, "a") for payload in a[2:]] == [None, value_of(seed=0)]
     assert [joiner.add(payload, "b") for payload in b[2:]] == [None, None]
+
+
+def test_a_sender_that_never_finishes_costs_itself_and_nobody_else() -> None:
+    joiner, honest = Joiner(SPEC), split(value_of(), 300)
+    assert joiner.add(honest[0], "honest") is None
+    opened = 0
+    for seed in range(40):  # each replaces the one before
+        for payload in split(value_of(seed=seed, round=seed), 106)[:-1]:  # one byte a chunk
+            with suppress(DecodeError):
+                joiner.add(payload, "liar")
+            opened += 1
+    assert opened > 5000
+    assert joiner.held_bytes < 100_000  # twice the model's 4 KB, and the slack
+    assert [joiner.add(payload, "honest") for payload in honest[1:]][-1] == value_of()
+
+
+def test_too_small_chunks_end_in_their_declared_error() -> None:
+    joiner = Joiner(SPEC)
+    refused: list[DecodeError] = []
+    for payload in split(value_of(), 106):
+        try:
+            joiner.add(payload, "pi")
+        except DecodeError as error:
+            refused.append(error)
+    assert "too small ones" in str(refused[0])
+    assert joiner.held_bytes < 100_000
+
+
+@pytest.mark.parametrize("purpose", ["global", "delta", "partial"])
+def test_nothing_is_held_of_what_a_sender_may_not_send(purpose: str) -> None:
+    joiner = Joiner(SPEC)
+    [first, *_] = split(value_of(), 300)
+    wrong = sealed_again(first, 9, bytes([{"global": 1, "delta": 3, "partial": 4}[purpose]]))
+    with pytest.raises(DecodeError, match=f"a {purpose} of layer .* where update is awaited"):
+        joiner.add(wrong, "pi", ("update",))
+    assert joiner.held_bytes == 0
 
 
 def test_transfers_in_mind_stay_under_the_limit() -> None:

@@ -14,7 +14,7 @@ from lamina.emulation.simulator.checkpoint import read_checkpoint, write_checkpo
 from lamina.emulation.simulator.research.codistillation import consensus, distillation
 from lamina.emulation.simulator.research.exchanging import Exchange
 from lamina.emulation.simulator.run import folder_of, run
-from lamina.emulation.simulator.run_context import Ground, lay
+from lamina.emulation.simulator.run_context import RunContext, prepare_run
 from lamina.emulation.simulator.setting import Codistillation, Setting
 from lamina.models.errors import ConfigError
 from lamina.models.values import read_values
@@ -27,31 +27,31 @@ def exchanged(folder: Path, net: str = "convolutional", **changes: Any) -> Setti
     return setting(folder, net, exchange="logits", holdout=PUBLIC, partition={"least": 2}, **changes)
 
 
-def ended(ground: Ground, rounds: int = 4) -> Exchange:
-    exchange = Exchange(ground)
+def ended(context: RunContext, rounds: int = 4) -> Exchange:
+    exchange = Exchange(context)
     for _ in range(rounds):
         exchange.advance()
     return exchange
 
 
-def twin(ground: Ground) -> tuple[list[np.ndarray], torch.Tensor]:
+def twin(context: RunContext) -> tuple[list[np.ndarray], torch.Tensor]:
     """Every device's row, and the mean logits, by the formulas: a model a device, torch's own optimiser."""
-    chosen, recipe, how = ground.setting, ground.recipe, ground.setting.codistillation
-    devices = {name: Device(ground, name, ground.initial.astype(np.float64)) for name in chosen.names}
-    public, mean = torch.from_numpy(ground.public), None
+    chosen, common, how = context.setting, context.common, context.setting.codistillation
+    devices = {name: Device(context, name, context.initial.astype(np.float64)) for name in chosen.names}
+    public, mean = torch.from_numpy(context.public), None
     steps, size = chosen.training.local_steps, chosen.batch_size
     for round_ in range(chosen.rounds):
         for name, device in devices.items():
             device.optimiser.state.clear()  # momentum begins anew
             for group in device.optimiser.param_groups:
                 group["lr"] = chosen.lr(round_)
-            mine = sample_order(chosen.seed, name, round_, len(recipe.held[name]), steps * size)
+            mine = sample_order(chosen.seed, name, round_, len(common.held[name]), steps * size)
             shown = sample_order(chosen.seed, f"{name}, public samples", round_, len(public), steps * size)
             device.module.train()
             for step in range(steps):
                 part = slice(step * size, (step + 1) * size)
-                indices, p = recipe.held[name][mine[part]], torch.from_numpy(shown[part])
-                x, y = (torch.from_numpy(array[indices]) for array in ground.data[:2])
+                indices, p = common.held[name][mine[part]], torch.from_numpy(shown[part])
+                x, y = (torch.from_numpy(array[indices]) for array in context.data[:2])
                 device.optimiser.zero_grad()
                 loss = F.cross_entropy(device.module(x), y)
                 if mean is not None:
@@ -71,9 +71,9 @@ def twin(ground: Ground) -> tuple[list[np.ndarray], torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("net", ["convolutional", "dense"])
 def test_it_does_what_its_slow_twin_does(tmp_path: Path, net: str) -> None:
-    ground = lay(exchanged(tmp_path, net, codistillation={"weight": 0.7, "temperature": 3.0}))
-    state = ended(ground).state()
-    rows, mean = twin(ground)
+    context = prepare_run(exchanged(tmp_path, net, codistillation={"weight": 0.7, "temperature": 3.0}))
+    state = ended(context).state()
+    rows, mean = twin(context)
     np.testing.assert_allclose(state.base.reshape(mean.shape), mean, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(state.rows, rows, rtol=1e-3, atol=1e-5)
 
@@ -97,44 +97,44 @@ def test_the_mean_leaves_out_what_is_not_finite() -> None:
 
 def test_what_is_sent_is_logits(tmp_path: Path) -> None:
     chosen = exchanged(tmp_path, cohorts={"active": 3})
-    ground = lay(chosen)
-    standing = ended(ground).standing
+    context = prepare_run(chosen)
+    run_state = ended(context).run_state
     # 4 rounds, 3 devices, 12 samples, 3 classes, 4 bytes; the mean comes down in all rounds but the first
-    assert standing.uplink_bytes == 4 * 3 * 12 * 3 * 4
-    assert standing.downlink_bytes == 3 * 3 * 12 * 3 * 4
-    assert standing.ledger.c_ratio == 12 * 3 / ground.spec.size
-    assert standing.ledger.fedavg_uplink_bytes == 4 * 3 * 4 * len(ground.initial)
+    assert run_state.uplink_bytes == 4 * 3 * 12 * 3 * 4
+    assert run_state.downlink_bytes == 3 * 3 * 12 * 3 * 4
+    assert run_state.ledger.c_ratio == 12 * 3 / context.spec.size
+    assert run_state.ledger.fedavg_uplink_bytes == 4 * 3 * 4 * len(context.initial)
 
 
 def test_devices_keep_networks_of_their_own_and_of_any_width(tmp_path: Path) -> None:
-    ground = lay(exchanged(tmp_path, fleet={"strong": 2, "moderate": 1, "weak": 1}, reduction="width"))
-    exchange = ended(ground)
+    context = prepare_run(exchanged(tmp_path, fleet={"strong": 2, "moderate": 1, "weak": 1}, reduction="width"))
+    exchange = ended(context)
     assert len({row.tobytes() for row in exchange.state().rows}) == 4
-    changed = [int((row != ground.initial).sum()) for row in exchange.state().rows]
+    changed = [int((row != context.initial).sum()) for row in exchange.state().rows]
     assert changed[0] > changed[2] >= changed[3]
 
 
 def test_logits_of_the_others_change_what_a_device_learns(tmp_path: Path) -> None:
-    alone = ended(lay(exchanged(tmp_path, codistillation={"weight": 0.0})), 2).state()
-    taught = ended(lay(exchanged(tmp_path)), 2).state()
-    first = [ended(lay(exchanged(tmp_path, codistillation={"weight": w})), 1).state().rows for w in (0.0, 1.0)]
+    alone = ended(prepare_run(exchanged(tmp_path, codistillation={"weight": 0.0})), 2).state()
+    taught = ended(prepare_run(exchanged(tmp_path)), 2).state()
+    first = [ended(prepare_run(exchanged(tmp_path, codistillation={"weight": w})), 1).state().rows for w in (0.0, 1.0)]
     assert first[0].tobytes() == first[1].tobytes()  # in the first round nobody has said anything
     assert alone.rows.tobytes() != taught.rows.tobytes()
-    assert (alone.standing.uplink_bytes, taught.standing.uplink_bytes > 0) == (0, True)
+    assert (alone.run_state.uplink_bytes, taught.run_state.uplink_bytes > 0) == (0, True)
 
 
 @pytest.mark.parametrize("broken_off_after", [1, 3])
 def test_a_run_that_was_killed_goes_on_to_the_same_bits(tmp_path: Path, broken_off_after: int) -> None:
-    ground = lay(exchanged(tmp_path, cohorts={"active": 3}))
-    write_checkpoint(tmp_path / "checkpoint.npz", ended(ground, broken_off_after).state(), COURSE)
+    context = prepare_run(exchanged(tmp_path, cohorts={"active": 3}))
+    write_checkpoint(tmp_path / "checkpoint.npz", ended(context, broken_off_after).state(), COURSE)
     found = read_checkpoint(tmp_path / "checkpoint.npz")
     assert found is not None
-    resumed, whole = Exchange(ground, found[0]), ended(ground)
+    resumed, whole = Exchange(context, found[0]), ended(context)
     while not resumed.finished:
         resumed.advance()
     assert resumed.state().rows.tobytes() == whole.state().rows.tobytes()
     assert resumed.state().base.tobytes() == whole.state().base.tobytes()
-    assert resumed.standing.ledger == whole.standing.ledger
+    assert resumed.run_state.ledger == whole.run_state.ledger
 
 
 def test_a_run_leaves_every_devices_network_and_the_mean_of_their_accuracies(tmp_path: Path) -> None:

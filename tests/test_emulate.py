@@ -24,7 +24,7 @@ from lamina.emulation.bundling import bundle_for, bundle_key
 from lamina.emulation.commands.emulate import log_to
 from lamina.emulation.experiment import BrokerKind, Experiment, Group, Partition
 from lamina.emulation.progress import Progress
-from lamina.emulation.run import Outcome, Prepared, emulate, prepare, standing, train
+from lamina.emulation.run import EmulationResult, PreparedRun, emulate, open_broker, prepare, train
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError, LaminaError, ModelError
 from tests.whole_federation import MODERATE, STRONG, TOO_SMALL, WEAK, samples, small_bundle
@@ -79,9 +79,9 @@ class Watcher(Progress):
         self._after_round(record)
 
 
-def trained(prepared: Prepared, kind: BrokerKind, progress: Progress | None = None) -> Outcome:
-    with standing(kind) as ground:
-        return asyncio.run(train(prepared, ground, progress or silent()))
+def trained(prepared: PreparedRun, kind: BrokerKind, progress: Progress | None = None) -> EmulationResult:
+    with open_broker(kind) as endpoint:
+        return asyncio.run(train(prepared, endpoint, progress or silent()))
 
 
 def final_model(experiment: Experiment) -> bytes:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lamina.coordinator.folds.exact import GRID, LARGEST_TERM, MOST_TERMS, ExactSum
-from lamina.coordinator.folds.passes import LANES
+from lamina.coordinator.folds.grid import LANES
 from tests import twins
 
 NEAR = 2.0**15

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lamina.emulation.simulator.research.likeness import MEASURES, likeness
-from lamina.emulation.simulator.run_context import lay
+from lamina.emulation.simulator.run_context import prepare_run
 from lamina.emulation.simulator.studies.many import Means
 from lamina.emulation.simulator.studies.study import Study
 from lamina.emulation.simulator.studies.studying import conduct
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.no_cover  # simulations: see conftest.py
 
 @pytest.mark.parametrize("net", ["dense", "recurrent"])  # without running statistics, which move at any rate
 def test_devices_that_did_not_move_are_alike_and_those_that_did_are_less_so(tmp_path: Path, net: str) -> None:
-    still = lay(setting(tmp_path, net, training={"lr": 1e-9}))
-    moved = lay(setting(tmp_path, net, training={"lr": 0.5}))
+    still = prepare_run(setting(tmp_path, net, training={"lr": 1e-9}))
+    moved = prepare_run(setting(tmp_path, net, training={"lr": 0.5}))
     for measure in MEASURES:
         np.testing.assert_allclose(likeness(still, still.initial).matrices[measure], 1, atol=1e-4)
         found = likeness(moved, moved.initial)
@@ -29,7 +29,7 @@ def test_devices_that_did_not_move_are_alike_and_those_that_did_are_less_so(tmp_
 
 
 def test_pairs_and_curve_by_hand(tmp_path: Path) -> None:
-    found = likeness(lay(setting(tmp_path, fleet={"strong": 3})), lay(setting(tmp_path)).initial)
+    found = likeness(prepare_run(setting(tmp_path, fleet={"strong": 3})), prepare_run(setting(tmp_path)).initial)
     matrix = found.matrices["SVCCA"][0]
     np.testing.assert_array_equal(found.pairs("SVCCA")[0], [matrix[0, 1], matrix[0, 2], matrix[1, 2]])
     assert found.curve("SVCCA")[0] == pytest.approx((matrix[0, 1] + matrix[0, 2] + matrix[1, 2]) / 3)

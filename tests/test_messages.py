@@ -1,12 +1,12 @@
 """The small messages: round trips, golden bytes of protocol 1, and what is refused."""
 
 from contextlib import suppress
-from typing import get_type_hints
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import inspect
 
 from lamina.broker.wire.messages import (
     CoordinatorStatus,
@@ -14,6 +14,7 @@ from lamina.broker.wire.messages import (
     DeviceStatus,
     Message,
     Report,
+    Request,
     RoundPlan,
     Task,
     decode,
@@ -21,7 +22,7 @@ from lamina.broker.wire.messages import (
 )
 from lamina.models.errors import DecodeError
 
-KINDS = (CoordinatorStatus, RoundPlan, DeviceStatus, DeviceProfile, Task, Report)
+KINDS = (CoordinatorStatus, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request)
 
 
 def test_golden_bytes_of_protocol_1() -> None:
@@ -43,19 +44,82 @@ def test_golden_plan_of_protocol_1_is_still_understood() -> None:
     assert decode(bytes.fromhex(golden), RoundPlan) == plan
 
 
-FIELDS: dict[object, st.SearchStrategy[object]] = {
-    int: st.integers(0, 2**63),
-    float: st.floats(allow_nan=False),  # NaN is not equal to itself
-    float | None: st.none() | st.floats(allow_nan=False),
-    tuple[int, ...]: st.lists(st.integers(0, 2**32)).map(tuple),
-    dict[str, tuple[int, ...]]: st.dictionaries(st.text(), st.lists(st.integers(0, 2**32)).map(tuple)),
-    dict[str, float]: st.dictionaries(st.text(), st.floats(allow_nan=False)),
-}
+def values(kind: inspect.Type) -> st.SearchStrategy[object]:
+    """Anything that lies within the bounds that a field states."""
+    match kind:
+        case inspect.IntType(ge=least, le=most):
+            return st.integers(least, most)
+        case inspect.FloatType(ge=least, le=most):
+            return st.floats(least, most, allow_nan=False)  # NaN is not equal to itself
+        case inspect.StrType(pattern=str() as pattern):
+            return st.from_regex(pattern, fullmatch=True)
+        case inspect.StrType(max_length=most):
+            return st.text(max_size=most)
+        case inspect.VarTupleType(item_type=item):
+            return st.lists(values(item), max_size=9).map(tuple)
+        case inspect.DictType(key_type=key, value_type=value):
+            return st.dictionaries(values(key), values(value), max_size=9)
+        case inspect.UnionType(types=types):
+            return st.one_of(*map(values, types))
+        case inspect.LiteralType(values=words):
+            return st.sampled_from(words)
+        case inspect.BoolType():
+            return st.booleans()
+        case inspect.NoneType():
+            return st.none()
+    raise AssertionError(f"no values of {kind}")
 
 
 def messages(kind: type[Message]) -> st.SearchStrategy[Message]:
-    hints = {name: hint for name, hint in get_type_hints(kind).items() if name != "v"}
-    return st.builds(kind, **{name: FIELDS.get(hint, st.from_type(hint)) for name, hint in hints.items()})
+    described = inspect.type_info(kind)
+    assert isinstance(described, inspect.StructType)
+    return st.builds(kind, **{field.name: values(field.type) for field in described.fields if field.name != "v"})
+
+
+def unbounded(kind: inspect.Type) -> bool:
+    """Whether a field has room for something without end. A float of any value takes 8 bytes."""
+    match kind:
+        case inspect.IntType(ge=least, le=most):
+            return least is None or most is None
+        case inspect.StrType(max_length=most):
+            return most is None
+        case inspect.VarTupleType(item_type=item, max_length=most):
+            return most is None or unbounded(item)
+        case inspect.DictType(key_type=key, value_type=value, max_length=most):
+            return most is None or unbounded(key) or unbounded(value)
+        case inspect.UnionType(types=types):
+            return any(map(unbounded, types))
+    return not isinstance(kind, inspect.FloatType | inspect.LiteralType | inspect.BoolType | inspect.NoneType)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_of_every_message_is_bounded(kind: type[Message]) -> None:
+    described = inspect.type_info(kind)
+    assert isinstance(described, inspect.StructType)
+    assert [field.name for field in described.fields if field.name != "v" and unbounded(field.type)] == []
+
+
+def test_every_kind_of_message_is_tried_here() -> None:
+    assert set(KINDS) == set(Message.__subclasses__())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa1a", b"\xdc\x00\x01", b"\xdd\x00\x00\x00\x01"])
+@pytest.mark.parametrize("depth", [40, 1000, 100_000])
+def test_a_message_that_is_nested_deeply_is_refused(kind: type[Message], opening: bytes, depth: int) -> None:
+    tag = kind.__struct_config__.tag
+    for field in ("v", "unknown"):
+        head = b"\x82\xa4kind" + msgspec.msgpack.encode(tag) + msgspec.msgpack.encode(field)
+        with pytest.raises(DecodeError, match=f"not a {kind.__name__}"):
+            decode(head + depth * opening + b"\xc0", kind)
+
+
+def test_what_a_remote_sent_is_not_quoted_at_length() -> None:
+    for fields in ({"state": 70_000 * "x"}, {"state": "online", 70_000 * "\n": 1}, {"state": 1_000_000 * [1]}):
+        with pytest.raises(DecodeError) as raised:
+            decode(msgspec.msgpack.encode({"kind": "status", "v": 1, **fields}), DeviceStatus)
+        assert len(str(raised.value)) < 300
+        assert "\n" not in str(raised.value)
 
 
 @given(st.sampled_from(KINDS).flatmap(messages))

@@ -386,10 +386,23 @@ def test_a_repetition_by_the_broker_on_the_same_link_asks_for_nothing() -> None:
     assert device.after(PlanCame(plan(0), retained=True)) == []
 
 
-def test_a_repetition_while_delivering_does_not_disturb() -> None:
+def test_a_repetition_by_the_coordinator_while_delivering_has_all_sent_again() -> None:
+    device = ready()
+    device.after(PlanCame(plan()), *taken(), Trained(OUTCOME), Published(1, 0, (0,)))
+    assert device.after(PlanCame(plan())) == [Deliver(plan(), (0, 2), OUTCOME)]  # layer 0 may have died with it
+
+
+def test_a_repetition_by_the_broker_while_delivering_does_not_disturb() -> None:
     device = ready()
     device.after(PlanCame(plan()), *taken(), Trained(OUTCOME))
-    assert device.after(PlanCame(plan()), PlanCame(plan(), retained=True)) == []
+    assert device.after(PlanCame(plan(), retained=True)) == []
+
+
+def test_a_repetition_by_the_coordinator_while_values_are_missing_has_them_asked_for_again() -> None:
+    device = ready()
+    device.after(PlanCame(plan()), *taken(((0, 0),)))
+    assert device.after(PlanCame(plan())) == [Unsubscribe(ALL), Subscribe(((1, 0), (2, 0)))]
+    assert device.after(PlanCame(plan(), retained=True)) == []
 
 
 def test_a_round_without_finite_loss_is_reported_and_followed_by_a_fresh_one() -> None:

@@ -33,8 +33,8 @@ from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.emulation.experiment import Partition
 from lamina.emulation.simulator.rows import to_tensors
-from lamina.emulation.simulator.run_context import Ground, lay
-from lamina.emulation.simulator.setting import Fleet, Setting
+from lamina.emulation.simulator.run_context import RunContext, prepare_run
+from lamina.emulation.simulator.setting import Setting, TierCounts
 from lamina.emulation.simulator.simulation import State
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
@@ -46,15 +46,15 @@ MODEL, SEED, BATCH, PATIENCE_S = "digits_cnn,width=8", 3, 16, 240
 PEAKS = {"strong": 30.0, "moderate": 20.0, "weak": 10.0}  # MiB, of the sub-models; and the budgets of devices
 FLOATS = Wire(update_codec="float32", global_codec="float32", delta_codec="", small_codec="float32")
 CASES = {
-    "fedavg": Setting(aggregation=Aggregation(phi=1), fleet=Fleet(strong=4)),
-    "fedlama": Setting(aggregation=Aggregation(phi=2), fleet=Fleet(strong=4)),
-    "embracing": Setting(aggregation=Aggregation(phi=1), fleet=Fleet(strong=2, moderate=1, weak=1)),
+    "fedavg": Setting(aggregation=Aggregation(phi=1), fleet=TierCounts(strong=4)),
+    "fedlama": Setting(aggregation=Aggregation(phi=2), fleet=TierCounts(strong=4)),
+    "embracing": Setting(aggregation=Aggregation(phi=1), fleet=TierCounts(strong=2, moderate=1, weak=1)),
     "a server with momentum": Setting(
-        aggregation=Aggregation(phi=2), fleet=Fleet(strong=4), server=Server("fedavgm", lr=0.8, beta=0.5)
+        aggregation=Aggregation(phi=2), fleet=TierCounts(strong=4), server=Server("fedavgm", lr=0.8, beta=0.5)
     ),
     "both, half of the devices active": Setting(
         aggregation=Aggregation(phi=2, weighting="num_examples"),
-        fleet=Fleet(strong=2, moderate=2, weak=2),
+        fleet=TierCounts(strong=2, moderate=2, weak=2),
         cohorts=Cohorts(active=0.5),
     ),
 }
@@ -68,9 +68,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return read_bundle(folder)
 
 
-def ground_of(case: Setting) -> Ground:
+def context_of(case: Setting) -> RunContext:
     """Eight rounds of three steps on the digits, unevenly divided."""
-    return lay(
+    return prepare_run(
         msgspec.structs.replace(
             case,
             model=MODEL,
@@ -89,10 +89,10 @@ def ground_of(case: Setting) -> Ground:
 
 
 async def federate(
-    ground: Ground, bundle: Bundle, dial: Dial, folder: Path, wire: Wire = FLOATS
+    context: RunContext, bundle: Bundle, dial: Dial, folder: Path, wire: Wire = FLOATS
 ) -> tuple[RunResult, dict[str, np.ndarray]]:
     """The same experiment over a link: what it came to, and its tensors."""
-    setting, (x, y, *_) = ground.setting, ground.data
+    setting, (x, y, *_) = context.setting, context.data
     settings = FederationSettings(
         federation="parity",
         bundle=str(bundle.folder),
@@ -106,7 +106,7 @@ async def federate(
     )
 
     def agent(device: str, tier: str) -> Agent:
-        held = ground.recipe.held[device]
+        held = context.common.held[device]
         return Agent(
             AgentSettings(
                 federation="parity", device=device, data="in memory", budget_mib=PEAKS[tier], threads=1,
@@ -123,30 +123,30 @@ async def federate(
     return result, load_file(folder / "coordinator" / "model.safetensors")
 
 
-def check(ground: Ground, state: State, result: RunResult, tensors: dict[str, np.ndarray]) -> None:
+def check(context: RunContext, state: State, result: RunResult, tensors: dict[str, np.ndarray]) -> None:
     """The same parameters to `ATOL`, and the same course to the number."""
-    for name, value in to_tensors(ground.spec, state.base).items():
+    for name, value in to_tensors(context.spec, state.base).items():
         np.testing.assert_allclose(tensors[name], value, rtol=0, atol=ATOL, err_msg=name)
-    assert np.abs(state.base - ground.initial).max() > 10_000 * ATOL
-    assert tuple(result.aggregations) == state.standing.aggregations
-    assert result.c_ratio == state.standing.ledger.c_ratio
-    phi = ground.setting.aggregation.phi
-    assert (len(set(state.standing.aggregations)) > 1) == (phi > 1)  # FedLAMA did relax layers, and FedAvg none
+    assert np.abs(state.base - context.initial).max() > 10_000 * ATOL
+    assert tuple(result.aggregations) == state.run_state.aggregations
+    assert result.c_ratio == state.run_state.ledger.c_ratio
+    phi = context.setting.aggregation.phi
+    assert (len(set(state.run_state.aggregations)) > 1) == (phi > 1)  # FedLAMA did relax layers, and FedAvg none
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 async def test_the_simulator_and_a_federation_give_equal_parameters(
     tmp_path: Path, bundle: Bundle, case: Setting
 ) -> None:
-    ground = ground_of(case)
-    result, tensors = await federate(ground, bundle, MemoryBroker().dial, tmp_path)
-    check(ground, simulate(ground), result, tensors)
+    context = context_of(case)
+    result, tensors = await federate(context, bundle, MemoryBroker().dial, tmp_path)
+    check(context, simulate(context), result, tensors)
 
 
 @pytest.mark.broker
 async def test_over_mosquitto_they_give_equal_parameters(
     tmp_path: Path, bundle: Bundle, mosquitto: RunningBroker
 ) -> None:
-    ground = ground_of(CASES["both, half of the devices active"])
-    result, tensors = await federate(ground, bundle, mqtt_dial(mosquitto.address), tmp_path)
-    check(ground, simulate(ground), result, tensors)
+    context = context_of(CASES["both, half of the devices active"])
+    result, tensors = await federate(context, bundle, mqtt_dial(mosquitto.address), tmp_path)
+    check(context, simulate(context), result, tensors)

@@ -253,3 +253,13 @@ def test_whatever_happens_every_update_reaches_the_coordinator_once(events: list
             came |= set(as_update(value).partial.devices)
     assert came == delivered
     assert round_.updates == len(delivered)
+
+
+def test_a_round_of_the_same_number_that_asks_for_something_else_is_begun_anew() -> None:
+    subject = site("ann", "bob")
+    subject.receive(update("ann"))
+    subject.begin(msgspec.structs.replace(PLAN, cohort=("bob",), versions=(3, 5, 7)), now=102.0)
+    with pytest.raises(RejectedUpdate, match="stale"):
+        subject.receive(update("bob"))
+    subject.receive(update("bob", version=7))
+    assert told(subject.ready(now=103.0)) == [(2, ("bob",))]

@@ -96,9 +96,9 @@ def test_width_has_no_intervals(tmp_path: Path) -> None:
 
 def test_a_known_result_is_not_computed_again(tmp_path: Path) -> None:
     chosen = setting(tmp_path)
-    first = run(chosen, tmp_path / "cache", way="loop")
+    first = run(chosen, tmp_path / "cache", backend="loop")
     written = (folder_of(chosen, tmp_path / "cache") / RESULT).stat().st_mtime_ns
-    assert run(chosen, tmp_path / "cache", way="loop") == first
+    assert run(chosen, tmp_path / "cache", backend="loop") == first
     assert (folder_of(chosen, tmp_path / "cache") / RESULT).stat().st_mtime_ns == written
 
 
@@ -115,9 +115,9 @@ def test_runs_beside_each_other_are_those_in_turn(tmp_path: Path) -> None:
 
 
 def test_the_choice_of_the_way_is_recorded(tmp_path: Path) -> None:
-    course = run(setting(tmp_path, "dense"), tmp_path / "cache", processes=2).course
-    assert course.way in course.samples_per_s
-    assert {"loop", "stack"} <= course.samples_per_s.keys()
+    history = run(setting(tmp_path, "dense"), tmp_path / "cache", processes=2).history
+    assert history.backend in history.samples_per_s
+    assert {"loop", "stack"} <= history.samples_per_s.keys()
 
 
 def test_a_study_ends_in_a_table_a_csv_and_figures(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_claim_can_ask_for_more_than_the_spread_and_for_few_strong_devices(tmp
     # paired differences: 2 and 4 points, mean 3, deviation sqrt 2; "short" itself deviates by 4 sqrt 2 over seeds
     asked = study(tmp_path, claim=[])
     (first, *_) = plan(asked, "full")
-    known = run(first.setting, tmp_path / "cache", way="loop")
+    known = run(first.setting, tmp_path / "cache", backend="loop")
     results = {
         "short": [msgspec.structs.replace(known, accuracy=accuracy) for accuracy in (0.92, 1.0)],
         "long": [msgspec.structs.replace(known, accuracy=accuracy) for accuracy in (0.90, 0.96)],
@@ -200,7 +200,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
     script = (
         "import sys, msgspec; from pathlib import Path; from lamina.emulation.simulator.run import run;"
         "from lamina.emulation.simulator.setting import Setting;"
-        "run(msgspec.json.decode(sys.argv[1], type=Setting), Path(sys.argv[2]), way='loop', checkpoint_s=0)"
+        "run(msgspec.json.decode(sys.argv[1], type=Setting), Path(sys.argv[2]), backend='loop', checkpoint_s=0)"
     )
     cache = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, "-c", script, msgspec.json.encode(chosen).decode(), str(cache)])
@@ -211,8 +211,8 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert checkpoint.exists()
-    run(chosen, cache, way="loop")
-    run(chosen, tmp_path / "whole", way="loop")
+    run(chosen, cache, backend="loop")
+    run(chosen, tmp_path / "whole", backend="loop")
     models = [folder_of(chosen, folder) / "model.safetensors" for folder in (cache, tmp_path / "whole")]
     assert models[0].read_bytes() == models[1].read_bytes()
     rounds = [(path.parent / "rounds.csv").read_text().count("\n") for path in models]
@@ -265,7 +265,7 @@ def test_the_commands_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         '[[method]]\nlabel = "only"\n'
     )
     setting(tmp_path)  # writes small.npz
-    options = ["--out", str(tmp_path / "out"), "--processes", "1", "--way", "loop"]
+    options = ["--out", str(tmp_path / "out"), "--processes", "1", "--backend", "loop"]
     assert _command(simulate, [str(path), *options]) == 0
     assert "only" in capsys.readouterr().out
     assert _command(simulate, [str(path), *options, "--sweep", "lr=0.01,0.1", "--seeds", "5,6"]) == 0

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 from lamina.broker.link.seam import Delivery, Link, Will
 from lamina.broker.wire.filters import matches, split_filter
-from lamina.models.errors import LinkError
+from lamina.models.errors import LinkError, TakenOver
 
 _ADDRESS = "broker in memory"
 
@@ -45,6 +45,7 @@ class MemoryBroker:
         if self._stopped:
             raise LinkError(f"{_ADDRESS}: connection refused")
         if client_id in self._links:
+            self._links[client_id].taken_over = True
             self._end(self._links[client_id], "another client took its place")
         link = self._links[client_id] = MemoryLink(self, client_id, will, self._window)
         try:
@@ -116,6 +117,7 @@ class MemoryLink:
         self._unacknowledged = 0
         self._changed = asyncio.Event()
         self._closed = ""  # why, once it is
+        self.taken_over = False  # by another client of the same id
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Hand a message to the broker."""
@@ -185,6 +187,8 @@ class MemoryLink:
         return will
 
     def _check_open(self) -> None:
+        if self.taken_over:
+            raise TakenOver(f"{_ADDRESS}: another program has connected as {self.client_id!r}")
         if self._closed:
             raise LinkError(f"{_ADDRESS}: {self._closed}")
 

@@ -1,4 +1,4 @@
-"""How does a link run over a real broker? On aiomqtt 2.5, whose pitfalls end in this file.
+"""A link over a real broker runs on aiomqtt 2.5, whose pitfalls end in this file.
 
 | aiomqtt 2.5 on paho 2, left alone                        | here                                                   |
 | -------------------------------------------------------- | ------------------------------------------------------ |
@@ -16,6 +16,11 @@
 | a cancelled or failed connect leaves its socket open     | closed                                                 |
 | topic aliases break paho against mosquitto 2.1           | not used                                               |
 | warnings and errors in the log                           | raised, not logged                                     |
+| a proxy needs another package                            | it is asked for a tunnel (`broker.link.proxy`)         |
+| a refused client, a certificate that is not trusted and  | each is an error of its own                            |
+| a dropped connection all look alike                      |                                                        |
+| a broker that ends the connection over a large message   | recognised when it does so again and again             |
+| (before MQTT 5) is dialled for ever                      | (`broker.link.oversize`)                               |
 
 The mending leans on private parts, so the version is pinned in pyproject.toml, and tests/test_link.py holds each line.
 
@@ -28,24 +33,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import threading
-from collections import deque
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import aiomqtt
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTT_ERR_SUCCESS, PUBACK, PUBLISH
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY, MQTT_ERR_SUCCESS
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.address import BrokerAddress, credentials, plain_text_warning
+from lamina.broker.link.buffers import Incoming, join_small
+from lamina.broker.link.delivery import MqttDelivery
+from lamina.broker.link.oversize import Deaths
+from lamina.broker.link.proxy import tunnel_or_direct
+from lamina.broker.link.room import Room
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
+from lamina.broker.link.tls import tls_context, untrusted
 from lamina.broker.wire.filters import matches, split_filter
-from lamina.models.errors import ConfigError, LinkError
+from lamina.models.errors import AccessDenied, ConfigError, LinkError, TakenOver
+
+log = logging.getLogger("lamina.link")
 
 RECEIVE_WINDOW = 20  # deliveries not yet acknowledged; a broker before MQTT 5 uses its own number
 PUBLISH_WINDOW = 20  # publishes not yet acknowledged
@@ -53,10 +69,11 @@ PUBLISH_WINDOW_BYTES = 1 << 20  # and their payloads: pings queue behind them, a
 GOODBYE_S = 2.0
 
 _UNSUPPORTED_VERSION = 0x84
+_DENIED = (0x86, 0x87, 0x8A, 0x8C)  # bad username or password, not authorised, banned, bad authentication method
+_TAKEN_OVER = 0x8E
+_TOO_LARGE = 0x95
 _PACKET_OVERHEAD = 64  # of a PUBLISH besides its topic and payload, generously
-_BUFFER_BYTES = 1 << 16  # read at once
-_SMALL_BYTES = 1 << 13  # packets up to this size are written together,
-_MOST_JOINED = 32  # so many
+_NO_ANSWER = "the broker closed the connection without an answer"
 _quiet = logging.getLogger("lamina.broker.link.mqtt.paho")
 _quiet.setLevel(logging.CRITICAL)
 
@@ -73,15 +90,19 @@ def mqtt_dial(address: BrokerAddress, *, connect_s: float = 5.0) -> Dial:
         connect_s: seconds for the network connection, and again for the broker's answer.
 
     Raises:
-        ConfigError: a certificate or key file is missing or no such thing.
+        ConfigError: a certificate, key or password file is missing or no such thing.
     """
-    tls = _tls_context(address)
+    tls, (username, password) = tls_context(address), credentials(address, os.environ)
+    options = _Options(address, tls, username, password, connect_s)
+    deaths: defaultdict[str, Deaths] = defaultdict(Deaths)  # by client id
+    if warning := plain_text_warning(address, password):
+        log.warning("%s", warning)
 
     @asynccontextmanager
     async def dial(client_id: str, will: Will | None = None) -> AsyncIterator[Link]:
-        client = await _connect(address, tls, connect_s, client_id, will)
+        client = await _connect(options, client_id, will)
         try:
-            yield MqttLink(client, address)
+            yield MqttLink(client, address, deaths[client_id])
         except asyncio.CancelledError:
             await client.say_goodbye()
             raise
@@ -96,31 +117,43 @@ def mqtt_dial(address: BrokerAddress, *, connect_s: float = 5.0) -> Dial:
 class MqttLink:
     """One live connection to a real broker; see `lamina.broker.link.seam.Link`."""
 
-    def __init__(self, client: _Client, address: BrokerAddress) -> None:
-        self._client = client
+    def __init__(self, client: _Client, address: BrokerAddress, deaths: Deaths) -> None:
+        self._client, self._deaths = client, deaths
+        deaths.begin()
         self._broker = f"broker {address}"
         self._answer_s = max(10.0, 2.0 * address.keepalive_s)
         self._filters: dict[str, tuple[str, ...]] = {}
         self._in_flight = asyncio.Semaphore(min(PUBLISH_WINDOW, client.receive_maximum))
-        self._room = _Room(PUBLISH_WINDOW_BYTES)
+        self._room = Room(PUBLISH_WINDOW_BYTES)
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Deliver at least once; concurrent calls keep their order.
 
         Raises:
             LinkError: the connection dropped, the broker refused the message, or did not answer in time.
-            ConfigError: the message is larger than the broker takes.
+            ConfigError: the message is larger than the broker takes, or seems to be: it ends every connection.
+            TakenOver: another client has taken this one's place.
         """
         if len(payload) + len(topic.encode()) + _PACKET_OVERHEAD > self._client.maximum_packet_bytes:
             raise ConfigError(
                 f"{self._broker} takes messages of {self._client.maximum_packet_bytes} bytes, and one for {topic} has "
-                f"{len(payload)}: send smaller chunks, or raise the broker's limit"
+                f"{len(payload)}: send smaller chunks (wire.chunk_kib of federation.toml), or raise the broker's limit"
             )
         async with self._in_flight, self._room.of(len(payload)):
+            self._deaths.sending(topic, len(payload))
             try:
                 reason = await self._client.publish_acknowledged(topic, payload, retain, self._answer_s)
             except aiomqtt.MqttError as error:
-                raise LinkError(f"{self._broker}: {error}") from error
+                raise self._error(error) from error
+            except asyncio.CancelledError:
+                self._deaths.withdrawn(topic, len(payload))
+                raise
+            self._deaths.passed(topic, len(payload))
+        if reason.value == _TOO_LARGE:
+            raise ConfigError(
+                f"{self._broker} refuses a message of {len(payload)} bytes for {topic} as too large: "
+                "lower wire.chunk_kib of federation.toml, or raise the broker's limit"
+            )
         if reason.is_failure:
             raise LinkError(f"{self._broker} refused a message for {topic}: {reason}")
 
@@ -137,7 +170,7 @@ class MqttLink:
         try:
             reasons = await self._client.subscribe([(name, 1) for name in filters], timeout=self._answer_s)
         except aiomqtt.MqttError as error:
-            raise LinkError(f"{self._broker}: {error}") from error
+            raise self._error(error) from error
         for name, reason in zip(filters, reasons, strict=False):
             if isinstance(reason, ReasonCode) and reason.is_failure:
                 raise LinkError(f"{self._broker} refused a subscription to {name}: {reason}")
@@ -155,7 +188,7 @@ class MqttLink:
         try:
             await self._client.unsubscribe(list(filters), timeout=self._answer_s)
         except aiomqtt.MqttError as error:
-            raise LinkError(f"{self._broker}: {error}") from error
+            raise self._error(error) from error
 
     async def deliveries(self) -> AsyncIterator[Delivery]:
         """What arrives, in order; what came before the connection dropped is still delivered."""
@@ -163,58 +196,28 @@ class MqttLink:
             try:
                 message = await self._client.next_message()
             except aiomqtt.MqttError as error:
-                raise LinkError(f"{self._broker}: {error}") from error
-            delivery = _Delivery(message, self._client)
+                raise self._error(error) from error
+            acknowledge = partial(self._client.acknowledge, message.mid) if message.qos else None
+            delivery = MqttDelivery(message.topic.value, message.payload, message.retain, acknowledge)
             if self._wants(delivery.topic):
                 yield delivery
             else:  # of an earlier link's subscription, in a session that outlived it
                 delivery.acknowledge()
 
+    def _error(self, error: aiomqtt.MqttError) -> LinkError:
+        """What a failure of aiomqtt's means."""
+        if self._client.taken_over:
+            return TakenOver(
+                f"{self._broker}: another program has connected as {self._client.identifier!r}, and taken this one's "
+                "place: no two may have one name"
+            )
+        if self._client.has_dropped and (verdict := self._deaths.verdict()) is not None:
+            return verdict.error(f"{self._broker}: {error}")
+        return LinkError(f"{self._broker}: {error}")
+
     def _wants(self, topic: str) -> bool:
         parts = tuple(topic.split("/"))
         return topic in self._filters or any(matches(parts, levels) for levels in self._filters.values())
-
-
-class _Delivery:
-    """A message that arrived; see `lamina.broker.link.seam.Delivery`."""
-
-    __slots__ = ("_client", "_mid", "payload", "retained", "topic")
-
-    def __init__(self, message: aiomqtt.Message, client: _Client) -> None:
-        self.topic = message.topic.value
-        self.payload: bytes = message.payload
-        self.retained = message.retain
-        self._mid = message.mid
-        self._client: _Client | None = client if message.qos else None
-
-    def acknowledge(self) -> None:
-        """Send the PUBACK, once; nothing happens when the connection has dropped."""
-        if self._client is not None:
-            self._client.acknowledge(self._mid)
-            self._client = None
-
-
-class _Room:
-    """Bytes in flight, first come, first served; one message is always let in, however large."""
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._taken_bytes = 0
-        self._turn = asyncio.Lock()
-        self._freed = asyncio.Event()
-
-    @asynccontextmanager
-    async def of(self, wanted_bytes: int) -> AsyncIterator[None]:
-        async with self._turn:
-            while self._taken_bytes and self._taken_bytes + wanted_bytes > self._most_bytes:
-                self._freed.clear()
-                await self._freed.wait()
-            self._taken_bytes += wanted_bytes
-        try:
-            yield
-        finally:
-            self._taken_bytes -= wanted_bytes
-            self._freed.set()
 
 
 class _Client(aiomqtt.Client):
@@ -223,13 +226,28 @@ class _Client(aiomqtt.Client):
     receive_maximum = PUBLISH_WINDOW  # of the broker; before MQTT 5 it doesn't say
     maximum_packet_bytes = 1 << 28  # MQTT's own limit
 
-    def __init__(self, *, connect_s: float, protocol: aiomqtt.ProtocolVersion, **options: Any) -> None:
-        super().__init__(protocol=protocol, logger=_quiet, timeout=connect_s, socket_options=[_NO_DELAY], **options)
+    def __init__(
+        self, address: BrokerAddress, *, connect_s: float, protocol: aiomqtt.ProtocolVersion, **options: Any
+    ) -> None:
+        super().__init__(
+            hostname=address.host,
+            port=address.port,
+            transport=address.transport,
+            websocket_path=address.path if address.transport == "websockets" else None,
+            protocol=protocol,
+            logger=_quiet,
+            timeout=connect_s,
+            socket_options=[_NO_DELAY],
+            **options,
+        )
+        self.taken_over = False
+        self.untrusted: ssl.SSLCertVerificationError | None = None  # why the broker's certificate did not verify
+        setattr(self._client, "_create_socket_connection", partial(tunnel_or_direct, address, connect_s))  # noqa: B010
         self._is_5 = protocol == aiomqtt.ProtocolVersion.V5
         self._dropped = "the connection dropped"
         self._client.manual_ack_set(True)
         self._client.connect_timeout = connect_s
-        self._incoming = _Incoming(self._client)
+        self._incoming = Incoming(self._client)
         self._thread = threading.get_ident()  # of the loop
         self._awaits_room = False  # in the socket, for more to be sent
         self._acknowledgements: dict[int, asyncio.Future[ReasonCode]] = {}
@@ -297,8 +315,17 @@ class _Client(aiomqtt.Client):
 
     # Toward paho.
 
-    def _client_connect(self) -> None:
-        super()._client_connect()  # in a thread
+    @property
+    def has_dropped(self) -> bool:
+        """Whether the connection is no more."""
+        return self._disconnected.done()
+
+    def _client_connect(self) -> None:  # in a thread
+        try:
+            super()._client_connect()
+        except ssl.SSLCertVerificationError as error:
+            self.untrusted = error
+            raise
         if self._abandoned:
             self._loop.call_soon_threadsafe(self._client._sock_close)
 
@@ -331,7 +358,7 @@ class _Client(aiomqtt.Client):
 
     def _write(self) -> None:
         try:
-            _join_small(self._client._out_packet)
+            join_small(self._client._out_packet)
             self._client.loop_write()
         except Exception as error:  # whatever it is, the connection is broken
             self._break(error)
@@ -352,8 +379,9 @@ class _Client(aiomqtt.Client):
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
         if flags.is_disconnect_packet_from_server:  # only MQTT 5 brokers say why
             self._dropped = f"the connection dropped: {reason_code}"
+            self.taken_over = reason_code.value == _TAKEN_OVER
         if not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection without an answer"))
+            self._connected.set_exception(aiomqtt.MqttError(_NO_ANSWER))
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Any) -> None:
@@ -380,46 +408,6 @@ class _Client(aiomqtt.Client):
                 awaited.cancel()
 
 
-class _Incoming:
-    """What paho reads, byte by byte, from a buffer: it would ask the socket three or four times a packet."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._receive = client._sock_recv
-        self._held = memoryview(b"")
-        client._sock_recv = self.take
-
-    def take(self, most_bytes: int) -> bytes:
-        """In place of the client's own `_sock_recv`; empty at the stream's end."""
-        if not self._held:
-            self._held = memoryview(self._receive(max(most_bytes, _BUFFER_BYTES)))
-        taken, self._held = self._held[:most_bytes], self._held[most_bytes:]
-        return bytes(taken)
-
-    def pending(self) -> bool:
-        """Whether there is more to read, which no event of the socket will tell of."""
-        sock = self._client._sock
-        return sock is not None and (len(self._held) > 0 or (isinstance(sock, ssl.SSLSocket) and sock.pending() > 0))
-
-
-def _join_small(packets: deque[Any]) -> None:
-    """Have acknowledgements and small messages that wait to be written go to the socket together."""
-    joined: list[Any] = []
-    while packets and packets[0]["pos"] == 0 and _is_small(packets[0]) and len(joined) < _MOST_JOINED:
-        joined.append(packets.popleft())
-    if len(joined) < 2:
-        packets.extendleft(joined)
-        return
-    content = b"".join(packet["packet"] for packet in joined)
-    packets.appendleft(joined[-1] | {"packet": content, "to_process": len(content)})
-
-
-def _is_small(packet: Any) -> bool:
-    """And nothing but writing is to be done about it, unlike a goodbye."""
-    kind, size = packet["command"] & 0xF0, len(packet["packet"])
-    return size <= _SMALL_BYTES and (kind == PUBACK or (kind == PUBLISH and packet["qos"] > 0))
-
-
 def _fail(waited_for: asyncio.Future[ReasonCode], why: str) -> None:
     if not waited_for.done():
         waited_for.set_exception(aiomqtt.MqttError(why))
@@ -428,19 +416,36 @@ def _fail(waited_for: asyncio.Future[ReasonCode], why: str) -> None:
 _NO_DELAY = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else small messages wait for the last one's acknowledgement
 
 
-async def _connect(
-    address: BrokerAddress, tls: ssl.SSLContext | None, connect_s: float, client_id: str, will: Will | None
-) -> _Client:
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What all connections of a dial have in common."""
+
+    address: BrokerAddress
+    tls: ssl.SSLContext | None
+    username: str
+    password: str
+    connect_s: float
+
+
+async def _connect(options: _Options, client_id: str, will: Will | None) -> _Client:
     """A connected client of the best protocol that the broker speaks."""
+    address = options.address
+    client = _client(options, client_id, will, address.protocol)
     try:
         try:
-            return await _enter(_client(address, tls, connect_s, client_id, will, address.protocol))
+            return await _enter(client)
         except aiomqtt.MqttCodeError as error:
             if address.protocol != "5" or getattr(error.rc, "value", None) != _UNSUPPORTED_VERSION:
                 raise
-            return await _enter(_client(address, tls, connect_s, client_id, will, "3.1.1"))
+            return await _enter(_client(options, client_id, will, "3.1.1"))
     except aiomqtt.MqttError as error:
-        raise LinkError(f"broker {address}: {error}") from error
+        if client.untrusted is not None:
+            raise AccessDenied(untrusted(address, client.untrusted)) from error
+        if isinstance(error, aiomqtt.MqttCodeError) and getattr(error.rc, "value", None) in _DENIED:
+            whom = f"the user {options.username!r}" if options.username else "a client without username and password"
+            raise AccessDenied(f"broker {address} refuses {whom}: {error.rc}") from error
+        hint = "" if options.tls or str(error) != _NO_ANSWER else "; if it speaks TLS, set broker.tls = true"
+        raise LinkError(f"broker {address}: {error}{hint}") from error
 
 
 async def _enter(client: _Client) -> _Client:
@@ -451,14 +456,7 @@ async def _enter(client: _Client) -> _Client:
         raise
 
 
-def _client(
-    address: BrokerAddress,
-    tls: ssl.SSLContext | None,
-    connect_s: float,
-    client_id: str,
-    will: Will | None,
-    protocol: str,
-) -> _Client:
+def _client(options: _Options, client_id: str, will: Will | None, protocol: str) -> _Client:
     is_5 = protocol == "5"
     session_s = will.delay_s if is_5 and will is not None else 0
     last_will = None
@@ -471,19 +469,18 @@ def _client(
     if is_5:
         properties = _properties(PacketTypes.CONNECT, ReceiveMaximum=RECEIVE_WINDOW, SessionExpiryInterval=session_s)
     return _Client(
-        connect_s=connect_s,
-        hostname=address.host,
-        port=address.port,
-        username=address.username or None,
-        password=address.password or None,
+        options.address,
+        connect_s=options.connect_s,
+        username=options.username or None,
+        password=options.password or None,
         identifier=client_id,
         protocol=aiomqtt.ProtocolVersion.V5 if is_5 else aiomqtt.ProtocolVersion.V311,
         will=last_will,
         clean_session=None if is_5 else True,
         clean_start=session_s == 0 if is_5 else MQTT_CLEAN_START_FIRST_ONLY,
-        keepalive=address.keepalive_s,
+        keepalive=options.address.keepalive_s,
         properties=properties,
-        tls_context=tls,
+        tls_context=options.tls,
         max_inflight_messages=PUBLISH_WINDOW,
     )
 
@@ -493,28 +490,3 @@ def _properties(packet: int, **values: int) -> Properties:
     for name, value in values.items():
         setattr(properties, name, value)
     return properties
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """Closes itself when the handshake fails; paho would leave it open."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
-
-
-def _tls_context(address: BrokerAddress) -> ssl.SSLContext | None:
-    if not address.ca_file:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=address.ca_file)
-        context.sslsocket_class = _TlsSocket
-        if address.cert_file:
-            context.load_cert_chain(address.cert_file, address.key_file)
-    except (OSError, ssl.SSLError) as error:
-        files = ", ".join(filter(None, (address.ca_file, address.cert_file, address.key_file)))
-        raise ConfigError(f"broker.ca_file, cert_file, key_file ({files}): {error}") from error
-    return context

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.seam import Dial, Link, Will
-from lamina.models.errors import BrokerUnreachable, LinkError
+from lamina.models.errors import AccessDenied, BrokerUnreachable, ConfigError, LinkError
 
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 30.0
@@ -44,6 +44,7 @@ async def keep_linked(
     serve: Callable[[Link], Awaitable[_T]],
     *,
     give_up_s: float = 0.0,
+    patient: bool = False,
     on_retry: Callable[[LinkError, float], None] = lambda error, wait_s: None,
     rng: random.Random = jitter,
     clock: Callable[[], float] = now,
@@ -59,6 +60,7 @@ async def keep_linked(
         will: what the broker publishes when the client vanishes.
         serve: the service's life on one link. It is started anew on each, so it subscribes first of all.
         give_up_s: seconds without a link after which to give up; 0 is never.
+        patient: whether to try again even where the broker denies access: an operator may let the client in later.
         on_retry: told of each failure, and of the seconds until the next attempt.
         rng: spreads the waits.
         clock: seconds that only grow.
@@ -66,6 +68,8 @@ async def keep_linked(
 
     Raises:
         BrokerUnreachable: no link for ``give_up_s``.
+        AccessDenied: the broker refuses the client; with ``patient``, for ``give_up_s``.
+        TakenOver: another client has taken this one's place.
     """
     failures, without_since = 0, clock()
     while True:
@@ -79,6 +83,8 @@ async def keep_linked(
             error = _lost_link(raised)
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise asyncio.CancelledError from error  # a service that ends by an error keeps quiet about it
+            if isinstance(error, ConfigError) and not (patient and isinstance(error, AccessDenied)):
+                raise error from None
         if linked_at is not None:
             without_since = clock()
             failures = 0 if without_since - linked_at >= STEADY_S else failures
@@ -86,6 +92,8 @@ async def keep_linked(
         wait_s = wait_before(failures, rng)
         if give_up_s > 0:
             left_s = without_since + give_up_s - clock()
+            if left_s <= 0 and isinstance(error, AccessDenied):
+                raise error
             if left_s <= 0:
                 raise BrokerUnreachable(f"{error}; gave up after {give_up_s:g} s without a connection") from error
             wait_s = min(wait_s, left_s)
@@ -100,7 +108,8 @@ def _lost_link(raised: LinkError | BaseExceptionGroup[BaseException]) -> LinkErr
     _, rest = raised.split(LinkError)
     if rest is not None:
         raise raised
-    first = first_error(raised)
+    final, _ = raised.split(ConfigError)  # where the whole fleet of tasks fell, what can't be retried counts
+    first = first_error(final or raised)
     assert isinstance(first, LinkError)
     return first
 

@@ -1,4 +1,4 @@
-"""How do the values of many small layers cross in one message? One after the other, each as it would cross alone.
+"""The values of many small layers cross in one message: one after the other, each as it would cross alone.
 
 A broker and two clients take about as long over a message of a hundred bytes as over one of ten thousand, and most
 layers are small. So the messages of several layers may be put into a batch:
@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
+from lamina.broker.wire.bounds import MOST_LAYERS
 from lamina.broker.wire.runs import runs
 from lamina.models.errors import DecodeError
 
@@ -51,15 +52,20 @@ def parts(lengths: Sequence[int], most_bytes: int) -> Iterator[slice]:
     return runs([_LENGTH.size + length for length in lengths], most_bytes - len(_MAGIC))
 
 
-def unpack(payload: bytes) -> list[bytes]:
+def unpack(payload: bytes, layers: int = MOST_LAYERS) -> list[bytes]:
     """The messages of a batch.
 
+    Args:
+        payload: of the whole batch.
+        layers: of the model; a batch holds two chunks of a layer at most, since more would not fit with one another.
+
     Raises:
-        DecodeError: it is no batch, or ends within a message.
+        DecodeError: it is no batch, ends within a message, or holds too many.
     """
     if payload[: len(_MAGIC)] != _MAGIC:
         raise DecodeError(f"not a batch of values: it begins with {bytes(payload[:4])!r}")
-    messages, start = [], len(_MAGIC)
+    messages: list[bytes] = []
+    start = len(_MAGIC)
     while start < len(payload):
         if start + _LENGTH.size > len(payload):
             raise DecodeError(f"a batch of {len(payload)} bytes ends within a length")
@@ -67,6 +73,8 @@ def unpack(payload: bytes) -> list[bytes]:
         start += _LENGTH.size
         if start + length > len(payload):
             raise DecodeError(f"a batch of {len(payload)} bytes ends within a message of {length}")
+        if len(messages) == 2 * layers:
+            raise DecodeError(f"a batch of more than {len(messages)} messages, of a model of {layers} layers")
         messages.append(bytes(payload[start : start + length]))
         start += length
     return messages

@@ -1,4 +1,4 @@
-"""How does a layer's value cross the wire? In chunks that each say all about it, in this layout, little-endian.
+"""A layer's value crosses the wire in chunks that each say all about it, in this layout, little-endian.
 
 | offset | bytes   | type | field                                                                             |
 | ------ | ------- | ---- | --------------------------------------------------------------------------------- |
@@ -33,7 +33,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -57,7 +57,7 @@ from lamina.broker.wire.packing import (
     unpack_to_fold,
 )
 from lamina.broker.wire.topics import PROTOCOL
-from lamina.models.errors import DecodeError
+from lamina.models.errors import DecodeError, RejectedUpdate
 from lamina.models.spec import ModelSpec
 
 __all__ = [
@@ -79,8 +79,12 @@ __all__ = [
 _MAGIC = b"LAML"
 _WHAT = struct.Struct("<BBBxHHIIQdI")  # what is transferred: protocol to the data's bytes
 _WHICH = struct.Struct("<II16s")  # which chunk of it
+PURPOSES: tuple[Purpose, ...] = ("global", "update", "delta", "partial")
 _PURPOSE_IDS: dict[Purpose, int] = {"global": 1, "update": 2, "delta": 3, "partial": 4}
 _PURPOSES: dict[int, Purpose] = {number: purpose for purpose, number in _PURPOSE_IDS.items()}
+
+_OVERHEAD_BYTES = 256  # of memory that a chunk takes beside its message
+_SLACK_BYTES = 64 * 1024  # that a sender may hold beyond twice its values
 
 
 def split(value: LayerValue, chunk_bytes: int) -> list[bytes]:
@@ -123,13 +127,18 @@ class Joiner:
 
     A chunk is refused before anything is kept of it unless its layer, its tensors and its size are the model's. Of each
     sender, purpose and layer one transfer is kept: a newer one replaces an older one, whose later chunks are ignored.
-    Beyond the limits the transfer that was idle longest is forgotten.
+    Beyond the limits the transfer that was idle longest is forgotten. What a single sender holds is limited to twice
+    the values that it can have under way, in chunks of ordinary size; beyond that its own transfers are forgotten, and
+    nobody else's. Whatever is held counts with what it takes in memory, not only with its payload.
 
     Args:
         spec: the model.
         epoch: chunks of other epochs are ignored; ``None`` takes all.
         max_transfers: transfers to keep in mind, finished ones (to know their duplicates) included.
         max_bytes: bytes of unfinished transfers to hold.
+
+    Attributes:
+        held_bytes: memory that unfinished transfers take.
     """
 
     def __init__(
@@ -139,20 +148,33 @@ class Joiner:
         self._known = [(layer.shapes, _table(layer.shapes)) for layer in spec.layers]
         self._most_bytes: dict[tuple[int, Purpose, int], int] = {}  # of a layer's data, by layer, purpose and codec
         self._epoch = epoch
+        self._any_round, self._round = True, -1
         self._max_transfers = max_transfers
         self._max_bytes = max_bytes
         self._transfers: OrderedDict[_Key, _Transfer] = OrderedDict()  # the one idle longest first
-        self.held_bytes = 0  # of unfinished transfers
+        self._held_by: Counter[tuple[str, Purpose]] = Counter()  # bytes of unfinished transfers, by sender
+        self._most_held: dict[Purpose, int] = {}  # by one sender
+        self.held_bytes = 0
 
-    def add(self, payload: bytes, sender: str) -> LayerValue | None:
+    def add(self, payload: bytes, sender: str, purposes: tuple[Purpose, ...] = PURPOSES) -> LayerValue | None:
         """Take a chunk; returns the value that it completes, else ``None`` (more to come, a duplicate, or outdated).
 
+        Args:
+            payload: the message.
+            sender: whose it is, as its topic says.
+            purposes: what this sender may send there.
+
         Raises:
-            DecodeError: the chunk is damaged or not of this model, or its transfer joined to something else.
+            DecodeError: the chunk is damaged, not of this model, or of another purpose; its transfer joined to
+                something else, or takes too much memory.
+            RejectedUpdate: ``round``: the chunk is of another round than `follow` named. Nothing of it is remembered.
         """
         header, chunk = _parse(payload, self._known)
+        if header.purpose not in purposes:
+            raise DecodeError(f"a {header.purpose} of layer {header.layer}, where {' or '.join(purposes)} is awaited")
         if self._epoch is not None and header.epoch != self._epoch:
             return None
+        self._check_round(header, sender)
         self._check(header)
         transfer = self._transfer(_Key(sender, header.purpose, header.layer), header)
         if transfer is None or transfer.finished or header.chunk in transfer.chunks:
@@ -160,22 +182,40 @@ class Joiner:
         if header.chunks == 1:
             transfer.finished = True
             return _value(header, bytes(chunk))
-        self._hold(transfer, header.chunk, chunk)
+        self._hold(transfer, header.chunk, chunk, len(payload) + _OVERHEAD_BYTES)
         if len(transfer.chunks) < header.chunks:
             return None
         return self._finish(transfer)
+
+    def follow(self, epoch: int, round_: int | None) -> None:
+        """Take the chunks of one round alone from now on, or of none; forget what came of others.
+
+        What comes before its round is open, or of a round that a coordinator has gone back from, so leaves no trace:
+        it counts as new when it is sent again.
+        """
+        self._epoch, self._any_round, self._round = epoch, False, -1 if round_ is None else round_
+        for key in [key for key, transfer in self._transfers.items() if not self._is_followed(transfer.header)]:
+            self._drop(key)
 
     def forget(self, sender: str) -> None:
         """Forget a sender's transfers: the finished ones, when they come again, count as new."""
         for key in [key for key in self._transfers if key.sender == sender]:
             self._drop(key)
 
+    def _is_followed(self, header: _Header) -> bool:
+        return self._any_round or (header.epoch, header.round) == (self._epoch, self._round)
+
+    def _check_round(self, header: _Header, sender: str) -> None:
+        if not self._is_followed(header):
+            now = "no round is open" if self._round < 0 else f"round {self._round} is open"
+            raise RejectedUpdate("round", f"{sender} sent layer {header.layer} of round {header.round} while {now}")
+
     def _check(self, header: _Header) -> None:
         if header.layer >= len(self._layers):
             raise DecodeError(f"layer {header.layer}, and the model has {len(self._layers)}")
         layer, (shapes, _) = self._layers[header.layer], self._known[header.layer]
         if header.shapes is not shapes:  # known ones are the same object
-            raise DecodeError(f"layer {layer.name}: tensors {header.shapes}, not {shapes}")
+            raise DecodeError(f"layer {layer.name}: tensors of other shapes than {shapes}")
         kind = header.layer, header.purpose, header.codec
         most = self._most_bytes.get(kind)
         if most is None:
@@ -197,22 +237,55 @@ class Joiner:
         transfer = self._transfers[key] = _Transfer(key, header)
         return transfer
 
-    def _hold(self, transfer: _Transfer, index: int, chunk: memoryview) -> None:
-        while self.held_bytes + len(chunk) > self._max_bytes and len(self._transfers) > 1:
+    def _hold(self, transfer: _Transfer, index: int, chunk: memoryview, taken_bytes: int) -> None:
+        key = transfer.key
+        most = self._most_of(key.purpose)
+        while self._held_by[key.sender, key.purpose] + taken_bytes > most:
+            other = self._largest_other(key)
+            self._drop(other or key)
+            if other is None:
+                raise DecodeError(
+                    f"layer {key.layer}: its chunks take more than {most} bytes of memory: too small ones"
+                )
+        while self.held_bytes + taken_bytes > self._max_bytes and len(self._transfers) > 1:
             self._drop(next(iter(self._transfers)))  # never the one at hand, which was moved to the end
         transfer.chunks[index] = chunk
-        self.held_bytes += len(chunk)
+        transfer.held_bytes += taken_bytes
+        self._held_by[key.sender, key.purpose] += taken_bytes
+        self.held_bytes += taken_bytes
+
+    def _release(self, transfer: _Transfer) -> None:
+        """Hold nothing of a transfer any more."""
+        sender = transfer.key.sender, transfer.key.purpose
+        self.held_bytes -= transfer.held_bytes
+        self._held_by[sender] -= transfer.held_bytes
+        if not self._held_by[sender]:
+            del self._held_by[sender]
+        transfer.chunks, transfer.held_bytes = {}, 0
 
     def _drop(self, key: _Key) -> None:
         transfer = self._transfers.pop(key, None)
         if transfer is not None:
-            self.held_bytes -= transfer.held_bytes
+            self._release(transfer)
+
+    def _most_of(self, purpose: Purpose) -> int:
+        """Bytes that one sender may hold of values of a purpose."""
+        if purpose not in self._most_held:
+            sizes = [layer.vector_size for layer in self._layers]
+            values = sum(partials.most_bytes(size) if purpose == "partial" else 4 * size + 1024 for size in sizes)
+            self._most_held[purpose] = 2 * values + _SLACK_BYTES
+        return self._most_held[purpose]
+
+    def _largest_other(self, key: _Key) -> _Key | None:
+        """Of the sender's transfers for that purpose the one that holds most, apart from this one."""
+        others = (key._replace(layer=layer) for layer in range(len(self._layers)) if layer != key.layer)
+        holding = [other for other in others if other in self._transfers and self._transfers[other].held_bytes]
+        return max(holding, key=lambda other: self._transfers[other].held_bytes, default=None)
 
     def _finish(self, transfer: _Transfer) -> LayerValue:
         header = transfer.header
-        self.held_bytes -= transfer.held_bytes
         chunks = [transfer.chunks[index] for index in range(header.chunks)]
-        transfer.chunks = {}
+        self._release(transfer)
         transfer.finished = True
         if _digest(header.what, header.table, chunks) != header.transfer:
             self._drop(transfer.key)
@@ -233,11 +306,8 @@ class _Transfer:
     key: _Key
     header: _Header
     chunks: dict[int, memoryview] = field(default_factory=dict)
+    held_bytes: int = 0
     finished: bool = False
-
-    @property
-    def held_bytes(self) -> int:
-        return sum(len(chunk) for chunk in self.chunks.values())
 
 
 class _Header(NamedTuple):
@@ -318,7 +388,7 @@ def _table(shapes: Shapes) -> bytes:
 
 def _read_table(rest: memoryview, offset: int, tensors: int) -> tuple[Shapes, int]:
     """The shapes, and where the table ends."""
-    shapes = []
+    shapes: list[tuple[int, ...]] = []
     for _ in range(tensors):
         if offset >= len(rest) or offset + 1 + 4 * rest[offset] > len(rest):
             raise DecodeError("layer chunk ends within its table of tensors")

@@ -1,7 +1,8 @@
-"""What do coordinator and devices say to each other? The small messages; layer values go by `wire.chunks`.
+"""The small messages that coordinator and devices exchange; layer values go by `wire.chunks`.
 
 Each is a frozen msgspec struct, sent as MessagePack: a map with its ``kind`` and its protocol version ``v``. A message
-of another version or kind is refused, and so is a field that its kind does not have.
+of another version or kind is refused, and so is a field that its kind does not have, or whose value lies outside the
+bounds that its type states (`wire.bounds`). Bounds hold for what is received; a sender is trusted to keep to them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,25 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from lamina.broker.wire.bounds import (
+    Bytes,
+    Count,
+    DeviceName,
+    Devices,
+    Digest,
+    Elapsed,
+    Epoch,
+    Mebibytes,
+    Name,
+    Names,
+    Numbers,
+    PerDevice,
+    Scalars,
+    Shape,
+    Share,
+    Text,
+    unpacked,
+)
 from lamina.broker.wire.topics import PROTOCOL
 from lamina.models.errors import DecodeError
 
@@ -35,11 +55,11 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     """
 
     state: Literal["waiting", "training", "finished", "lost"]
-    epoch: int
-    manifest: str = ""
-    round: int = 0
-    rounds: int = 0
-    devices: int = 0
+    epoch: Epoch
+    manifest: Digest = ""
+    round: Count = 0
+    rounds: Count = 0
+    devices: Count = 0
     accuracy: float | None = None
     c_ratio: float | None = None
 
@@ -74,27 +94,27 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     """
 
     state: Literal["training", "finished"] = "training"
-    epoch: int
-    round: int
-    cycle: int = 0
-    cohort: tuple[str, ...] = ()
-    local_steps: int = 0
-    batch_size: int = 0
-    hyperparameters: dict[str, float] = {}
-    due: tuple[int, ...] = ()
-    versions: tuple[int, ...] = ()
-    checks: tuple[int, ...] = ()
-    codec: str = "float32"
-    small_codec: str = ""
-    small_elements: int = 0
-    codecs: dict[str, str] = {}
-    unfolded: dict[str, tuple[int, ...]] = {}
-    advanced: tuple[int, ...] = ()
-    chunk_bytes: int = 256 * 1024
+    epoch: Epoch
+    round: Count
+    cycle: Count = 0
+    cohort: Devices = ()
+    local_steps: Count = 0
+    batch_size: Count = 0
+    hyperparameters: Scalars = {}
+    due: Numbers = ()
+    versions: Numbers = ()
+    checks: Numbers = ()
+    codec: Name = "float32"
+    small_codec: Name = ""
+    small_elements: Bytes = 0
+    codecs: PerDevice[Name] = {}
+    unfolded: PerDevice[Numbers] = {}
+    advanced: Numbers = ()
+    chunk_bytes: Bytes = 256 * 1024
     batched: bool = False
-    seed: int = 0
+    seed: Epoch = 0
     weighting: Literal["uniform", "num_examples"] = "uniform"
-    deadline_s: float = 0.0
+    deadline_s: Elapsed = 0.0
 
     def codec_of(self, device: str, elements: int) -> str:
         """Name of the codec for a device's update of a layer of so many elements."""
@@ -126,17 +146,17 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
     """
 
-    device: str
-    budget_mib: float
-    cores: int
-    architecture: str
-    engine: str
-    codecs: tuple[str, ...]
-    num_examples: int
-    classes: int
-    sample_shape: tuple[int, ...]
-    agent_version: str
-    savings: tuple[str, ...] = ()
+    device: DeviceName
+    budget_mib: Mebibytes
+    cores: Count
+    architecture: Text
+    engine: Text
+    codecs: Names
+    num_examples: Count
+    classes: Count
+    sample_shape: Shape
+    agent_version: Text
+    savings: Names = ()
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):
@@ -150,11 +170,11 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         manifest: SHA-256 of the bundle's manifest.
     """
 
-    epoch: int
+    epoch: Epoch
     accepted: bool
-    reason: str
-    cut: int = 0
-    manifest: str = ""
+    reason: Text
+    cut: Count = 0
+    manifest: Digest = ""
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
@@ -164,7 +184,7 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
         layers: their indices.
     """
 
-    layers: tuple[int, ...]
+    layers: Numbers
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):
@@ -184,17 +204,17 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
         downlink_bytes: payload bytes of layer values received since the agent started.
     """
 
-    epoch: int
-    round: int
-    steps: int
+    epoch: Epoch
+    round: Count
+    steps: Count
     loss: float
-    accuracy: float
-    step_s: float
-    forward_s: float = 0.0
-    peak_mib: float | None = None
-    way: str = ""
-    uplink_bytes: int = 0
-    downlink_bytes: int = 0
+    accuracy: Share
+    step_s: Elapsed
+    forward_s: Elapsed = 0.0
+    peak_mib: Mebibytes | None = None
+    way: Text = ""
+    uplink_bytes: Bytes = 0
+    downlink_bytes: Bytes = 0
 
 
 _M = TypeVar("_M", bound=Message)
@@ -210,11 +230,11 @@ def decode(payload: bytes, kind: type[_M]) -> _M:
     """The message of one kind that ``payload`` holds.
 
     Raises:
-        DecodeError: it is of another kind or version, or damaged.
+        DecodeError: it is of another kind or version, damaged, nested too deeply, or a field is out of its bounds.
     """
     try:
-        message = msgspec.msgpack.decode(payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = unpacked(payload, kind)
+    except DecodeError as error:
         _check_version(payload, kind)  # another version may well have other fields: then say so
         raise DecodeError(f"not a {kind.__name__}: {error}") from error
     _check_version(payload, kind)
@@ -227,8 +247,8 @@ class _Versioned(msgspec.Struct):
 
 def _check_version(payload: bytes, kind: type[Message]) -> None:
     try:
-        version = msgspec.msgpack.decode(payload, type=_Versioned).v
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        version = unpacked(payload, _Versioned).v
+    except DecodeError:
         return
     if version != PROTOCOL:
         raise DecodeError(f"{kind.__name__} of protocol {version}: this program speaks {PROTOCOL}")

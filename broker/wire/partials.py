@@ -1,4 +1,4 @@
-"""What does an aggregator send upstream? The exact sum of its devices' updates of one layer, and who is in it.
+"""What an aggregator sends upstream: the exact sum of its devices' updates of one layer, and who is in it.
 
 It travels as the data of a layer value whose purpose is ``partial``, little-endian:
 
@@ -23,14 +23,16 @@ import math
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import msgspec
 import numpy as np
 import zstandard
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from lamina.broker.wire.topics import check_name
-from lamina.models.errors import ConfigError, DecodeError
+from lamina.broker.wire.bounds import DeviceName, unpacked
+from lamina.models.errors import DecodeError
 
 Steps = NDArray[np.int64]
 
@@ -67,9 +69,9 @@ class Partial:
 
 
 class _Roster(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    devices: tuple[str, ...]
-    weights: tuple[float, ...]
-    moments: tuple[float, ...]
+    devices: Annotated[tuple[DeviceName, ...], Meta(max_length=MOST_DEVICES)]
+    weights: Annotated[tuple[float, ...], Meta(max_length=MOST_DEVICES)]
+    moments: Annotated[tuple[float, ...], Meta(max_length=MOST_DEVICES)]
 
 
 def encode(partial: Partial) -> bytes:
@@ -111,10 +113,8 @@ def most_bytes(vector_size: int) -> int:
 
 def _read_roster(content: bytes) -> _Roster:
     try:
-        roster = msgspec.msgpack.decode(content, type=_Roster)
-        for device in roster.devices:
-            check_name(device, "device")
-    except (msgspec.DecodeError, UnicodeDecodeError, ConfigError) as error:
+        roster = unpacked(content, _Roster)
+    except DecodeError as error:
         raise DecodeError(f"partial with a damaged roster: {error}") from error
     devices, numbers = roster.devices, (*roster.weights, *roster.moments)
     if not 1 <= len(devices) <= MOST_DEVICES or not len(devices) == len(roster.weights) == len(roster.moments):

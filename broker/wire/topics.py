@@ -1,6 +1,7 @@
-"""Where on the broker does each thing live? The topic tree of protocol 1.
+"""The topic tree of protocol 1: where on the broker each thing lives.
 
-At most 6 slashes; AWS IoT Core accepts 7. Names in topics are ``[A-Za-z0-9_.-]{1,64}``.
+At most 6 slashes; AWS IoT Core accepts 7. Names in topics are ``[A-Za-z0-9_.-]{1,64}``, and are checked on receipt as
+they are in settings: what a topic names may then stand in a file name, a record or a log.
 """
 
 from __future__ import annotations
@@ -8,11 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from lamina.models.errors import ConfigError, DecodeError
+from lamina.broker.wire.bounds import LAYER_NAME, NAME
+from lamina.models.errors import ConfigError, DecodeError, brief
 
 PROTOCOL = 1
 ROOT = f"lamina/v{PROTOCOL}"
-_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_NAME = re.compile(NAME)
+_LAYER = re.compile(LAYER_NAME)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_DIGITS = 9
 
 
 def check_name(name: str, what: str) -> str:
@@ -23,7 +28,7 @@ def check_name(name: str, what: str) -> str:
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{what} {name!r} can't stand in an MQTT topic: use 1 to 64 of letters, digits, '_', '.', '-'"
+            f"{what} {brief(name, 80)!r} can't stand in an MQTT topic: use 1 to 64 of letters, digits, '_', '.', '-'"
         )
     return name
 
@@ -45,6 +50,15 @@ class Topics:
     def root(self) -> str:
         """What every topic of the federation begins with, without the last slash."""
         return f"{ROOT}/{self.federation}"
+
+    def client(self, role: str, name: str = "") -> str:
+        """The id of a program at the broker: unlike any other's, since no name has a slash.
+
+        Args:
+            role: ``coordinator``, ``device``, ``aggregator``, or what a command does.
+            name: of the device or site, or random where any number may run.
+        """
+        return "/".join(filter(None, (self.federation, role, name)))
 
     @property
     def coordinator_status(self) -> str:
@@ -128,31 +142,39 @@ class Topics:
         """What a topic of this federation addresses.
 
         Raises:
-            DecodeError: it is no topic of this federation and protocol.
+            DecodeError: it is no topic of this federation and protocol, or a name in it is none.
         """
         prefix, parts = topic[: len(self.root) + 1], topic[len(self.root) + 1 :].split("/")
         if prefix != f"{self.root}/":
-            raise DecodeError(f"topic {topic!r} is not below {self.root}/")
+            raise DecodeError(f"topic {brief(topic, 80)!r} is not below {self.root}/")
         match parts:
             case ["coordinator", "status"]:
                 return Address("coordinator_status")
             case ["round"]:
                 return Address("round")
-            case ["layer", layer, "global", chunk] if chunk.isdecimal():
+            case ["layer", layer, "global", chunk] if _LAYER.fullmatch(layer) and _is_number(chunk):
                 return Address("layer_global", layer=layer, chunk=int(chunk))
-            case ["advance", part] if part.isdecimal():
+            case ["advance", part] if _is_number(part):
                 return Address("advance", chunk=int(part))
-            case ["layer", layer, "update", device]:
+            case ["layer", layer, "update", device] if _LAYER.fullmatch(layer) and _NAME.fullmatch(device):
                 return Address("layer_update", layer=layer, device=device)
-            case ["layer", layer, "partial", site]:
+            case ["layer", layer, "partial", site] if _LAYER.fullmatch(layer) and _NAME.fullmatch(site):
                 return Address("layer_partial", layer=layer, site=site)
-            case ["aggregator", site, "status"]:
+            case ["aggregator", site, "status"] if _NAME.fullmatch(site):
                 return Address("aggregator_status", site=site)
-            case ["bundle", sha256, chunk] if chunk.isdecimal():
+            case ["bundle", sha256, chunk] if _SHA256.fullmatch(sha256) and _is_number(chunk):
                 return Address("bundle", sha256=sha256, chunk=int(chunk))
-            case ["device", device, ("status" | "profile" | "task" | "request" | "report" | "updates") as leaf]:
+            case [
+                "device",
+                device,
+                ("status" | "profile" | "task" | "request" | "report" | "updates") as leaf,
+            ] if _NAME.fullmatch(device):
                 return Address(leaf, device=device)
-        raise DecodeError(f"topic {topic!r} is not of protocol {PROTOCOL}")
+        raise DecodeError(f"topic {brief(topic, 80)!r} is not of protocol {PROTOCOL}")
+
+
+def _is_number(part: str) -> bool:
+    return len(part) <= _MOST_DIGITS and part.isascii() and part.isdecimal()
 
 
 @dataclass(frozen=True, slots=True)

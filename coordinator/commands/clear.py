@@ -40,7 +40,7 @@ async def clear(dial: Dial, federation: str, *, force: bool = False) -> int:
         ConfigError: the federation is not finished, and ``force`` is not set.
     """
     topics = Topics(federation)
-    async with dial(f"lamina-clear-{secrets.token_hex(4)}", None) as link:
+    async with dial(topics.client("clear", secrets.token_hex(4)), None) as link:
         kept = {delivery.topic: delivery.payload async for delivery in retained(link, f"{topics.root}/#")}
         state = _state(kept.get(topics.coordinator_status))
         if state in ("waiting", "training", "lost") and not force:

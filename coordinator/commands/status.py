@@ -75,7 +75,7 @@ class Sight:
 async def look(dial: Dial, federation: str) -> Sight:
     """Collect what is retained, until nothing more comes."""
     topics, sight = Topics(federation), Sight()
-    async with dial(f"lamina-status-{secrets.token_hex(4)}", None) as link:
+    async with dial(topics.client("status", secrets.token_hex(4)), None) as link:
         filters = topics.coordinator_status, topics.aggregators, topics.devices("status"), topics.devices("profile")
         async for delivery in retained(link, *filters):
             sight.see(topics, delivery)

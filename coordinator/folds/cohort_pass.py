@@ -1,4 +1,4 @@
-"""How are a whole cohort's deltas added to a fixed-point sum at once? To the bits of `folds.passes`, one by one.
+"""A whole cohort's deltas are added to a fixed-point sum at once, to the bits of `folds.numpy_passes` one by one.
 
 A server that holds all local values, such as a simulator, would spend more on the calls than on the sums if it added
 device by device: a small layer has 300 elements. Here one call takes a layer of all devices, as a matrix:
@@ -16,7 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from lamina.broker.wire.foldable import Floats
-from lamina.coordinator.folds.passes import LANES, SNAP, Doubles, Steps, worth_compiling
+from lamina.coordinator.folds.grid import LANES, SNAP, Doubles, Steps
+from lamina.coordinator.folds.passes import worth_compiling
 
 WORTH_LOADING = 1 << 21
 """Elements of a matrix from which on the compiled pass is worth loading; numpy takes 4 ms for so many."""

@@ -1,4 +1,4 @@
-"""How is a delta added to a sum in a single pass? Compiled by numba, to the bits of `lamina.coordinator.folds.passes`.
+"""A delta is added to a sum in a single pass compiled by numba, to the bits of `folds.numpy_passes`.
 
 numba is the optional extra ``fast``. Where `folds.passes` and `folds.cohort_pass` choose a pass, and there
 alone, this file is imported, and only if it is asked for. What is compiled is kept beside this file, or else in numba's
@@ -13,13 +13,14 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from lamina.broker.wire.foldable import INT8_BLOCK, Delta, Floats, Int8Blocks, Joined
-from lamina.coordinator.folds.passes import GRID, LANES, SNAP, Doubles, Steps, add_in_blocks, add_parts
+from lamina.coordinator.folds.grid import GRID, LANES, SNAP, Doubles, Steps
+from lamina.coordinator.folds.numpy_passes import add_in_blocks, add_parts
 
 assert LANES == INT8_BLOCK, "a row of lanes has one scale"
 
 
 def add_compiled(sums: Steps, delta: Delta, start: int, weight: float, take_back: bool, lanes: Doubles) -> None:
-    """The pass; see `lamina.coordinator.folds.passes.AddPass`."""
+    """The pass; see `folds.numpy_passes.AddPass`."""
     flip, stop = np.int64(-1 if take_back else 0), start + sums.size
     if isinstance(delta, np.ndarray):
         _add(sums, delta[start:stop], weight, flip, lanes)
@@ -45,7 +46,7 @@ def add_rows_compiled(sums: Steps, local: Floats, base: Floats, weights: Doubles
 
 
 def mean_compiled(sums: Steps, base: Floats, weight: float, parameters: int, value: Floats, lanes: Doubles) -> None:
-    """The pass that reads a mean; see `lamina.coordinator.folds.passes.MeanPass`."""
+    """The pass that reads a mean; see `folds.numpy_passes.MeanPass`."""
     _mean(sums[:parameters], base[:parameters], weight, value[:parameters], lanes)
     _mean(sums[parameters:], base[parameters:], weight, value[parameters:], np.zeros(LANES))
 

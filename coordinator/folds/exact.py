@@ -28,21 +28,9 @@ from numpy.typing import NDArray
 
 from lamina.broker.wire.foldable import Delta, Floats
 from lamina.coordinator.folds.cohort_pass import cohort_pass
-from lamina.coordinator.folds.passes import (
-    BIAS,
-    GRID,
-    LANES,
-    SNAP,
-    AddPass,
-    Doubles,
-    Scratch,
-    Steps,
-    add_pass,
-    blocks,
-    mean_pass,
-    total,
-    totals,
-)
+from lamina.coordinator.folds.grid import BIAS, GRID, LANES, SNAP, Doubles, Steps
+from lamina.coordinator.folds.numpy_passes import AddPass, Scratch, blocks, total, totals
+from lamina.coordinator.folds.passes import add_pass, mean_pass
 
 __all__ = ["GRID", "LARGEST_TERM", "MOST_TERMS", "Doubles", "ExactSum", "Steps"]
 

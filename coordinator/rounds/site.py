@@ -47,6 +47,7 @@ class Site:
 
     def __init__(self, most_devices: int = MOST_DEVICES) -> None:
         self.round: Round | None = None
+        self._plan: RoundPlan | None = None  # that of the round, as the coordinator said it
         self._most_devices = most_devices
         self._spec: ModelSpec | None = None
         self._layers: Collection[int] = ()
@@ -83,9 +84,10 @@ class Site:
 
     def begin(self, plan: RoundPlan, now: float) -> None:
         """Fold the round of a plan; ``now`` is in seconds on the clock of all other times here."""
-        if self.round and (self.round.plan.epoch, self.round.plan.round) == (plan.epoch, plan.round):
+        if self.round and self._plan is not None and _asked_of_devices(plan) == _asked_of_devices(self._plan):
             self._outbox = list(self._sent)
             return
+        self._plan = plan
         due = tuple(layer for layer in plan.due if layer in self._layers)
         ours = msgspec.structs.replace(plan, due=due, deadline_s=_IN_TIME * plan.deadline_s)
         tasks = {name: self._tasks[name] for name in plan.cohort if name in self._devices and name in self._tasks}
@@ -149,6 +151,11 @@ class Site:
             version=plan.versions[layer],
             layer_spec=self._spec.layers[layer],
         )
+
+
+def _asked_of_devices(plan: RoundPlan) -> RoundPlan:
+    """What a plan asks for: a coordinator that has gone back may ask for another round of the same number."""
+    return msgspec.structs.replace(plan, unfolded={}, advanced=(), deadline_s=0.0)
 
 
 def share(spec: ModelSpec, index: int, count: int) -> frozenset[int]:

@@ -14,6 +14,7 @@ from collections import Counter
 from typing import Literal
 
 from lamina.broker.link.clock import now
+from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import chunks, messages
@@ -73,7 +74,7 @@ class Aggregator:
         try:
             await keep_linked(
                 self._dial,
-                f"{self._topics.federation}-aggregator-{self._name}",
+                self._topics.client("aggregator", self._name),
                 Will(self._topics.aggregator_status(self._name), messages.encode(DeviceStatus(state="lost"))),
                 self._serve,
                 give_up_s=self._broker_s,
@@ -107,15 +108,14 @@ class Aggregator:
         await link.publish(self._topics.aggregator_status(self._name), status, retain=True)
 
     async def _listen(self, link: Link) -> None:
-        async for delivery in link.deliveries():
+        async def hear(delivery: Delivery) -> None:
             try:
                 if delivery.payload:
                     await self._hear(link, delivery, self._topics.parse(delivery.topic))
-            except RemoteError as error:
-                self._note_refused(error)
             finally:
-                delivery.acknowledge()
-            self._changed.set()
+                self._changed.set()
+
+        await hear_all(link, hear, lambda delivery, error: self._note_refused(error))
 
     def _note_refused(self, error: RemoteError) -> None:
         self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
@@ -172,6 +172,8 @@ class Aggregator:
             return
         self._chunk_bytes = plan.chunk_bytes
         self._site.begin(plan, now())
+        if self._joiner is not None:
+            self._joiner.follow(plan.epoch, plan.round)
 
     def _hear_status(self, device: str, state: str) -> None:
         if state == "online":
@@ -204,7 +206,7 @@ class Aggregator:
 
     async def _take_part(self, link: Link, spec: ModelSpec) -> None:
         """Ask for the plan first, then for the updates that it lets in."""
-        self._joiner = Joiner(spec)
+        self._joiner = Joiner(spec)  # updates before there is a plan are refused by the site
         await link.subscribe(self._topics.round)
         await link.subscribe(*(self._topics.layer_updates(spec.layers[layer].name) for layer in self._layers(spec)))
         if self._count == 1:  # who share out the layers get no batches

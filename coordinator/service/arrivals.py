@@ -34,10 +34,10 @@ async def joined_update(joiner: Joiner, payload: bytes, address: Address, spec: 
         DecodeError: the chunk, or what it completes, is damaged or not of this model.
         RejectedUpdate: ``stranger``: it is not what its topic says.
     """
-    value = joiner.add(payload, address.device)
+    value = joiner.add(payload, address.device, ("update",))
     if value is None:
         return None
-    layer = _layer(value, address, spec, "update")
+    layer = _layer(value, address, spec)
     delta = await _off_the_loop(layer, unpack_to_fold, value)
     return Update(address.device, value.layer, value.epoch, value.round, value.version, value.weight, delta)
 
@@ -54,11 +54,11 @@ async def joined_updates(
     """
     values: list[LayerValue] = []
     errors: list[RemoteError] = []
-    for message in batches.unpack(payload):
+    for message in batches.unpack(payload, len(spec.layers)):
         try:
-            value = joiner.add(message, address.device)
+            value = joiner.add(message, address.device, ("update",))
             if value is not None:
-                _layer(value, address, spec, "update")
+                _layer(value, address, spec)
                 values.append(value)
         except RemoteError as error:
             errors.append(error)
@@ -75,17 +75,17 @@ async def joined_updates(
 
 async def joined_partial(joiner: Joiner, payload: bytes, address: Address, spec: ModelSpec) -> PartialUpdate | None:
     """The aggregator's partial that a chunk completes, if it does; raises as `joined_update`."""
-    value = joiner.add(payload, f"/{address.site}")  # no device's name holds a slash
+    value = joiner.add(payload, f"/{address.site}", ("partial",))  # no device's name holds a slash
     if value is None:
         return None
-    layer = _layer(value, address, spec, "partial")
+    layer = _layer(value, address, spec)
     partial = await _off_the_loop(layer, unpack_partial, value)
     return PartialUpdate(address.site, value.layer, value.epoch, value.round, value.version, partial)
 
 
-def _layer(value: LayerValue, address: Address, spec: ModelSpec, purpose: str) -> LayerSpec:
+def _layer(value: LayerValue, address: Address, spec: ModelSpec) -> LayerSpec:
     layer = spec.layers[value.layer]
-    if value.purpose != purpose or address.layer not in ("", layer.name):  # a batch's topic names no layer
+    if address.layer not in ("", layer.name):  # a batch's topic names no layer
         sender = address.device or address.site
         raise RejectedUpdate("stranger", f"{sender} sent a {value.purpose} of layer {value.layer} there")
     return layer

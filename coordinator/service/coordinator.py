@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lamina.broker.link.clock import now
+from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
@@ -69,6 +70,8 @@ class Coordinator:
         self._store = Store(Path(settings.folder))
         self._federation = self._restore()
         self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
+        self._joiner = Joiner(bundle.manifest.spec)
+        self._follow(None)
         self._changed, self._committed = asyncio.Event(), asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
@@ -102,7 +105,7 @@ class Coordinator:
             log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
         await keep_linked(
             self._dial,
-            f"{self._settings.federation}-coordinator",
+            self._topics.client("coordinator"),
             Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S),
             self._serve,
             give_up_s=self._settings.deadlines.broker_s,
@@ -140,32 +143,33 @@ class Coordinator:
             await broadcast.plan(federation.round.plan)
 
     async def _listen(self, link: Link, broadcast: Broadcast) -> None:
-        joiner = Joiner(self._bundle.manifest.spec, epoch=self._federation.snapshot.epoch)
-        async for delivery in link.deliveries():
-            try:
-                await self._hear(broadcast, delivery, joiner)
-            except RemoteError as error:
-                self._note_refused(error)
-            finally:
-                delivery.acknowledge()
+        await hear_all(
+            link,
+            lambda delivery: self._hear(broadcast, delivery),
+            lambda delivery, error: self._note_refused(error),
+        )
+
+    def _follow(self, round_: int | None) -> None:
+        """Take updates of this round alone; of none, while no round is open."""
+        self._joiner.follow(self._federation.snapshot.epoch, round_)
 
     def _note_refused(self, error: RemoteError) -> None:
         self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
         log.info("refused: %s", error)
 
-    async def _hear(self, broadcast: Broadcast, delivery: Delivery, joiner: Joiner) -> None:
+    async def _hear(self, broadcast: Broadcast, delivery: Delivery) -> None:
         if not delivery.payload:  # a retained message that was cleared
             return
         address = self._topics.parse(delivery.topic)
         match address.kind:
             case "layer_update":
                 self._uplink_bytes += len(delivery.payload)
-                await self._hear_update(delivery.payload, address, joiner)
+                await self._hear_update(delivery.payload, address)
             case "updates":
                 self._uplink_bytes += len(delivery.payload)
-                await self._hear_batch(delivery.payload, address, joiner)
+                await self._hear_batch(delivery.payload, address)
             case "layer_partial":
-                await self._hear_partial(delivery.payload, address, joiner)
+                await self._hear_partial(delivery.payload, address)
             case "aggregator_status":
                 self._hear_aggregator(address.site, messages.decode(delivery.payload, DeviceStatus).state)
             case "status":
@@ -187,16 +191,16 @@ class Coordinator:
         log.info("%s %s: %s", profile.device, verdict, task.reason)
         await broadcast.say(self._topics.device(profile.device, "task"), task)
 
-    async def _hear_update(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+    async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
-        update = await joined_update(joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_update(self._joiner, payload, address, self._bundle.manifest.spec)
         if update is not None:
             self._federation.receive(update)
 
-    async def _hear_batch(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+    async def _hear_batch(self, payload: bytes, address: Address) -> None:
         """Each of its updates counts by itself."""
         self._hear_of(address.device)
-        updates, damaged = await joined_updates(joiner, payload, address, self._bundle.manifest.spec)
+        updates, damaged = await joined_updates(self._joiner, payload, address, self._bundle.manifest.spec)
         for error in damaged:
             self._note_refused(error)
         for update in updates:
@@ -205,9 +209,9 @@ class Coordinator:
             except RejectedUpdate as error:
                 self._note_refused(error)
 
-    async def _hear_partial(self, payload: bytes, address: Address, joiner: Joiner) -> None:
+    async def _hear_partial(self, payload: bytes, address: Address) -> None:
         self._uplink_bytes += len(payload)
-        update = await joined_partial(joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_partial(self._joiner, payload, address, self._bundle.manifest.spec)
         if update is not None:
             for device in update.partial.devices:
                 self._hear_of(device)
@@ -240,7 +244,9 @@ class Coordinator:
         while not federation.finished:
             if federation.round is None:
                 await self._devices_are_there()
-                await broadcast.plan(federation.begin(now()))
+                plan = federation.begin(now())
+                self._follow(plan.round)
+                await broadcast.plan(plan)
                 await broadcast.say(self._topics.coordinator_status, self._status())
             await self._finish_round()
 
@@ -265,6 +271,7 @@ class Coordinator:
                 break
             await self._news(round_.patience_ends(now()) - now())
         outcome = federation.finish(now(), self._uplink_bytes)
+        self._follow(None)
         await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
         await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
         self._committed.set()

@@ -104,10 +104,11 @@ class Agent:
         topic = self._topics.device(self._device, "status")
         await keep_linked(
             self._dial,
-            f"{self._settings.federation}-{self._device}",
+            self._topics.client("device", self._device),
             Will(topic, encode(DeviceStatus(state="lost"))),  # at once: it is the coordinator that has patience
             self._serve,
             give_up_s=self._settings.broker_s,
+            patient=True,  # nobody stands beside a board; the operator may let it in later
             on_retry=self._note_retry,
         )
 

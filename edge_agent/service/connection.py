@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import say_goodbye
 from lamina.broker.link.seam import Delivery, Link
 from lamina.broker.wire import batches
@@ -100,23 +101,24 @@ class Connection:
     # What arrives.
 
     async def _receive(self) -> None:
-        async for delivery in self._link.deliveries():
-            kind = "topic"
-            try:
-                address = self._agency.topics.parse(delivery.topic)
-                kind = address.kind
-                if delivery.payload:  # an empty one clears what was retained
-                    await self._hear(delivery, address)
-            except RemoteError as error:
-                self._note_refused(kind, error)
-            finally:
-                delivery.acknowledge()
+        await hear_all(
+            self._link, self._hear, lambda delivery, error: self._note_refused(self._kind(delivery.topic), error)
+        )
+
+    def _kind(self, topic: str) -> str:
+        try:
+            return self._agency.topics.parse(topic).kind
+        except DecodeError:
+            return "topic"
 
     def _note_refused(self, kind: str, error: RemoteError) -> None:
         self._agency.tally.refused[kind] += 1
         log.warning("%s: refused a message: %s", self._device, error)
 
-    async def _hear(self, delivery: Delivery, address: Address) -> None:
+    async def _hear(self, delivery: Delivery) -> None:
+        address = self._agency.topics.parse(delivery.topic)
+        if not delivery.payload:  # it clears what was retained
+            return
         match address.kind:
             case "layer_global":
                 await self._hear_value(delivery.payload, address)
@@ -135,11 +137,11 @@ class Connection:
         agency.tally.downlink_bytes += len(payload)
         if self._joiner is None:
             return
-        value = self._joiner.add(payload, address.layer)
+        value = self._joiner.add(payload, address.layer, ("global",))
         if value is None:
             return
-        if value.purpose != "global" or agency.learning.layers[value.layer].name != address.layer:
-            raise DecodeError(f"{value.purpose} of layer {value.layer} on the topic of layer {address.layer}")
+        if agency.learning.layers[value.layer].name != address.layer:
+            raise DecodeError(f"layer {value.layer} on the topic of layer {address.layer}")
         if self._wants(value):
             await self._take([value])
 
@@ -149,13 +151,11 @@ class Connection:
         if self._joiner is None:
             return
         wanted: list[LayerValue] = []
-        for message in batches.unpack(payload):
+        for message in batches.unpack(payload, len(self._agency.learning.layers)):
             try:
-                value = self._joiner.add(message, _ADVANCE)
+                value = self._joiner.add(message, _ADVANCE, ("delta", "global"))
                 if value is None:
                     continue
-                if value.purpose not in ("delta", "global"):
-                    raise DecodeError(f"{value.purpose} of layer {value.layer} in an advance")
             except RemoteError as error:
                 self._note_refused("advance", error)
                 continue

@@ -29,6 +29,7 @@ The rules, which hold in every state and for every order of events:
 7.  Updates belong to the plan whose steps are done, and are void once there is another plan. They go out when that
     plan has been heard on the present link, and all go out again when it is heard on another link, or when the
     coordinator itself repeats it: what the broker acknowledged may have died with it, or before the coordinator heard.
+    In the same way values that are still missing are asked for again.
 8.  A round whose loss is not finite has no updates: the device reports it, and begins the next one afresh.
 9.  A refusal counts only when the coordinator says it now: one that the broker kept may be older than the profile. In
     the same way, a finished plan ends the session only if this agent has seen its epoch alive.
@@ -218,8 +219,12 @@ class Session:
         self._note_versions()
         if plan.state == "training":
             self._alive.add(plan.epoch)
-        if self._is_done(plan) and (first or not (retained or self._owed)):
-            self._owe(plan)
+        if first or not retained:
+            if self._is_done(plan):
+                self._owe(plan)
+            elif self._gathering is not None and self._work(plan) == self._work(self._gathering):
+                subscribed, self._subscribed = self._subscribed, set()  # what was asked for may not have been heard
+                return [Unsubscribe(tuple(sorted(subscribed)))] if subscribed else []
         return []
 
     def _note_prepared(self, task: Task, manifest: Manifest, progress: Progress | None) -> list[Command]:

@@ -24,7 +24,7 @@ from lamina.models.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lamina.emulation.simulator.backends.choice import WayName
+    from lamina.emulation.simulator.backends.choosing import BackendName
     from lamina.emulation.simulator.studies.many import Means
     from lamina.emulation.simulator.studies.studying import Findings
 
@@ -52,7 +52,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", help="in place of the study's: digits, an .npz file, a folder of CIFAR or IDX files")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
     parser.add_argument(
-        "--way", default="auto", choices=("auto", "loop", "pool", "stack"), help="of a run that is alone"
+        "--backend", default="auto", choices=("auto", "loop", "pool", "stack"), help="of a run that is alone"
     )
     parser.add_argument("--processes", type=int, default=0, help="at most; 0: one a core")
     parser.add_argument("--ray", metavar="ADDRESS", help="divide devices over a Ray cluster; auto: the one here")
@@ -124,8 +124,8 @@ def means_of(options: argparse.Namespace) -> Means:
     """What the options say of how to carry runs out."""
     from lamina.emulation.simulator.studies.many import Means
 
-    way: WayName = "ray" if options.ray else options.way
-    return Means(options.out / "simulations", way, options.processes, options.ray or "", options.device)
+    backend: BackendName = "ray" if options.ray else options.backend
+    return Means(options.out / "simulations", backend, options.processes, options.ray or "", options.device)
 
 
 def changes_of(options: argparse.Namespace) -> dict[str, object]:

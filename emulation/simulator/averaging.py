@@ -14,8 +14,8 @@ from lamina.coordinator.folds.aggregate import Aggregate, Fold, rule
 from lamina.coordinator.folds.mean import LayerFold
 from lamina.emulation.simulator.research.coverage import CoverageFold
 from lamina.emulation.simulator.rows import Row, Rows, layer_offsets
-from lamina.emulation.simulator.run_context import Ground
-from lamina.emulation.simulator.simulated_wire import Crossing
+from lamina.emulation.simulator.run_context import RunContext
+from lamina.emulation.simulator.simulated_wire import SimulatedWire
 from lamina.models.errors import RejectedUpdate
 
 
@@ -40,17 +40,17 @@ class Averaging:
     """Averages layers of the cohorts of one run.
 
     Args:
-        ground: of the run.
-        crossing: what updates go through; ``None``: they arrive as they are.
+        context: of the run.
+        wire: what updates go through; ``None``: they arrive as they are.
     """
 
-    def __init__(self, ground: Ground, crossing: Crossing | None = None) -> None:
-        self._ground = ground
-        self._crossing = crossing
-        self._offsets = layer_offsets(ground.spec)
-        self._cuts = ground.cuts
-        self._weights = ground.weights
-        self._covered = _coverage(ground)
+    def __init__(self, context: RunContext, wire: SimulatedWire | None = None) -> None:
+        self._context = context
+        self._wire = wire
+        self._offsets = layer_offsets(context.spec)
+        self._cuts = context.cuts
+        self._weights = context.weights
+        self._covered = _coverage(context)
 
     def average(self, layer: int, slots: Mapping[str, int], rows: Rows, base: Row) -> Averaged:
         """Fold what the cohort holds of one layer.
@@ -71,9 +71,9 @@ class Averaging:
         return self._by_rule(layer, devices, local, base[place])
 
     def _by_rule(self, layer: int, devices: Sequence[str], local: Rows, base: Row) -> Averaged:
-        spec, weights = self._ground.spec.layers[layer], [self._weights[device] for device in devices]
-        fold = rule(self._ground.setting.aggregation.fold)(spec.vector_size, spec.size)
-        if isinstance(fold, LayerFold) and self._crossing is None:
+        spec, weights = self._context.spec.layers[layer], [self._weights[device] for device in devices]
+        fold = rule(self._context.setting.aggregation.fold)(spec.vector_size, spec.size)
+        if isinstance(fold, LayerFold) and self._wire is None:
             fold.add_all(devices, local, base, weights)
         else:
             for device, value, weight in zip(devices, local, weights, strict=True):
@@ -82,11 +82,11 @@ class Averaging:
         return Averaged(aggregate, len(devices), len(devices) - fold.count, fold.count * spec.vector_size)
 
     def _arrived(self, layer: int, device: str, delta: Row, weight: float) -> Row:
-        return delta if self._crossing is None else self._crossing.update(layer, device, delta, weight)
+        return delta if self._wire is None else self._wire.update(layer, device, delta, weight)
 
     def _element_wise(self, layer: int, devices: Sequence[str], local: Rows, base: Row, place: slice) -> Averaged:
-        fold = CoverageFold(self._ground.spec.layers[layer])
-        variants = [self._ground.variants[device] for device in devices]
+        fold = CoverageFold(self._context.spec.layers[layer])
+        variants = [self._context.variants[device] for device in devices]
         elements, refused = 0, 0
         for variant in dict.fromkeys(variants):
             mine = [index for index, other in enumerate(variants) if other == variant]
@@ -110,9 +110,9 @@ def _offer(fold: Fold, device: str, delta: Row, weight: float) -> None:
         fold.add(device, delta, weight)
 
 
-def _coverage(ground: Ground) -> dict[int, NDArray[np.bool_]]:
+def _coverage(context: RunContext) -> dict[int, NDArray[np.bool_]]:
     """Which elements of a row each variant covers; nothing where all devices hold the whole row."""
-    if not ground.covered:
+    if not context.covered:
         return {}
-    everything = np.ones(len(ground.initial), bool)
-    return {index: ground.covered.get(variant, everything) for index, variant in enumerate(ground.recipe.variants)}
+    everything = np.ones(len(context.initial), bool)
+    return {index: context.covered.get(variant, everything) for index, variant in enumerate(context.common.variants)}

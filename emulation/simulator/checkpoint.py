@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lamina.coordinator.algorithms.server_optimiser import AdamState, MomentumState
 from lamina.emulation.simulator.server import ServerMemory
-from lamina.emulation.simulator.simulation import Standing, State
+from lamina.emulation.simulator.simulation import RunState, State
 from lamina.models.storage.replace import replace_file
 
 
@@ -32,41 +32,41 @@ class Point(msgspec.Struct, frozen=True):
     c_ratio: float
 
 
-class Course(msgspec.Struct, frozen=True):
+class RunHistory(msgspec.Struct, frozen=True):
     """What is known of a run beside its state.
 
     Attributes:
-        way: that it is carried out in; going on in another one could change the last bits.
-        samples_per_s: of each way, as they were measured; empty where the way was given.
+        backend: that it is carried out in; going on in another one could change the last bits.
+        samples_per_s: of each backend, as they were measured; empty where the backend was given.
         points: evaluations so far.
         processor_s: seconds of processor time so far, of the run's own process: those of a pool are not in it.
     """
 
-    way: str
+    backend: str
     samples_per_s: dict[str, float] = {}
     points: tuple[Point, ...] = ()
     processor_s: float = 0.0
 
 
 class _Head(msgspec.Struct, frozen=True):
-    standing: Standing
-    course: Course
+    run_state: RunState
+    history: RunHistory
 
 
-def write_checkpoint(path: Path, state: State, course: Course) -> None:
+def write_checkpoint(path: Path, state: State, history: RunHistory) -> None:
     """Put a run's state at ``path``, at once or not at all."""
     arrays: dict[str, NDArray[np.generic]] = {"base": state.base, "rows": state.rows, "momentum": state.momentum}
     for layer, memory in enumerate(state.server):
         arrays[f"server.{layer}.momentum"] = memory.momentum
         if isinstance(memory, AdamState):
             arrays[f"server.{layer}.second_moment"] = memory.second_moment
-    head = np.frombuffer(msgspec.json.encode(_Head(state.standing, course)), np.uint8)
+    head = np.frombuffer(msgspec.json.encode(_Head(state.run_state, history)), np.uint8)
     content = io.BytesIO()
     np.savez(content, head=head, **arrays)  # type: ignore[arg-type]  # its annotation takes the names for a flag
     replace_file(path, content.getvalue())
 
 
-def read_checkpoint(path: Path) -> tuple[State, Course] | None:
+def read_checkpoint(path: Path) -> tuple[State, RunHistory] | None:
     """What `write_checkpoint` put there; ``None`` where there is nothing, or what is there can't be read."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
@@ -76,7 +76,7 @@ def read_checkpoint(path: Path) -> tuple[State, Course] | None:
         return None
     layers = sum(name.endswith(".momentum") for name in arrays)
     server = [_memory(arrays, layer) for layer in range(layers)]
-    return State(head.standing, arrays["base"], arrays["rows"], arrays["momentum"], server), head.course
+    return State(head.run_state, arrays["base"], arrays["rows"], arrays["momentum"], server), head.history
 
 
 def _memory(arrays: dict[str, NDArray[np.float32]], layer: int) -> ServerMemory:

@@ -13,9 +13,9 @@ import msgspec
 from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import RoundRecord
 from lamina.emulation.report import LayerSummary, versions
-from lamina.emulation.simulator.backends.choice import WayName, open_way, quickest, samples_per_s
-from lamina.emulation.simulator.checkpoint import Course, Point, read_checkpoint, write_checkpoint
-from lamina.emulation.simulator.run_context import Ground, lay
+from lamina.emulation.simulator.backends.choosing import BackendName, open_backend, quickest, samples_per_s
+from lamina.emulation.simulator.checkpoint import Point, RunHistory, read_checkpoint, write_checkpoint
+from lamina.emulation.simulator.run_context import RunContext, prepare_run
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulation import Simulation, State
 from lamina.models.capacity import capacity
@@ -62,7 +62,7 @@ class Result(msgspec.Struct, frozen=True):
         points: evaluations.
         layers: in forward order.
         tiers: present ones.
-        course: how it was carried out.
+        history: how it was carried out.
         samples_per_s: over the whole run, evaluation included.
         wall_s: spent in rounds.
         versions: of the packages that took part.
@@ -78,7 +78,7 @@ class Result(msgspec.Struct, frozen=True):
     points: tuple[Point, ...]
     layers: tuple[LayerSummary, ...]
     tiers: tuple[TierSummary, ...]
-    course: Course
+    history: RunHistory
     samples_per_s: float
     wall_s: float
     versions: dict[str, str]
@@ -102,7 +102,7 @@ def run(
     setting: Setting,
     cache: Path,
     *,
-    way: WayName = "auto",
+    backend: BackendName = "auto",
     processes: int = 0,
     ray: str = "",
     device: str = "cpu",
@@ -116,9 +116,9 @@ def run(
     Args:
         setting: of the run.
         cache: folder of all runs, by digest.
-        way: to carry out its tasks in; ``auto`` measures. A run that goes on keeps to its way.
+        backend: carries out its tasks; ``auto`` measures. A run that goes on keeps to its backend.
         processes: of the pool, or lanes on Ray; 0: as many as there are cores to use.
-        ray: address of a Ray cluster, for the way ``ray``; empty starts one on this machine.
+        ray: address of a Ray cluster, for the backend ``ray``; empty starts one on this machine.
         device: torch's name of where to compute.
         observe: is told of every round.
         checkpoint_s: seconds between checkpoints; 0 makes one after every round.
@@ -132,17 +132,17 @@ def run(
     folder = folder_of(setting, cache)
     folder.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
-    ground = lay(setting, device, apart=way in ("auto", "pool"))
-    state, course = read_checkpoint(folder / CHECKPOINT) or (None, _course(way, ground))
-    points, before_s = list(course.points), course.processor_s
+    context = prepare_run(setting, device, apart=backend in ("auto", "pool"))
+    state, history = read_checkpoint(folder / CHECKPOINT) or (None, _history(backend, context))
+    points, before_s = list(history.points), history.processor_s
 
-    def so_far() -> Course:
+    def so_far() -> RunHistory:
         spent = before_s + time.process_time() - began
-        return msgspec.structs.replace(course, points=tuple(points), processor_s=spent)
+        return msgspec.structs.replace(history, points=tuple(points), processor_s=spent)
 
-    recorder = Recorder(folder, state.standing.round if state else 0)
-    with _begun(ground, course.way, state, processes, ray) as simulation:
-        ground = simulation.ground
+    recorder = Recorder(folder, state.run_state.round if state else 0)
+    with _begun(context, history.backend, state, processes, ray) as simulation:
+        context = simulation.context
         saved = time.monotonic()
         while not simulation.finished:
             record, adjustment = simulation.advance()
@@ -155,7 +155,7 @@ def run(
                 write_checkpoint(folder / CHECKPOINT, simulation.state(), so_far())
                 saved = time.monotonic()
             observe(record)
-        result = _result(ground, simulation, so_far())
+        result = _result(context, simulation, so_far())
         write_values(folder / "model.safetensors", simulation.tensors())
     replace_file(folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
     (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -163,59 +163,61 @@ def run(
 
 
 @contextmanager
-def _begun(ground: Ground, way: str, state: State | None, processes: int, ray: str) -> Iterator[Simulation | Exchange]:
+def _begun(
+    context: RunContext, backend: str, state: State | None, processes: int, ray: str
+) -> Iterator[Simulation | Exchange]:
     """The loop that goes with what is exchanged."""
-    if ground.setting.exchange == "logits":
+    if context.setting.exchange == "logits":
         from lamina.emulation.simulator.research.exchanging import (
             Exchange,  # it takes torch, which a pool's conductor does without
         )
 
-        yield Exchange(ground, state)
+        yield Exchange(context, state)
         return
-    with open_way(way, ground, processes, ray) as opened:
-        ground = ground.on(opened.arena)
-        yield Simulation(ground, opened, state)
+    with open_backend(backend, context, processes, ray) as opened:
+        context = context.on(opened.arrays)
+        yield Simulation(context, opened, state)
 
 
-def _course(way: WayName, ground: Ground) -> Course:
-    if ground.setting.exchange == "logits":
-        return Course("loop")  # it has no other
-    if way != "auto":
-        return Course(way)
-    rates = samples_per_s(ground)
-    return Course(quickest(rates), {name: round(rate, 1) for name, rate in rates.items()})
+def _history(backend: BackendName, context: RunContext) -> RunHistory:
+    if context.setting.exchange == "logits":
+        return RunHistory("loop")  # it has no other
+    if backend != "auto":
+        return RunHistory(backend)
+    rates = samples_per_s(context)
+    return RunHistory(quickest(rates), {name: round(rate, 1) for name, rate in rates.items()})
 
 
-def _result(ground: Ground, simulation: Simulation | Exchange, course: Course) -> Result:
-    setting, standing, spec = ground.setting, simulation.standing, ground.spec
-    seen = standing.round * setting.training.local_steps * setting.batch_size * ground.slots
+def _result(context: RunContext, simulation: Simulation | Exchange, history: RunHistory) -> Result:
+    setting, run_state, spec = context.setting, simulation.run_state, context.spec
+    seen = run_state.round * setting.training.local_steps * setting.batch_size * context.slots
     return Result(
         setting=setting,
-        accuracy=course.points[-1].accuracy,
-        best_accuracy=max(point.accuracy for point in course.points),
-        c_ratio=standing.ledger.c_ratio,
-        uplink_bytes=standing.uplink_bytes,
-        fedavg_uplink_bytes=standing.ledger.fedavg_uplink_bytes,
-        points=course.points,
+        accuracy=history.points[-1].accuracy,
+        best_accuracy=max(point.accuracy for point in history.points),
+        c_ratio=run_state.ledger.c_ratio,
+        uplink_bytes=run_state.uplink_bytes,
+        fedavg_uplink_bytes=run_state.ledger.fedavg_uplink_bytes,
+        points=history.points,
         layers=tuple(
             LayerSummary(layer.name, layer.size, count)
-            for layer, count in zip(spec.layers, standing.aggregations, strict=True)
+            for layer, count in zip(spec.layers, run_state.aggregations, strict=True)
         ),
-        tiers=_tiers(ground),
-        course=course,
-        samples_per_s=seen / standing.wall_s,
-        wall_s=standing.wall_s,
+        tiers=_tiers(context),
+        history=history,
+        samples_per_s=seen / run_state.wall_s,
+        wall_s=run_state.wall_s,
         versions=versions(_PACKAGES),
         own_accuracies=simulation.own_accuracies(),
     )
 
 
-def _tiers(ground: Ground) -> tuple[TierSummary, ...]:
-    setting, spec, tiers = ground.setting, ground.spec, ground.setting.fleet.tiers
+def _tiers(context: RunContext) -> tuple[TierSummary, ...]:
+    setting, spec, tiers = context.setting, context.spec, context.setting.fleet.tiers
     cut_of = {"strong": 0, "moderate": spec.cuts[len(spec.cuts) // 2], "weak": spec.cuts[-1]}
     summaries = []
     for tier in dict.fromkeys(tiers):
-        variant = ground.recipe.variants[ground.variants[setting.names[tiers.index(tier)]]]
+        variant = context.common.variants[context.variants[setting.names[tiers.index(tier)]]]
         ratio = capacity(spec, cut_of[tier], setting.batch_size).ratio
         summaries.append(TierSummary(tier, tiers.count(tier), variant.cut, variant.ratio, ratio))
     return tuple(summaries)

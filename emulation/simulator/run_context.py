@@ -1,4 +1,4 @@
-"""What does a run stand on? The data of every device, the network, and what each device trains of it."""
+"""A run's context: the data of every device, the network, and what each device trains of it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lamina.emulation.layout import check_fit, share_samples
 from lamina.emulation.partition import Indices
 from lamina.emulation.readers.raw import Array
 from lamina.emulation.simulator.backends import processes
-from lamina.emulation.simulator.backends.arena import Arena
-from lamina.emulation.simulator.backends.tasks import Recipe, Variant
+from lamina.emulation.simulator.backends.run_arrays import RunArrays
+from lamina.emulation.simulator.backends.tasks import TaskSettings, Variant
 from lamina.emulation.simulator.holdout import OWN, VALIDATION, set_aside, without_public
 from lamina.emulation.simulator.outline import Outline
 from lamina.emulation.simulator.rows import Row
@@ -28,16 +28,16 @@ from lamina.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
+class RunContext:
     """See the module.
 
     Attributes:
         setting: of the run.
-        recipe: for the ways; its spec has the setting's granularity.
+        common: what all tasks share; its spec has the setting's granularity.
         data: x_train, y_train, x_test, y_test; after the samples that judge the model for all, the last two have
             those that judge it for one device.
         initial: the state to start from.
-        variants: of every device, an index into the recipe's.
+        variants: of every device, an index into the common variants.
         relaxable: layers whose interval may grow; ``None``: all.
         slots: active devices of a cycle.
         own: where the samples of each device stand that judge the model for it; empty without federated evaluation.
@@ -46,7 +46,7 @@ class Ground:
     """
 
     setting: Setting
-    recipe: Recipe
+    common: TaskSettings
     data: tuple[Array, Array, Array, Array]
     initial: Row
     variants: Mapping[str, int]
@@ -56,9 +56,9 @@ class Ground:
     public: Array = field(default_factory=lambda: np.zeros(0, np.float32))
     covered: Mapping[Variant, NDArray[np.bool_]] = field(default_factory=dict)
 
-    def on(self, arena: Arena) -> Ground:
-        """The same, with the data where they lie in an arena; what they were read into can be let go."""
-        return replace(self, data=(arena.x_train, arena.y_train, arena.x_test, arena.y_test))
+    def on(self, arrays: RunArrays) -> RunContext:
+        """The same, with the data where they lie in a run's arrays; what they were read into can be let go."""
+        return replace(self, data=(arrays.x_train, arrays.y_train, arrays.x_test, arrays.y_test))
 
     @property
     def judged(self) -> int:
@@ -68,21 +68,21 @@ class Ground:
     @property
     def spec(self) -> ModelSpec:
         """Of the network, in the setting's granularity."""
-        return self.recipe.spec
+        return self.common.spec
 
     @property
     def weights(self) -> dict[str, float]:
         """Of every device in an average."""
         by_examples = self.setting.aggregation.weighting == "num_examples"
-        return {name: float(len(held)) if by_examples else 1.0 for name, held in self.recipe.held.items()}
+        return {name: float(len(held)) if by_examples else 1.0 for name, held in self.common.held.items()}
 
     @property
     def cuts(self) -> dict[str, int]:
         """First layer that each device trains; 0 where it trains a narrow network."""
-        return {name: self.recipe.variants[index].cut for name, index in self.variants.items()}
+        return {name: self.common.variants[index].cut for name, index in self.variants.items()}
 
 
-def lay(setting: Setting, device: str = "cpu", *, apart: bool = False) -> Ground:
+def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -> RunContext:
     """Load data and network, and give every device its share.
 
     Args:
@@ -105,7 +105,7 @@ def lay(setting: Setting, device: str = "cpu", *, apart: bool = False) -> Ground
     validation = set_aside(shares, holdout.validation, seed, VALIDATION)
     own = set_aside(validation.trained, holdout.own, seed, OWN)
     x_judge, y_judge = _judging(dataset, validation.aside.values())
-    recipe = Recipe(
+    common = TaskSettings(
         model=setting.model,
         spec=spec,
         seed=setting.seed,
@@ -120,16 +120,16 @@ def lay(setting: Setting, device: str = "cpu", *, apart: bool = False) -> Ground
     )
     if setting.local.augment and len(spec.input_shape) != 3:
         raise ConfigError(f"local.augment crops images, and samples have the shape {spec.input_shape}")
-    return Ground(
+    return RunContext(
         setting,
-        recipe,
+        common,
         (
             *(dataset.x_train, dataset.y_train),
             np.concatenate([x_judge, *(dataset.x_train[indices] for indices in own.aside.values())]),
             np.concatenate([y_judge, *(dataset.y_train[indices] for indices in own.aside.values())]),
         ),
         drawn.initial,
-        {name: recipe.variants.index(variants[tier]) for name, tier in zip(names, setting.fleet.tiers, strict=True)},
+        {name: common.variants.index(variants[tier]) for name, tier in zip(names, setting.fleet.tiers, strict=True)},
         drawn.relaxable,
         cohort_size(len(names), setting.cohorts.active),
         _ranges(own.aside, len(y_judge)),

@@ -21,7 +21,7 @@ _LR = 0.1  # where the setting has none
 TIERS: tuple[Tier, ...] = ("strong", "moderate", "weak")
 
 
-class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TierCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many devices there are of each size. The first in order are the strong ones.
 
     Attributes:
@@ -57,7 +57,7 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(tier for tier, count in zip(TIERS, counts, strict=True) for _ in range(count))
 
 
-class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SimulatedLocal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a device does besides plain SGD. Momentum and weight decay are ``training.hyperparameters``.
 
     Attributes:
@@ -115,11 +115,11 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reduction: Literal["cut", "width"] = "cut"
     exchange: Literal["parameters", "logits"] = "parameters"
     granularity: Literal["layer", "kernel"] = "layer"
-    fleet: Fleet = msgspec.field(default_factory=Fleet)
+    fleet: TierCounts = msgspec.field(default_factory=TierCounts)
     partition: Partition = msgspec.field(default_factory=Partition)
     holdout: Holdout = msgspec.field(default_factory=Holdout)
     training: Training = msgspec.field(default_factory=Training)
-    local: Local = msgspec.field(default_factory=Local)
+    local: SimulatedLocal = msgspec.field(default_factory=SimulatedLocal)
     cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
     aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
     server: Server = msgspec.field(default_factory=Server)

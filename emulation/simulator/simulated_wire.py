@@ -44,7 +44,7 @@ class Traffic:
             self.messages += 1
 
 
-class Crossing:
+class SimulatedWire:
     """The wire of one simulated federation.
 
     Layers are independent of each other, so several may be averaged at once.

@@ -22,18 +22,18 @@ from lamina.coordinator.folds.passes import worth_compiling
 from lamina.coordinator.records.accounting import FLOAT32_BYTES, Ledger
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
 from lamina.emulation.simulator.averaging import Averaged, Averaging
-from lamina.emulation.simulator.backends import Way
-from lamina.emulation.simulator.backends.tasks import Judging, Outcome, Task, Training
+from lamina.emulation.simulator.backends import Backend
+from lamina.emulation.simulator.backends.tasks import EvaluationTask, RunTask, TaskResult, TrainingTask
 from lamina.emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
-from lamina.emulation.simulator.run_context import Ground
+from lamina.emulation.simulator.run_context import RunContext
 from lamina.emulation.simulator.server import ServerMemory, step, without_memory
 from lamina.emulation.simulator.setting import Setting
-from lamina.emulation.simulator.simulated_wire import Crossing
+from lamina.emulation.simulator.simulated_wire import SimulatedWire
 
 _FOLDING_THREADS = 2  # of the compiled fold. In numpy two threads are slower than one: they wait for the interpreter
 
 
-class Standing(msgspec.Struct, frozen=True):
+class RunState(msgspec.Struct, frozen=True):
     """The part of a state that is small.
 
     Attributes:
@@ -43,7 +43,7 @@ class Standing(msgspec.Struct, frozen=True):
         discrepancy: last d_l of every layer.
         aggregations: times that each layer was aggregated.
         ledger: what was communicated so far.
-        uplink_bytes: what devices sent: as its messages where there is a crossing, else in float32.
+        uplink_bytes: what devices sent: as its messages where there is a simulated wire, else in float32.
         downlink_bytes: what they were sent.
         wall_s: seconds spent in rounds.
     """
@@ -64,36 +64,36 @@ class State:
     """All that a run needs to go on.
 
     Attributes:
-        standing: the small part.
+        run_state: the small part.
         base: the global state, (row_size,).
         rows: the active devices', (slots, row_size).
         momentum: theirs, (slots, row_size).
         server: of the server's optimiser, one a layer; empty without one.
     """
 
-    standing: Standing
+    run_state: RunState
     base: Row
     rows: Rows
     momentum: Rows
     server: list[ServerMemory] = field(default_factory=list)
 
 
-def beginning(ground: Ground) -> State:
+def beginning(context: RunContext) -> State:
     """The state before the first round."""
-    layers = len(ground.spec.layers)
-    size = len(ground.initial)
+    layers = len(context.spec.layers)
+    size = len(context.initial)
     return State(
-        Standing(
+        RunState(
             round=0,
             cohort=(),
-            intervals=fedavg.intervals(layers, ground.setting.training.local_steps),
+            intervals=fedavg.intervals(layers, context.setting.training.local_steps),
             discrepancy=(0.0,) * layers,
             aggregations=(0,) * layers,
         ),
-        ground.initial.copy(),
-        np.zeros((ground.slots, size), np.float32),
-        np.zeros((ground.slots, size), np.float32),
-        without_memory(ground.setting.server, ground.spec),
+        context.initial.copy(),
+        np.zeros((context.slots, size), np.float32),
+        np.zeros((context.slots, size), np.float32),
+        without_memory(context.setting.server, context.spec),
     )
 
 
@@ -101,75 +101,75 @@ class Simulation:
     """A run.
 
     Args:
-        ground: what it stands on.
-        way: carries out its tasks; the state moves into its arena, which nobody has used.
+        context: what it stands on.
+        backend: carries out its tasks; the state moves into its arrays, which nobody has used.
         state: to go on from; the beginning by default.
         clock: seconds, for the records.
-        crossing: what values go through on their way; ``None``: they arrive as they are. It is no part of the state,
+        wire: what values go through on their way; ``None``: they arrive as they are. It is no part of the state,
             so a run with one is carried out from beginning to end.
 
     Raises:
-        ValueError: a crossing, and a state to go on from or narrow networks.
+        ValueError: a wire, and a state to go on from or narrow networks.
     """
 
     def __init__(
         self,
-        ground: Ground,
-        way: Way,
+        context: RunContext,
+        backend: Backend,
         state: State | None = None,
         clock: Callable[[], float] = time.perf_counter,
-        crossing: Crossing | None = None,
+        wire: SimulatedWire | None = None,
     ) -> None:
-        if crossing and (state or ground.setting.reduction == "width"):
-            raise ValueError("a crossing serves whole runs of networks that are cut")
-        self.ground = ground
-        self._crossing = crossing
-        self._way = way
+        if wire and (state or context.setting.reduction == "width"):
+            raise ValueError("a simulated wire serves whole runs of networks that are cut")
+        self.context = context
+        self._wire = wire
+        self._backend = backend
         self._clock = clock
-        self._averaging = Averaging(ground, crossing)
-        self._offsets = layer_offsets(ground.spec)
-        self._arena = way.arena
-        if state is None:  # what is in the slots is not looked at: they take everything, and an arena's momentum is 0
-            state = beginning(ground)
+        self._averaging = Averaging(context, wire)
+        self._offsets = layer_offsets(context.spec)
+        self._arrays = backend.arrays
+        if state is None:  # what is in the slots is not looked at: they take everything, and the arrays' momentum is 0
+            state = beginning(context)
         else:
-            self._arena.rows[:], self._arena.momentum[:] = state.rows, state.momentum
-        self._arena.base[:] = state.base
-        self.standing = state.standing
+            self._arrays.rows[:], self._arrays.momentum[:] = state.rows, state.momentum
+        self._arrays.base[:] = state.base
+        self.run_state = state.run_state
         self._server = state.server
 
     @property
     def finished(self) -> bool:
         """All rounds are done."""
-        return self.standing.round >= self.ground.setting.rounds
+        return self.run_state.round >= self.context.setting.rounds
 
     @property
     def values(self) -> Row:
         """The global state, (row_size,); it changes with every round."""
-        return self._arena.base
+        return self._arrays.base
 
     def tensors(self) -> dict[str, Row]:
         """The global state by name of tensor, a copy."""
-        return to_tensors(self.ground.spec, self._arena.base.copy())
+        return to_tensors(self.context.spec, self._arrays.base.copy())
 
     def state(self) -> State:
         """A copy of all that is needed to go on."""
-        standing, arena = self.standing, self._arena
-        rows = arena.rows.copy()
-        for start, stop in self._taken() if standing.cohort else ():
-            rows[: len(standing.cohort), start:stop] = arena.base[start:stop]
-        return State(standing, arena.base.copy(), rows, arena.momentum.copy(), list(self._server))
+        run_state, arrays = self.run_state, self._arrays
+        rows = arrays.rows.copy()
+        for start, stop in self._taken() if run_state.cohort else ():
+            rows[: len(run_state.cohort), start:stop] = arrays.base[start:stop]
+        return State(run_state, arrays.base.copy(), rows, arrays.momentum.copy(), list(self._server))
 
     def advance(self) -> tuple[RoundRecord, CycleRecord | None]:
         """Do one round; its record, and that of the adjustment where a cycle ends with it."""
-        began, setting = self._clock(), self.ground.setting
-        before = self.standing
+        began, setting = self._clock(), self.context.setting
+        before = self.run_state
         cycle = before.round // setting.aggregation.phi
         cohort = before.cohort or draw(setting.names, setting.cohorts.active, setting.seed, cycle)
         slots = {device: slot for slot, device in enumerate(cohort)}
-        if self._crossing:
-            self._crossing.begin(before.round, cohort, np.split(self.values, self._offsets[1:-1]))
+        if self._wire:
+            self._wire.begin(before.round, cohort, np.split(self.values, self._offsets[1:-1]))
         tasks = self._training_tasks(slots)
-        outcomes = self._way.carry_out(tasks)
+        outcomes = self._backend.carry_out(tasks)
         done = before.round + 1
         due = fedavg.due(before.intervals, setting.training.local_steps, done * setting.training.local_steps)
         averaged = self._average(due, slots)
@@ -178,9 +178,9 @@ class Simulation:
         adjustment = self._adjust(cycle) if cycle_ends else None
         accuracy = self._accuracy() if self._to_be_judged(cycle_ends) else None
         seconds = self._clock() - began
-        self.standing = msgspec.structs.replace(self.standing, wall_s=before.wall_s + seconds)
+        self.run_state = msgspec.structs.replace(self.run_state, wall_s=before.wall_s + seconds)
         record = round_record(
-            *(setting, self.standing, cohort, outcomes),
+            *(setting, self.run_state, cohort, outcomes),
             due=due,
             expected=sum(layer.expected for layer in averaged.values()),
             refused=sum(layer.refused for layer in averaged.values()),
@@ -193,28 +193,28 @@ class Simulation:
 
     def _taken(self) -> Runs:
         """What devices take of the global state before they train: at a cycle's start all, then what was averaged."""
-        standing, steps = self.standing, self.ground.setting.training.local_steps
-        if not standing.cohort:
+        run_state, steps = self.run_state, self.context.setting.training.local_steps
+        if not run_state.cohort:
             return ((0, self._offsets[-1]),)
-        return runs(self._offsets, fedavg.due(standing.intervals, steps, standing.round * steps))
+        return runs(self._offsets, fedavg.due(run_state.intervals, steps, run_state.round * steps))
 
-    def _training_tasks(self, slots: dict[str, int]) -> list[Task]:
-        setting, round_ = self.ground.setting, self.standing.round
+    def _training_tasks(self, slots: dict[str, int]) -> list[RunTask]:
+        setting, round_ = self.context.setting, self.run_state.round
         steps, lr, takes = setting.training.local_steps, setting.lr(round_), self._taken()
-        forgets = not self.standing.cohort and setting.local.momentum_of == "device"
+        forgets = not self.run_state.cohort and setting.local.momentum_of == "device"
         return [
-            Training(slot, device, self.ground.variants[device], round_, steps, lr, takes, forgets)
+            TrainingTask(slot, device, self.context.variants[device], round_, steps, lr, takes, forgets)
             for device, slot in slots.items()
         ]
 
     def _average(self, due: tuple[int, ...], slots: dict[str, int]) -> dict[int, Averaged]:
         """Every due layer's average; the global state is still the old one."""
-        arena, averaging = self._arena, self._averaging
+        arrays, averaging = self._arrays, self._averaging
 
         def average(layer: int) -> Averaged:
-            return averaging.average(layer, slots, arena.rows, arena.base)
+            return averaging.average(layer, slots, arrays.rows, arrays.base)
 
-        sizes = [layer.vector_size for layer in self.ground.spec.layers]
+        sizes = [layer.vector_size for layer in self.context.spec.layers]
         largest_first = sorted(due, key=lambda layer: -sizes[layer])  # it decides on the pass that all take
         compiled = worth_compiling(len(slots) * max(sizes), WORTH_LOADING)
         with ThreadPoolExecutor(_FOLDING_THREADS if compiled else 1) as threads:
@@ -224,28 +224,28 @@ class Simulation:
         self, cohort: tuple[str, ...], due: tuple[int, ...], averaged: dict[int, Averaged], cycle_ends: bool
     ) -> None:
         """Make the averages global."""
-        before, spec, arena = self.standing, self.ground.spec, self._arena
+        before, spec, arrays = self.run_state, self.context.spec, self._arrays
         drift, counts = list(before.discrepancy), list(before.aggregations)
         for layer in due:
             place, aggregate = slice(*self._offsets[layer : layer + 2]), averaged[layer].aggregate
             if aggregate is not None:
                 value, self._server = step(
-                    self.ground.setting.server, layer, arena.base[place], aggregate.value, self._server
+                    self.context.setting.server, layer, arrays.base[place], aggregate.value, self._server
                 )
-                if self._crossing:
-                    value = self._crossing.next_value(layer, arena.base[place], value)
-                arena.base[place] = value
+                if self._wire:
+                    value = self._wire.next_value(layer, arrays.base[place], value)
+                arrays.base[place] = value
                 counts[layer] += 1
                 if size := spec.layers[layer].size:
                     numerator = aggregate.discrepancy_numerator
                     drift[layer] = fedlama.discrepancy(numerator, before.intervals[layer], size)
-        cuts = self.ground.cuts
+        cuts = self.context.cuts
         sent = FLOAT32_BYTES * sum(layer.elements for layer in averaged.values())
         taken = FLOAT32_BYTES * sum(len(cohort) * spec.layers[layer].vector_size for layer in due)
         uplink_bytes, downlink_bytes = before.uplink_bytes + sent, before.downlink_bytes + taken
-        if self._crossing:
-            uplink_bytes, downlink_bytes = self._crossing.up.payload_bytes, self._crossing.down.payload_bytes
-        self.standing = msgspec.structs.replace(
+        if self._wire:
+            uplink_bytes, downlink_bytes = self._wire.up.payload_bytes, self._wire.down.payload_bytes
+        self.run_state = msgspec.structs.replace(
             before,
             round=before.round + 1,
             cohort=() if cycle_ends else cohort,
@@ -258,45 +258,45 @@ class Simulation:
 
     def _adjust(self, cycle: int) -> CycleRecord | None:
         """New intervals, as `lamina.coordinator.rounds.federation` sets them."""
-        aggregation, standing = self.ground.setting.aggregation, self.standing
-        if standing.round < aggregation.warmup_rounds:
+        aggregation, run_state = self.context.setting.aggregation, self.run_state
+        if run_state.round < aggregation.warmup_rounds:
             return None
         adjustment = fedlama.adjust(
-            standing.discrepancy,
-            self.ground.spec.sizes,
-            self.ground.setting.training.local_steps,
+            run_state.discrepancy,
+            self.context.spec.sizes,
+            self.context.setting.training.local_steps,
             aggregation.phi,
-            relaxable=self.ground.relaxable,
+            relaxable=self.context.relaxable,
             accelerate=aggregation.accelerate,
         )
-        self.standing = msgspec.structs.replace(standing, intervals=adjustment.intervals)
-        return CycleRecord.of(cycle, standing.discrepancy, adjustment)
+        self.run_state = msgspec.structs.replace(run_state, intervals=adjustment.intervals)
+        return CycleRecord.of(cycle, run_state.discrepancy, adjustment)
 
     def _to_be_judged(self, cycle_ends: bool) -> bool:
         """At the ends of cycles, where the global state is a whole; every so many rounds, and after the last."""
-        every, done = self.ground.setting.evaluation.every, self.standing.round
-        phi = self.ground.setting.aggregation.phi
+        every, done = self.context.setting.evaluation.every, self.run_state.round
+        phi = self.context.setting.aggregation.phi
         passed = done // every > (done - phi) // every
         return cycle_ends and (passed or self.finished)
 
     def _accuracy(self) -> float:
         """Of the averaged model, with averaged running statistics, on the samples that judge it for all."""
-        samples, size = self.ground.judged, self.ground.setting.evaluation.batch_size
-        tasks = [Judging(start, min(start + size, samples)) for start in range(0, samples, size)]
-        return sum(outcome.right for outcome in self._way.carry_out(tasks)) / samples
+        samples, size = self.context.judged, self.context.setting.evaluation.batch_size
+        tasks = [EvaluationTask(start, min(start + size, samples)) for start in range(0, samples, size)]
+        return sum(outcome.right for outcome in self._backend.carry_out(tasks)) / samples
 
     def own_accuracies(self) -> dict[str, float]:
         """Of the averaged model, by device, on the samples that the device kept: federated evaluation."""
-        own = self.ground.own
-        outcomes = self._way.carry_out([Judging(part.start, part.stop) for part in own.values()])
+        own = self.context.own
+        outcomes = self._backend.carry_out([EvaluationTask(part.start, part.stop) for part in own.values()])
         return {device: outcome.right / outcome.samples for device, outcome in zip(own, outcomes, strict=True)}
 
 
 def round_record(
     setting: Setting,
-    standing: Standing,
+    run_state: RunState,
     cohort: tuple[str, ...],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[TaskResult],
     *,
     due: tuple[int, ...] = (),
     expected: int,
@@ -304,11 +304,11 @@ def round_record(
     accuracy: float | None,
     seconds: float,
 ) -> RoundRecord:
-    """The record of the round that ``standing`` has just completed.
+    """The record of the round that ``run_state`` has just completed.
 
     Args:
         setting: of the run.
-        standing: after the round.
+        run_state: after the round.
         cohort: of the round.
         outcomes: of its devices' training.
         due: layers that were aggregated.
@@ -317,7 +317,7 @@ def round_record(
         accuracy: where it was judged.
         seconds: that it took.
     """
-    round_, samples = standing.round - 1, sum(outcome.samples for outcome in outcomes)
+    round_, samples = run_state.round - 1, sum(outcome.samples for outcome in outcomes)
     return RoundRecord(
         round=round_,
         cycle=round_ // setting.aggregation.phi,
@@ -330,10 +330,10 @@ def round_record(
         loss=sum(outcome.loss for outcome in outcomes) / samples,
         train_accuracy=sum(outcome.right for outcome in outcomes) / samples,
         accuracy=accuracy,
-        c_ratio=standing.ledger.c_ratio,
-        uplink_bytes=standing.uplink_bytes,
-        downlink_bytes=standing.downlink_bytes,
-        fedavg_uplink_bytes=standing.ledger.fedavg_uplink_bytes,
-        wall_s=standing.wall_s,
+        c_ratio=run_state.ledger.c_ratio,
+        uplink_bytes=run_state.uplink_bytes,
+        downlink_bytes=run_state.downlink_bytes,
+        fedavg_uplink_bytes=run_state.ledger.fedavg_uplink_bytes,
+        wall_s=run_state.wall_s,
         round_s=seconds,
     )

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from lamina.emulation.rig.program import wait_until
 from tests.faults.conftest import MakeRig
 
 ROUNDS = 8
 SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"rounds": ROUNDS, "local_steps": 6000, "lr": 0.05, "hyperparameters": {"momentum": 0.9}},
-    "aggregation": {"phi": 2},
+    "aggregation": {"phi": 1},
     "deadlines": {"round_s": 3600, "lost_s": 120},
 }
 
@@ -29,7 +30,8 @@ def test_a_coordinator_killed_in_a_round_loses_nothing(rig: MakeRig, instant: st
     time.sleep(0.3 if instant == "while devices train" else 0.0)
     killed.coordinator.signal(end)
     killed.coordinator.wait()
-    time.sleep(3)  # the devices are done with the round, and have said so to nobody
+    for agent in killed.agents.values():  # the devices are done with the round, and have said so to nobody
+        wait_until(lambda agent=agent: "round 3: loss" in agent.words, what="the end of its round")
     killed.start_coordinator()
     assert killed.wait_for_end() == 0
     assert killed.model == undisturbed.model

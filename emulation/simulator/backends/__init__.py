@@ -1,4 +1,4 @@
-"""In which ways can tasks be carried out? Four, behind one seam; which is quickest depends on network and machine.
+"""Four backends carry out a simulation's tasks, behind one seam; which is quickest depends on network and machine.
 
 ===========  ======================================================================================================
 ``loop``     one after another, in this process
@@ -16,20 +16,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from lamina.emulation.simulator.backends.arena import Arena
-from lamina.emulation.simulator.backends.tasks import Outcome, Task
+from lamina.emulation.simulator.backends.run_arrays import RunArrays
+from lamina.emulation.simulator.backends.tasks import RunTask, TaskResult
 
 
-class Way(Protocol):
-    """Carries out tasks on an arena."""
+class Backend(Protocol):
+    """Carries out tasks on a run's arrays."""
 
     @property
     def name(self) -> str:
         """``loop``, ``pool``, ``stack`` or ``ray``."""
 
     @property
-    def arena(self) -> Arena:
+    def arrays(self) -> RunArrays:
         """Where the states are."""
 
-    def carry_out(self, tasks: Sequence[Task]) -> list[Outcome]:
+    def carry_out(self, tasks: Sequence[RunTask]) -> list[TaskResult]:
         """Do all of them; outcomes in the order of the tasks. No two tasks are of one slot."""

@@ -1,4 +1,4 @@
-"""The plain way: one task after another, in this process. Every other way is judged by it."""
+"""The plain backend does one task after another, in this process. Every other backend is judged by it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from lamina.emulation.readers.raw import Array
-from lamina.emulation.simulator.backends.arena import Arena, private_arena
-from lamina.emulation.simulator.backends.task_runner import Station
-from lamina.emulation.simulator.backends.tasks import Outcome, Recipe, Task
+from lamina.emulation.simulator.backends.run_arrays import RunArrays, private_arrays
+from lamina.emulation.simulator.backends.task_runner import TaskRunner
+from lamina.emulation.simulator.backends.tasks import RunTask, TaskResult, TaskSettings
 from lamina.emulation.simulator.rows import layer_offsets
 
 
@@ -19,33 +19,33 @@ class Loop:
     """See the module.
 
     Args:
-        station: does the work.
+        runner: does the work.
     """
 
     name = "loop"
 
-    def __init__(self, station: Station) -> None:
-        self._station = station
+    def __init__(self, runner: TaskRunner) -> None:
+        self._runner = runner
 
     @property
-    def arena(self) -> Arena:
+    def arrays(self) -> RunArrays:
         """Where the states are."""
-        return self._station.arena
+        return self._runner.arrays
 
-    def carry_out(self, tasks: Sequence[Task]) -> list[Outcome]:
+    def carry_out(self, tasks: Sequence[RunTask]) -> list[TaskResult]:
         """Do all of them; outcomes in the order of the tasks."""
         with one_thread():
-            return [self._station.carry_out(task) for task in tasks]
+            return [self._runner.carry_out(task) for task in tasks]
 
 
 _LARGEST_FOLLOWED = 31 * 2**20  # bytes; glibc stops at 32 MiB
 
 
 @contextmanager
-def looping(recipe: Recipe, slots: int, data: Sequence[Array]) -> Iterator[Loop]:
-    """A loop over an arena of its own; arguments as those of `private_arena`."""
+def looping(common: TaskSettings, slots: int, data: Sequence[Array]) -> Iterator[Loop]:
+    """A loop over arrays of its own; arguments as those of `private_arrays`."""
     keep_freed_memory()
-    yield Loop(Station(recipe, private_arena(slots, layer_offsets(recipe.spec)[-1], data)))
+    yield Loop(TaskRunner(common, private_arrays(slots, layer_offsets(common.spec)[-1], data)))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Processes with one thread each, over shared memory: the way for networks whose steps take milliseconds.
+"""Processes with one thread each, over shared memory: the backend for networks whose steps take milliseconds.
 
 The processes stay from the first round to the last. They are forked from a server that has torch loaded, so each of
 them starts at once and shares its pages. A round costs each of them one message: the list of tasks. Which it takes is
@@ -17,9 +17,9 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
 from lamina.emulation.readers.raw import Array
-from lamina.emulation.simulator.backends.arena import Arena, SharedArena, shared_arena
 from lamina.emulation.simulator.backends.processes import context
-from lamina.emulation.simulator.backends.tasks import Outcome, Recipe, Task
+from lamina.emulation.simulator.backends.run_arrays import RunArrays, SharedArrays, shared_arrays
+from lamina.emulation.simulator.backends.tasks import RunTask, TaskResult, TaskSettings
 from lamina.emulation.simulator.rows import layer_offsets
 from lamina.models.errors import LaminaError
 from lamina.models.machine import usable_cores
@@ -40,18 +40,18 @@ class Pool:
 
     Args:
         lanes: the processes.
-        arena: where the states are.
+        arrays: where the states are.
         counter: of tasks taken, shared with the processes.
     """
 
     name = "pool"
 
-    def __init__(self, lanes: Sequence[Lane], arena: Arena, counter: Any) -> None:
-        self.arena = arena
+    def __init__(self, lanes: Sequence[Lane], arrays: RunArrays, counter: Any) -> None:
+        self.arrays = arrays
         self._lanes = lanes
         self._counter = counter
 
-    def carry_out(self, tasks: Sequence[Task]) -> list[Outcome]:
+    def carry_out(self, tasks: Sequence[RunTask]) -> list[TaskResult]:
         """Do all of them; outcomes in the order of the tasks.
 
         Raises:
@@ -60,12 +60,12 @@ class Pool:
         self._counter.value = 0
         for lane in self._lanes:
             self._told(lane, list(tasks))
-        outcomes: dict[int, Outcome] = {}
+        outcomes: dict[int, TaskResult] = {}
         for lane in self._lanes:
             outcomes.update(_answer(lane))
         return [outcomes[index] for index in range(len(tasks))]
 
-    def _told(self, lane: Lane, tasks: list[Task]) -> None:
+    def _told(self, lane: Lane, tasks: list[RunTask]) -> None:
         try:
             lane.pipe.send(tasks)
         except OSError as error:
@@ -73,22 +73,22 @@ class Pool:
 
 
 @contextmanager
-def pooling(recipe: Recipe, slots: int, data: Sequence[Array], processes: int = 0) -> Iterator[Pool]:
-    """A pool over an arena of its own; 0 processes are as many as this program may use cores."""
-    with shared_arena(slots, layer_offsets(recipe.spec)[-1], data) as shared:
-        del data  # the arena has a copy: whoever called may let go of the original
+def pooling(common: TaskSettings, slots: int, data: Sequence[Array], processes: int = 0) -> Iterator[Pool]:
+    """A pool over arrays of its own; 0 processes are as many as this program may use cores."""
+    with shared_arrays(slots, layer_offsets(common.spec)[-1], data) as shared:
+        del data  # the arrays have a copy: whoever called may let go of the original
         starting = context()
         counter = starting.Value("q", 0)
-        lanes = [_start(starting, recipe, shared, counter) for _ in range(processes or usable_cores())]
+        lanes = [_start(starting, common, shared, counter) for _ in range(processes or usable_cores())]
         try:
             yield Pool(lanes, shared.open(), counter)
         finally:
             _end(lanes)
 
 
-def _start(starting: ForkServerContext, recipe: Recipe, shared: SharedArena, counter: Any) -> Lane:
+def _start(starting: ForkServerContext, common: TaskSettings, shared: SharedArrays, counter: Any) -> Lane:
     ours, theirs = starting.Pipe()
-    process = starting.Process(target=_serve, args=(recipe, shared, counter, theirs), daemon=True, name="lamina-lane")
+    process = starting.Process(target=_serve, args=(common, shared, counter, theirs), daemon=True, name="lamina-lane")
     process.start()
     theirs.close()
     return Lane(process, ours)
@@ -105,13 +105,13 @@ def _end(lanes: Sequence[Lane]) -> None:
         lane.process.close()
 
 
-def _answer(lane: Lane) -> dict[int, Outcome]:
+def _answer(lane: Lane) -> dict[int, TaskResult]:
     """The outcomes of one lane, by the place of their tasks."""
     ready = wait([lane.pipe, lane.process.sentinel])
     if lane.pipe not in ready:
         raise _vanished(lane)
     try:
-        answer: dict[int, Outcome] | str = lane.pipe.recv()
+        answer: dict[int, TaskResult] | str = lane.pipe.recv()
     except (EOFError, OSError) as error:
         raise _vanished(lane) from error
     if isinstance(answer, str):
@@ -127,27 +127,27 @@ def _vanished(lane: Lane) -> LaminaError:
     )
 
 
-def _serve(recipe: Recipe, shared: SharedArena, counter: Any, pipe: Connection) -> None:
+def _serve(common: TaskSettings, shared: SharedArrays, counter: Any, pipe: Connection) -> None:
     """What runs in a lane: take tasks until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
     import torch
 
     from lamina.emulation.simulator.backends.loop import keep_freed_memory
-    from lamina.emulation.simulator.backends.task_runner import Station
+    from lamina.emulation.simulator.backends.task_runner import TaskRunner
 
     torch.set_num_threads(1)
     keep_freed_memory()
-    station: Station | None = None
+    runner: TaskRunner | None = None
     while True:
         try:
-            tasks: list[Task] = pipe.recv()
+            tasks: list[RunTask] = pipe.recv()
         except (EOFError, OSError):
             return
         try:
-            station = station or Station(recipe, shared.open())
-            done: dict[int, Outcome] = {}
+            runner = runner or TaskRunner(common, shared.open())
+            done: dict[int, TaskResult] = {}
             while (index := _taken(counter)) < len(tasks):
-                done[index] = station.carry_out(tasks[index])
+                done[index] = runner.carry_out(tasks[index])
             pipe.send(done)
         except Exception as error:
             pipe.send(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")

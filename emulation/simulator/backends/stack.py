@@ -1,8 +1,8 @@
-"""All active devices' networks as one, along a leading dimension: the way for networks of small dense operators.
+"""All active devices' networks as one, along a leading dimension: the backend for networks of small dense operators.
 
 A step of a small network costs more in calls than in arithmetic; here a call serves the whole cohort. Dense layers
 become batched products, convolutions grouped ones (`torch.func.vmap` sees to both). Devices that train from the same
-cut are stacked together. Networks with running statistics, and narrow ones, are left to the other ways.
+cut are stacked together. Networks with running statistics, and narrow ones, are left to the other backends.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from lamina.emulation.readers.raw import Array
 from lamina.emulation.simulator import fedprox
-from lamina.emulation.simulator.backends.arena import Arena, private_arena
-from lamina.emulation.simulator.backends.task_runner import Station
-from lamina.emulation.simulator.backends.tasks import Judging, Outcome, Recipe, Task, Training
+from lamina.emulation.simulator.backends.run_arrays import RunArrays, private_arrays
+from lamina.emulation.simulator.backends.task_runner import TaskRunner
+from lamina.emulation.simulator.backends.tasks import EvaluationTask, RunTask, TaskResult, TaskSettings, TrainingTask
 from lamina.emulation.simulator.rows import KERNELS, TRAINED, layer_offsets, marks, places
 from lamina.emulation.simulator.samples import Augmentation, batches
 from lamina.models.definition import load_definition
@@ -35,47 +35,47 @@ class Stack:
     """See the module.
 
     Args:
-        station: its recipe, arena and data are used, and it judges.
+        runner: its settings, arrays and data are used, and it judges.
     """
 
     name = "stack"
 
-    def __init__(self, station: Station) -> None:
-        self._station = station
+    def __init__(self, runner: TaskRunner) -> None:
+        self._runner = runner
         self._gradients: dict[int, Gradient] = {}
 
     @property
-    def arena(self) -> Arena:
+    def arrays(self) -> RunArrays:
         """Where the states are."""
-        return self._station.arena
+        return self._runner.arrays
 
-    def carry_out(self, tasks: Sequence[Task]) -> list[Outcome]:
+    def carry_out(self, tasks: Sequence[RunTask]) -> list[TaskResult]:
         """Do all of them; outcomes in the order of the tasks."""
-        outcomes: dict[int, Outcome] = {
-            index: self._station.carry_out(task) for index, task in enumerate(tasks) if isinstance(task, Judging)
+        outcomes: dict[int, TaskResult] = {
+            index: self._runner.carry_out(task) for index, task in enumerate(tasks) if isinstance(task, EvaluationTask)
         }
-        groups: dict[tuple[int, int, float], list[tuple[int, Training]]] = {}
+        groups: dict[tuple[int, int, float], list[tuple[int, TrainingTask]]] = {}
         for index, task in enumerate(tasks):
-            if isinstance(task, Training):
+            if isinstance(task, TrainingTask):
                 groups.setdefault((task.variant, task.steps, task.lr), []).append((index, task))
         for group in groups.values():
             done = self._train([task for _, task in group])
             outcomes.update({index: outcome for (index, _), outcome in zip(group, done, strict=True)})
         return [outcomes[index] for index in range(len(tasks))]
 
-    def _train(self, tasks: list[Training]) -> list[Outcome]:
+    def _train(self, tasks: list[TrainingTask]) -> list[TaskResult]:
         """Devices of one variant, together."""
-        recipe, arena, first = self._station.recipe, self.arena, tasks[0]
-        start = layer_offsets(recipe.spec)[recipe.variants[first.variant].cut]
+        common, arrays, first = self._runner.common, self.arrays, tasks[0]
+        start = layer_offsets(common.spec)[common.variants[first.variant].cut]
         slots = [task.slot for task in tasks]
-        states = np.stack([arena.entering(task.slot, task.takes) for task in tasks])
-        rows = torch.from_numpy(states).to(recipe.device)  # (m, row_size)
-        momentum = torch.from_numpy(arena.momentum[slots, start:]).to(recipe.device)
+        states = np.stack([arrays.entering(task.slot, task.takes) for task in tasks])
+        rows = torch.from_numpy(states).to(common.device)  # (m, row_size)
+        momentum = torch.from_numpy(arrays.momentum[slots, start:]).to(common.device)
         momentum[[index for index, task in enumerate(tasks) if task.forgets]] = 0.0
         frozen, trained = rows[:, :start], rows[:, start:]
-        base = torch.from_numpy(arena.base).to(recipe.device)[start:].expand_as(trained)
-        decay = torch.from_numpy(marks(recipe.spec, KERNELS)[start:]).to(recipe.device) * recipe.weight_decay
-        kept = torch.from_numpy(marks(recipe.spec, TRAINED)[start:]).to(recipe.device)
+        base = torch.from_numpy(arrays.base).to(common.device)[start:].expand_as(trained)
+        decay = torch.from_numpy(marks(common.spec, KERNELS)[start:]).to(common.device) * common.weight_decay
+        kept = torch.from_numpy(marks(common.spec, TRAINED)[start:]).to(common.device)
         gradient_of = self._gradient(first.variant)
         losses, rights = [], []
         for x, y in self._batches(tasks):  # (m, B, ...), (m, B)
@@ -83,51 +83,52 @@ class Stack:
             losses.append(loss)
             rights.append(right)
             gradient = torch.addcmul(gradient, trained, decay)
-            fedprox.pull(gradient, trained, base, recipe.proximal, kept)
-            momentum = momentum * recipe.momentum + gradient
+            fedprox.pull(gradient, trained, base, common.proximal, kept)
+            momentum = momentum * common.momentum + gradient
             trained = trained.sub(momentum, alpha=first.lr)
-        arena.rows[slots] = torch.cat((frozen, trained), dim=1).cpu().numpy()
-        arena.momentum[slots, start:] = momentum.cpu().numpy()
-        seen = first.steps * recipe.batch_size
+        arrays.rows[slots] = torch.cat((frozen, trained), dim=1).cpu().numpy()
+        arrays.momentum[slots, start:] = momentum.cpu().numpy()
+        seen = first.steps * common.batch_size
         mean_losses, right_counts = torch.stack(losses).mean(0), torch.stack(rights).sum(0)  # (m,)
         return [
-            Outcome(float(loss) * seen, int(right), seen) for loss, right in zip(mean_losses, right_counts, strict=True)
+            TaskResult(float(loss) * seen, int(right), seen)
+            for loss, right in zip(mean_losses, right_counts, strict=True)
         ]
 
-    def _batches(self, tasks: list[Training]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, tasks: list[TrainingTask]) -> Iterator[tuple[Tensor, Tensor]]:
         """For every step the samples of all devices."""
-        recipe = self._station.recipe
+        common = self._runner.common
         order = np.stack(
             [
-                batches(recipe.seed, task.device, task.round, recipe.held[task.device], task.steps, recipe.batch_size)
+                batches(common.seed, task.device, task.round, common.held[task.device], task.steps, common.batch_size)
                 for task in tasks
             ]
         )  # (m, steps, B)
         seen = order[0].size
-        changes = [Augmentation(recipe.seed, task.device, task.round, seen) for task in tasks] if recipe.augment else []
+        changes = [Augmentation(common.seed, task.device, task.round, seen) for task in tasks] if common.augment else []
 
         def augment(x: Array) -> Array:
             return np.stack([change.apply(part) for change, part in zip(changes, x, strict=True)])
 
         for step in range(order.shape[1]):
-            yield self._station.batch(order[:, step], augment if changes else None)
+            yield self._runner.batch(order[:, step], augment if changes else None)
 
     def _gradient(self, variant: int) -> Gradient:
         if variant not in self._gradients:
-            recipe = self._station.recipe
-            self._gradients[variant] = _gradient_of(recipe, recipe.variants[variant].cut)
+            common = self._runner.common
+            self._gradients[variant] = _gradient_of(common, common.variants[variant].cut)
         return self._gradients[variant]
 
 
 @contextmanager
-def stacking(recipe: Recipe, slots: int, data: Sequence[Array]) -> Iterator[Stack]:
-    """A stack over an arena of its own; arguments as those of `private_arena`."""
-    yield Stack(Station(recipe, private_arena(slots, layer_offsets(recipe.spec)[-1], data)))
+def stacking(common: TaskSettings, slots: int, data: Sequence[Array]) -> Iterator[Stack]:
+    """A stack over arrays of its own; arguments as those of `private_arrays`."""
+    yield Stack(TaskRunner(common, private_arrays(slots, layer_offsets(common.spec)[-1], data)))
 
 
-def _gradient_of(recipe: Recipe, cut: int) -> Gradient:
-    spec = recipe.spec
-    module: Any = load_definition(recipe.model, seed=recipe.seed).module.to(recipe.device).train()
+def _gradient_of(common: TaskSettings, cut: int) -> Gradient:
+    spec = common.spec
+    module: Any = load_definition(common.model, seed=common.seed).module.to(common.device).train()
     start = layer_offsets(spec)[cut]
 
     def loss_of(trained: Tensor, frozen: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""How is one task carried out? By torch, on networks that stay loaded; one station a process.
+"""A task is carried out by torch, on networks that stay loaded; each process has one runner.
 
 The arithmetic of a step is that of the boards' training graphs (`lamina.models.graph.optimisers`):
 
@@ -17,9 +17,16 @@ from torch import Tensor
 
 from lamina.emulation.readers.raw import Array
 from lamina.emulation.simulator import fedprox
-from lamina.emulation.simulator.backends.arena import Arena
 from lamina.emulation.simulator.backends.network import Network
-from lamina.emulation.simulator.backends.tasks import Judging, Outcome, Recipe, Task, Training, Variant
+from lamina.emulation.simulator.backends.run_arrays import RunArrays
+from lamina.emulation.simulator.backends.tasks import (
+    EvaluationTask,
+    RunTask,
+    TaskResult,
+    TaskSettings,
+    TrainingTask,
+    Variant,
+)
 from lamina.emulation.simulator.research.width import narrowed, positions
 from lamina.emulation.simulator.rows import KERNELS, TRAINED, marks
 from lamina.emulation.simulator.samples import Augmentation, batches
@@ -27,7 +34,7 @@ from lamina.models.definition import load_definition
 from lamina.models.spec import ModelSpec
 
 
-class Seat:
+class LoadedVariant:
     """A variant's network, and how its row lies in the whole one.
 
     Attributes:
@@ -38,19 +45,19 @@ class Seat:
         trained: 1 for parameters, 0 for statistics, over the same elements.
     """
 
-    def __init__(self, recipe: Recipe, variant: Variant) -> None:
-        definition = load_definition(recipe.model, seed=recipe.seed)
-        self.spec: ModelSpec = recipe.spec
+    def __init__(self, common: TaskSettings, variant: Variant) -> None:
+        definition = load_definition(common.model, seed=common.seed)
+        self.spec: ModelSpec = common.spec
         self.place: Any = slice(None)
         module = definition.module
         if variant.ratio < 1:
-            narrow = narrowed(definition, recipe.spec, variant.ratio)
-            module, self.spec, self.place = narrow.module, narrow.spec, positions(recipe.spec, narrow.spec)
-        self.network = Network(module, self.spec, variant.cut, recipe.device)
+            narrow = narrowed(definition, common.spec, variant.ratio)
+            module, self.spec, self.place = narrow.module, narrow.spec, positions(common.spec, narrow.spec)
+        self.network = Network(module, self.spec, variant.cut, common.device)
         start = self.network.start
-        self.decay = torch.from_numpy(marks(self.spec, KERNELS)[start:] * np.float32(recipe.weight_decay))
+        self.decay = torch.from_numpy(marks(self.spec, KERNELS)[start:] * np.float32(common.weight_decay))
         self.trained = torch.from_numpy(marks(self.spec, TRAINED)[start:])
-        self.decay, self.trained = self.decay.to(recipe.device), self.trained.to(recipe.device)
+        self.decay, self.trained = self.decay.to(common.device), self.trained.to(common.device)
 
     @property
     def narrow(self) -> bool:
@@ -62,89 +69,89 @@ class Seat:
         return self.place[start:] if self.narrow else slice(start, None)
 
 
-class Station:
+class TaskRunner:
     """Carries out tasks, one after another.
 
     Args:
-        recipe: of the run.
-        arena: where states and data are.
+        common: of the run.
+        arrays: where states and data are.
     """
 
-    def __init__(self, recipe: Recipe, arena: Arena) -> None:
-        self.recipe = recipe
-        self.arena = arena
-        self._seats: dict[int, Seat] = {}
+    def __init__(self, common: TaskSettings, arrays: RunArrays) -> None:
+        self.common = common
+        self.arrays = arrays
+        self._loaded: dict[int, LoadedVariant] = {}
 
-    def carry_out(self, task: Task) -> Outcome:
+    def carry_out(self, task: RunTask) -> TaskResult:
         """Do it; a training leaves the device's new state in its slot."""
-        return self._train(task) if isinstance(task, Training) else self._judge(task)
+        return self._train(task) if isinstance(task, TrainingTask) else self._judge(task)
 
     def batch(self, indices: Array, augment: Callable[[Array], Array] | None) -> tuple[Tensor, Tensor]:
         """Samples and labels, where the network computes."""
-        x = self.arena.x_train[indices]
+        x = self.arrays.x_train[indices]
         x = x if augment is None else augment(x)
-        return self.moved(x), self.moved(self.arena.y_train[indices])
+        return self.moved(x), self.moved(self.arrays.y_train[indices])
 
-    def seat(self, variant: int) -> Seat:
+    def loaded(self, variant: int) -> LoadedVariant:
         """The network of a variant, loaded once."""
-        if variant not in self._seats:
-            self._seats[variant] = Seat(self.recipe, self.recipe.variants[variant])
-        return self._seats[variant]
+        if variant not in self._loaded:
+            self._loaded[variant] = LoadedVariant(self.common, self.common.variants[variant])
+        return self._loaded[variant]
 
-    def _train(self, task: Training) -> Outcome:
-        recipe, arena, seat = self.recipe, self.arena, self.seat(task.variant)
-        network, start = seat.network, seat.network.start
-        state = arena.entering(task.slot, task.takes)
-        network.row.copy_(torch.from_numpy(state[seat.place]))
-        momentum = self._momentum(task, seat)
-        base = self.moved(arena.base[seat.place])[start:] if recipe.proximal else network.row[start:]
-        order = batches(recipe.seed, task.device, task.round, recipe.held[task.device], task.steps, recipe.batch_size)
-        augment = Augmentation(recipe.seed, task.device, task.round, order.size).apply if recipe.augment else None
+    def _train(self, task: TrainingTask) -> TaskResult:
+        common, arrays, loaded = self.common, self.arrays, self.loaded(task.variant)
+        network, start = loaded.network, loaded.network.start
+        state = arrays.entering(task.slot, task.takes)
+        network.row.copy_(torch.from_numpy(state[loaded.place]))
+        momentum = self._momentum(task, loaded)
+        base = self.moved(arrays.base[loaded.place])[start:] if common.proximal else network.row[start:]
+        order = batches(common.seed, task.device, task.round, common.held[task.device], task.steps, common.batch_size)
+        augment = Augmentation(common.seed, task.device, task.round, order.size).apply if common.augment else None
         losses, rights = [], []
         for indices in order:
             loss, right = network.accumulate(*self.batch(indices, augment))
             losses.append(loss)
             rights.append(right)
-            self.step(seat, momentum, base, task.lr)
-        if seat.narrow:
-            arena.rows[task.slot] = state  # where it covers nothing, a narrow device has the global values
-        arena.rows[task.slot][seat.place] = network.row.cpu().numpy()
-        arena.momentum[task.slot][seat.place_from(start)] = momentum.cpu().numpy()
+            self.step(loaded, momentum, base, task.lr)
+        if loaded.narrow:
+            arrays.rows[task.slot] = state  # where it covers nothing, a narrow device has the global values
+        arrays.rows[task.slot][loaded.place] = network.row.cpu().numpy()
+        arrays.momentum[task.slot][loaded.place_from(start)] = momentum.cpu().numpy()
         mean_loss, right_count = float(torch.stack(losses).mean()), int(torch.stack(rights).sum())
-        return Outcome(mean_loss * order.size, right_count, order.size)
+        return TaskResult(mean_loss * order.size, right_count, order.size)
 
-    def _momentum(self, task: Training, seat: Seat) -> Tensor:
-        """Of the elements that are trained; it may be the arena's own memory."""
-        start = seat.network.start
+    def _momentum(self, task: TrainingTask, loaded: LoadedVariant) -> Tensor:
+        """Momentum of the trained elements; it may be the run's own memory."""
+        start = loaded.network.start
         if task.forgets:
-            return torch.zeros(len(seat.network.row) - start, device=self.recipe.device)
-        return self.moved(self.arena.momentum[task.slot][seat.place_from(start)])
+            return torch.zeros(len(loaded.network.row) - start, device=self.common.device)
+        return self.moved(self.arrays.momentum[task.slot][loaded.place_from(start)])
 
-    def step(self, seat: Seat, momentum: Tensor, base: Tensor, lr: float) -> None:
+    def step(self, loaded: LoadedVariant, momentum: Tensor, base: Tensor, lr: float) -> None:
         """One step of SGD by the network's gradient, in place.
 
         Args:
-            seat: the network.
+            loaded: the network.
             momentum: of the elements from the first trained one on.
             base: their last global values, for FedProx.
             lr: learning rate.
         """
-        start = seat.network.start
-        values, gradient = seat.network.row[start:], seat.network.gradient[start:]
-        if self.recipe.weight_decay:
-            gradient.addcmul_(values, seat.decay)
-        fedprox.pull(gradient, values, base, self.recipe.proximal, seat.trained)
-        momentum.mul_(self.recipe.momentum).add_(gradient)
+        start = loaded.network.start
+        values, gradient = loaded.network.row[start:], loaded.network.gradient[start:]
+        if self.common.weight_decay:
+            gradient.addcmul_(values, loaded.decay)
+        fedprox.pull(gradient, values, base, self.common.proximal, loaded.trained)
+        momentum.mul_(self.common.momentum).add_(gradient)
         values.sub_(momentum, alpha=lr)
 
-    def _judge(self, task: Judging) -> Outcome:
-        arena, network = self.arena, self.seat(0).network
-        network.row.copy_(torch.from_numpy(arena.base))
+    def _judge(self, task: EvaluationTask) -> TaskResult:
+        arrays, network = self.arrays, self.loaded(0).network
+        network.row.copy_(torch.from_numpy(arrays.base))
         samples = slice(task.start, task.stop)
-        right, loss = network.judge(self.moved(arena.x_test[samples]), self.moved(arena.y_test[samples]))
-        return Outcome(loss, right, task.stop - task.start)
+        right, loss = network.judge(self.moved(arrays.x_test[samples]), self.moved(arrays.y_test[samples]))
+        return TaskResult(loss, right, task.stop - task.start)
 
     def moved(self, array: Array) -> Tensor:
         """A tensor of an array, where the network computes. On the CPU it may share the array's memory."""
         shared = array if array.flags.writeable else array.copy()  # torch warns of memory that it may not write to
-        return torch.from_numpy(shared).to(self.recipe.device)
+        return torch.from_numpy(shared).to(self.common.device)

@@ -1,4 +1,4 @@
-"""What is there to be computed, and what comes back? Small frozen values; the arrays stay in the arena.
+"""Tasks and their results are small frozen values; the arrays stay where they are.
 
 A task names all that its result depends on, so it does not matter who carries it out, when, or beside what.
 """
@@ -26,7 +26,7 @@ class Variant:
 
 
 @dataclass(frozen=True, eq=False)
-class Recipe:
+class TaskSettings:
     """What all tasks of a run have in common.
 
     Attributes:
@@ -57,13 +57,13 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Training:
-    """Local steps of one device in one round, on its slot of the arena.
+class TrainingTask:
+    """Local steps of one device in one round, on its slot of the arrays.
 
     Attributes:
         slot: of the device.
         device: its name.
-        variant: index into the recipe's.
+        variant: index into the common variants.
         round: 0-based.
         steps: tau'.
         lr: learning rate.
@@ -82,7 +82,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Judging:
+class EvaluationTask:
     """Evaluation of the global state on some of the held-out samples.
 
     Attributes:
@@ -94,11 +94,11 @@ class Judging:
     stop: int
 
 
-Task = Training | Judging
+RunTask = TrainingTask | EvaluationTask
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     """What a task came to.
 
     Attributes:

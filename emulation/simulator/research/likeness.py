@@ -18,13 +18,13 @@ from torch import Tensor
 
 from lamina.coordinator.algorithms.selection import draw
 from lamina.emulation.similarity import linear_cka, svcca
-from lamina.emulation.simulator.backends.arena import private_arena
 from lamina.emulation.simulator.backends.loop import one_thread
 from lamina.emulation.simulator.backends.network import Network
-from lamina.emulation.simulator.backends.task_runner import Station
-from lamina.emulation.simulator.backends.tasks import Training
+from lamina.emulation.simulator.backends.run_arrays import private_arrays
+from lamina.emulation.simulator.backends.task_runner import TaskRunner
+from lamina.emulation.simulator.backends.tasks import TrainingTask
 from lamina.emulation.simulator.rows import Row, Rows, places
-from lamina.emulation.simulator.run_context import Ground
+from lamina.emulation.simulator.run_context import RunContext
 from lamina.models.definition import load_definition
 from lamina.models.spec import ModelSpec
 
@@ -58,17 +58,17 @@ class Likeness:
         return mean
 
 
-def likeness(ground: Ground, values: Row, samples: int = SAMPLES) -> Likeness:
+def likeness(context: RunContext, values: Row, samples: int = SAMPLES) -> Likeness:
     """Of a cohort that made a round's local steps from one global state.
 
     Args:
-        ground: of the run.
+        context: of the run.
         values: the global state, (row_size,).
         samples: held-out ones to compare on, at most.
     """
-    devices, rows = _local_rows(ground, values)
-    x = torch.from_numpy(ground.data[2][: min(samples, ground.judged)])
-    seen = [_activations(ground, row, x) for row in rows]
+    devices, rows = _local_rows(context, values)
+    x = torch.from_numpy(context.data[2][: min(samples, context.judged)])
+    seen = [_activations(context, row, x) for row in rows]
     names = tuple(seen[0])
     matrices = {name: np.ones((len(names), len(devices), len(devices))) for name in MEASURES}
     for layer, name in enumerate(names):
@@ -79,28 +79,28 @@ def likeness(ground: Ground, values: Row, samples: int = SAMPLES) -> Likeness:
     return Likeness(names, devices, matrices)
 
 
-def _local_rows(ground: Ground, values: Row) -> tuple[tuple[str, ...], Rows]:
+def _local_rows(context: RunContext, values: Row) -> tuple[tuple[str, ...], Rows]:
     """A cohort's devices, and their states after a round's local steps from ``values``."""
-    setting = ground.setting
+    setting = context.setting
     cohort = draw(setting.names, setting.cohorts.active, setting.seed, setting.rounds)
-    arena = private_arena(len(cohort), len(values), ground.data)
-    arena.rows[:] = arena.base[:] = values
-    station = Station(ground.recipe, arena)
+    arrays = private_arrays(len(cohort), len(values), context.data)
+    arrays.rows[:] = arrays.base[:] = values
+    runner = TaskRunner(context.common, arrays)
     last = setting.rounds - 1
     with one_thread():
         for slot, device in enumerate(cohort):
             steps, lr = setting.training.local_steps, setting.lr(last)
-            station.carry_out(Training(slot, device, ground.variants[device], last, steps, lr))
-    return cohort, arena.rows
+            runner.carry_out(TrainingTask(slot, device, context.variants[device], last, steps, lr))
+    return cohort, arrays.rows
 
 
 @torch.inference_mode()
-def _activations(ground: Ground, row: Row, x: Tensor) -> dict[str, NDArray[np.float64]]:
+def _activations(context: RunContext, row: Row, x: Tensor) -> dict[str, NDArray[np.float64]]:
     """What every layer hands over for ``x``, (N, features) by its name; positions of an image or a text are averaged,
     so that there are more samples than features.
     """
-    module = load_definition(ground.recipe.model, seed=ground.recipe.seed).module
-    network = Network(module, ground.spec)
+    module = load_definition(context.common.model, seed=context.common.seed).module
+    network = Network(module, context.spec)
     network.row.copy_(torch.from_numpy(row))
     seen: dict[str, NDArray[np.float64]] = {}
 
@@ -111,11 +111,11 @@ def _activations(ground: Ground, row: Row, x: Tensor) -> dict[str, NDArray[np.fl
 
         return keep
 
-    for name, path in _last_modules(ground.spec).items():
+    for name, path in _last_modules(context.spec).items():
         module.get_submodule(path).register_forward_hook(hook_for(name))
     module.eval()
     module(x)
-    return {name: seen[name] for name in _last_modules(ground.spec)}
+    return {name: seen[name] for name in _last_modules(context.spec)}
 
 
 def _last_modules(spec: ModelSpec) -> dict[str, str]:

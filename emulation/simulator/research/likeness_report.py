@@ -12,7 +12,7 @@ from lamina.emulation.simulator.research.likeness import MEASURES, Likeness, lik
 from lamina.emulation.simulator.research.likeness_plots import draw_curves, draw_depths, draw_maps
 from lamina.emulation.simulator.rows import to_row
 from lamina.emulation.simulator.run import Result, folder_of
-from lamina.emulation.simulator.run_context import lay
+from lamina.emulation.simulator.run_context import prepare_run
 from lamina.emulation.simulator.studies.tables import mean_and_spread
 from lamina.models.values import read_values
 
@@ -47,5 +47,5 @@ def compare_layers(results: Mapping[str, Sequence[Result]], cache: Path, folder:
 
 def _after(run: Result, cache: Path) -> Likeness:
     """Of one more cohort after a run."""
-    ground = lay(run.setting)
-    return likeness(ground, to_row(ground.spec, read_values(folder_of(run.setting, cache) / "model.safetensors")))
+    context = prepare_run(run.setting)
+    return likeness(context, to_row(context.spec, read_values(folder_of(run.setting, cache) / "model.safetensors")))

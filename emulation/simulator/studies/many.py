@@ -17,7 +17,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
-from lamina.emulation.simulator.backends.choice import WayName
+from lamina.emulation.simulator.backends.choosing import BackendName
 from lamina.emulation.simulator.backends.processes import context
 from lamina.emulation.simulator.run import Result, known_result, run
 from lamina.emulation.simulator.setting import Setting
@@ -33,14 +33,14 @@ class Means:
 
     Attributes:
         cache: folder of all runs, by digest.
-        way: of a run that is alone; runs beside each other are loops.
+        backend: of a run that is alone; runs beside each other are loops.
         processes: at most; 0: as many as there are cores to use.
-        ray: address of a Ray cluster, for the way ``ray``.
+        ray: address of a Ray cluster, for the backend ``ray``.
         device: torch's name of where to compute.
     """
 
     cache: Path
-    way: WayName = "auto"
+    backend: BackendName = "auto"
     processes: int = 0
     ray: str = ""
     device: str = "cpu"
@@ -63,7 +63,7 @@ def carry_out(
     results = {digest: known for digest, setting in wanted.items() if (known := known_result(setting, means.cache))}
     missing = [setting for digest, setting in wanted.items() if digest not in results]
     lanes = min(means.processes or usable_cores(), len(missing))
-    beside = lanes > 1 and means.way in ("auto", "loop") and means.device == "cpu"
+    beside = lanes > 1 and means.backend in ("auto", "loop") and means.device == "cpu"
     tally = _Tally(sum(setting.rounds for setting in missing), progress)
     for result in _beside(missing, means, lanes, tally) if beside else _in_turn(missing, means, tally):
         results[result.setting.digest] = result
@@ -89,7 +89,7 @@ def _in_turn(settings: Sequence[Setting], means: Means, tally: _Tally) -> Iterat
         yield run(
             setting,
             means.cache,
-            way=means.way,
+            backend=means.backend,
             processes=means.processes,
             ray=means.ray,
             device=means.device,
@@ -152,4 +152,4 @@ def _run_alone(setting: Setting, cache: Path) -> Result:
         with _rounds_done.get_lock():
             _rounds_done.value += 1
 
-    return run(setting, cache, way="loop", observe=count)
+    return run(setting, cache, backend="loop", observe=count)

@@ -103,7 +103,7 @@ def conduct(
     folder.mkdir(parents=True, exist_ok=True)
     table = tuple(entries(study, results))
     _draw(study, results, means.cache, folder)
-    theirs = sum(run.course.processor_s for digest, run in by_digest.items() if digest not in known)
+    theirs = sum(run.history.processor_s for digest, run in by_digest.items() if digest not in known)
     effort = Effort(
         *(len(by_digest), len(known)), time.perf_counter() - began, theirs + time.process_time() - own_began
     )

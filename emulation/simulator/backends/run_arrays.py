@@ -25,7 +25,7 @@ ARRAYS = ("rows", "momentum", "base", "x_train", "y_train", "x_test", "y_test")
 
 
 @dataclass(frozen=True, eq=False)
-class Arena:
+class RunArrays:
     """Arrays that a run works on.
 
     Attributes:
@@ -61,8 +61,8 @@ class Arena:
 
 
 @dataclass(frozen=True)
-class SharedArena:
-    """An arena on files, as another process opens it.
+class SharedArrays:
+    """A run's arrays on files, as another process opens them.
 
     Attributes:
         folder: of the files.
@@ -72,17 +72,17 @@ class SharedArena:
     folder: Path
     layouts: tuple[tuple[str, tuple[int, ...], str], ...]
 
-    def open(self) -> Arena:
+    def open(self) -> RunArrays:
         """The arrays, mapped: what one process writes, the others read."""
-        return Arena(**{name: self._mapped(name, shape, dtype) for name, shape, dtype in self.layouts})
+        return RunArrays(**{name: self._mapped(name, shape, dtype) for name, shape, dtype in self.layouts})
 
     def _mapped(self, name: str, shape: tuple[int, ...], dtype: str) -> Array:
         mapped = np.memmap(self.folder / name, np.dtype(dtype), "r+", shape=shape)
         return np.asarray(mapped)  # a plain array over the map: memmap's own methods cost microseconds each
 
 
-def private_arena(slots: int, row_size: int, data: Sequence[Array]) -> Arena:
-    """An arena of this process alone.
+def private_arrays(slots: int, row_size: int, data: Sequence[Array]) -> RunArrays:
+    """Arrays of this process alone.
 
     Args:
         slots: active devices at once.
@@ -90,12 +90,12 @@ def private_arena(slots: int, row_size: int, data: Sequence[Array]) -> Arena:
         data: x_train, y_train, x_test, y_test.
     """
     rows, momentum = np.zeros((slots, row_size), np.float32), np.zeros((slots, row_size), np.float32)
-    return Arena(rows, momentum, np.zeros(row_size, np.float32), *data)
+    return RunArrays(rows, momentum, np.zeros(row_size, np.float32), *data)
 
 
 @contextmanager
-def shared_arena(slots: int, row_size: int, data: Sequence[Array]) -> Iterator[SharedArena]:
-    """An arena on files in memory where there is room, else on disk; they vanish with the context."""
+def shared_arrays(slots: int, row_size: int, data: Sequence[Array]) -> Iterator[SharedArrays]:
+    """Arrays on files in memory where there is room, else on disk; they vanish with the context."""
     shapes: list[tuple[int, ...]] = [(slots, row_size), (slots, row_size), (row_size,), *(part.shape for part in data)]
     types: list[np.dtype[Any]] = [*([np.dtype(np.float32)] * 3), *(part.dtype for part in data)]
     layouts = tuple((name, shape, kind.str) for name, shape, kind in zip(ARRAYS, shapes, types, strict=True))
@@ -103,7 +103,7 @@ def shared_arena(slots: int, row_size: int, data: Sequence[Array]) -> Iterator[S
     with tempfile.TemporaryDirectory(prefix="lamina-", dir=_memory_folder(needed)) as folder:
         for name, shape, dtype in layouts:
             np.memmap(Path(folder) / name, np.dtype(dtype), "w+", shape=shape)
-        shared = SharedArena(Path(folder), layouts)
+        shared = SharedArrays(Path(folder), layouts)
         opened = shared.open()
         for array, part in zip((opened.x_train, opened.y_train, opened.x_test, opened.y_test), data, strict=True):
             array[...] = part

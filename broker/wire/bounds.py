@@ -1,0 +1,73 @@
+"""The bounds of everything that a small message or a roster may hold, and the one place where MessagePack is decoded.
+
+Each bound is wide: a sender that keeps to the protocol never meets it. It is there so that nothing that a remote sends
+can take memory without end, stand in a file name or a topic, or overflow a field of a header.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from lamina.models.errors import DecodeError
+
+MOST_BYTES = 16 << 20
+"""Of one small message; the plan of a cohort of 100,000 devices takes a tenth of it."""
+
+MOST_DEVICES = 1 << 18
+"""In one cohort; a fold takes no more."""
+
+MOST_LAYERS = 1 << 16
+"""The header of a chunk has room for no more."""
+
+NAME = r"\A[A-Za-z0-9_.\-]{1,64}\Z"
+"""What a device, a site or a federation may be called: it stands in topics, and in the names of files."""
+
+LAYER_NAME = r"\A[A-Za-z0-9_.\-]{1,256}\Z"
+"""What a layer may be called: it stands in topics, too, and follows the modules of the user's network."""
+
+_T = TypeVar("_T")
+
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Epoch: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Bytes: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Numbers: TypeAlias = Annotated[tuple[Count, ...], Meta(max_length=MOST_LAYERS)]
+"""Something of every layer: an index, a version, a check."""
+Shape: TypeAlias = Annotated[tuple[Count, ...], Meta(max_length=16)]
+
+Finite: TypeAlias = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
+"""A number that float32 can hold; NaN and infinity are none."""
+Elapsed: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
+"""Seconds."""
+Mebibytes: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+
+DeviceName: TypeAlias = Annotated[str, Meta(pattern=NAME, max_length=64)]
+Name: TypeAlias = Annotated[str, Meta(max_length=64)]
+Names: TypeAlias = Annotated[tuple[Name, ...], Meta(max_length=64)]
+Text: TypeAlias = Annotated[str, Meta(max_length=1000)]
+"""Words for a person."""
+Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{64})?\Z", max_length=64)]
+"""SHA-256 in hex, or empty."""
+
+Devices: TypeAlias = Annotated[tuple[DeviceName, ...], Meta(max_length=MOST_DEVICES)]
+Scalars: TypeAlias = Annotated[dict[Name, Finite], Meta(max_length=64)]
+PerDevice: TypeAlias = Annotated[dict[DeviceName, _T], Meta(max_length=MOST_DEVICES)]
+
+
+def unpacked(payload: bytes | memoryview, kind: type[_T]) -> _T:
+    """The value of a type that MessagePack holds.
+
+    Raises:
+        DecodeError: it holds something else, is damaged or too long, is nested too deeply, or a bound is not kept.
+    """
+    if len(payload) > MOST_BYTES:
+        raise DecodeError(f"{len(payload)} bytes, where at most {MOST_BYTES} are possible")
+    try:
+        return msgspec.msgpack.decode(payload, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DecodeError(str(error)) from error
+    except RecursionError as error:
+        raise DecodeError("it is nested too deeply") from error
