@@ -56,7 +56,7 @@ class Broadcast:
 
     async def files(self) -> None:
         """The bundle."""
-        for path in {self._bundle.path(entry) for entry in entries(self._bundle.manifest)}:
+        for path in dict.fromkeys(self._bundle.path(entry) for entry in entries(self._bundle.manifest)):
             await self._file(path.stem, path.read_bytes())
         await self._file(self._bundle.digest, (self._bundle.folder / MANIFEST_NAME).read_bytes())
 

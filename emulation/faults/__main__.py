@@ -22,8 +22,6 @@ from lamina.emulation.faults.seeds import Failure, check_seed, played
 from lamina.emulation.faults.small_bundle import small_bundle
 from lamina.models.bundle import Bundle, read_bundle
 
-_HASH_SEED = "0"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
@@ -73,13 +71,5 @@ def _tell(seed: int, bundle: Bundle) -> int:
     return 1 if failure else 0
 
 
-def in_fixed_order() -> None:
-    """Start this program again with a fixed order of sets of strings, so that a seed means the same everywhere."""
-    if os.environ.get("PYTHONHASHSEED") != _HASH_SEED:
-        os.environ["PYTHONHASHSEED"] = _HASH_SEED
-        os.execv(sys.executable, [sys.executable, "-P", "-m", "lamina.emulation.faults", *sys.argv[1:]])
-
-
 if __name__ == "__main__":
-    in_fixed_order()
     sys.exit(main())
