@@ -13,7 +13,7 @@ import onnx
 import torch
 
 from lamina.models.capacity import capacity
-from lamina.models.definition import Definition
+from lamina.models.definition import Definition, initial_values
 from lamina.models.draft import Draft, drafted
 from lamina.models.errors import ModelError
 from lamina.models.graph import (
@@ -29,10 +29,12 @@ from lamina.models.graph.activation_checkpointing import recomputing
 from lamina.models.layout import derive_spec
 from lamina.models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
 from lamina.models.peaks import cost
+from lamina.models.proof import prove
 from lamina.models.spec import ModelSpec
-from lamina.models.values import Vector, encode_values, flatten, unflatten
+from lamina.models.values import encode_values
 
 Measure = Callable[[Path, int], float]
+Progress = Callable[[str], None]
 
 _WORTH_IT = 0.9  # of the peak without it: recomputation that saves less has no place in a bundle
 
@@ -48,6 +50,8 @@ def build_bundle(
     seed: int = 0,
     engines: Collection[str] = (),
     measure: Measure | None = None,
+    check: bool = True,
+    progress: Progress = lambda _: None,
 ) -> Manifest:
     """Write the bundle of ``definition`` to ``folder``; a bundle that is there already is replaced.
 
@@ -65,9 +69,12 @@ def build_bundle(
         engines: that are to have training graphs of their own, besides those that run on every engine.
         measure: ``measure(bundle_folder, cut)`` gives the peak of a sub-model's training in MiB, seen in a fresh
             process; the folder is a whole bundle, with peaks of zero. ``None`` leaves them at zero.
+        check: whether every graph is compared with torch first (see `lamina.models.proof`).
+        progress: is told what is done next.
 
     Raises:
-        ModelError: the network can't be traced, or has an operator without a rule, or a cut that isn't there.
+        ModelError: the network can't be traced, or has an operator without a rule, or a cut that isn't there; or a
+            graph differs from torch by more than float32 explains.
         BundleError: ``folder`` holds something that isn't a bundle.
     """
     if batch_size < 1:
@@ -75,18 +82,15 @@ def build_bundle(
     with drafted(folder) as draft:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            manifest = _written(definition, draft, batch_size, Recipe(optimiser, proximal, clipped), engines)
+            manifest = _written(definition, draft, batch_size, Recipe(optimiser, proximal, clipped), engines, progress)
         draft.close(manifest)
+        if check:
+            prove(definition, manifest, draft.folder, progress)
         if measure is not None:
+            progress("measuring peaks of memory")
             manifest = _measured(manifest, draft.folder, measure)
             draft.close(manifest)
     return manifest
-
-
-def initial_values(definition: Definition, spec: ModelSpec) -> dict[str, Vector]:
-    """The module's own values of every tensor of the spec, by name."""
-    tensors = {name: tensor.detach().cpu().numpy() for name, tensor in definition.module.state_dict().items()}
-    return unflatten(spec, *flatten(spec, tensors))
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,12 @@ class _Writing:
 
 
 def _written(
-    definition: Definition, draft: Draft, batch_size: int, recipe: Recipe, engines: Collection[str]
+    definition: Definition,
+    draft: Draft,
+    batch_size: int,
+    recipe: Recipe,
+    engines: Collection[str],
+    progress: Progress,
 ) -> Manifest:
     spec = derive_spec(definition)
     spans = list(pairwise(spec.block_at(cut) for cut in spec.cuts))
@@ -198,6 +207,7 @@ def _written(
     writing = _Writing(definition, spec, draft, batch_size, recipe, engines, pieces)
     sub_models: list[SubModel] = []
     for cut in spec.cuts:  # one after the other: all graphs of a cut are written from one trace of its step
+        progress(f"writing the graphs from layer {spec.layers[cut].name}")
         step = training_graph(definition, spec, cut, recipe)
         sub_models.append(writing.sub_model(cut, step))
     return Manifest(

@@ -12,6 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from lamina.models.errors import ModelError
 from lamina.models.source import Build, building, split_options, told
+from lamina.models.spec import ModelSpec
+from lamina.models.values import Vector, flatten, unflatten
 
 INPUT_DTYPES = ("float32", "int64")
 
@@ -83,6 +85,12 @@ def load_definition(source: str, *, seed: int = 0, **options: object) -> Definit
     place, written = split_options(source)
     with building(place) as (name, build):
         return _definition(name, _built(place, build, {**written, **options}, seed))
+
+
+def initial_values(definition: Definition, spec: ModelSpec) -> dict[str, Vector]:
+    """The module's own values of every tensor of the spec, by name."""
+    tensors = {name: tensor.detach().cpu().numpy() for name, tensor in definition.module.state_dict().items()}
+    return unflatten(spec, *flatten(spec, tensors))
 
 
 def _built(place: str, build: Build, options: dict[str, object], seed: int) -> object:

@@ -11,8 +11,8 @@ import torch
 from graph_oracle import flat, moving, session, tensors_of, trained
 from torch import Tensor, nn
 
-from lamina.edge_agent.training.trainer import REORDERING
 from lamina.models.definition import Definition, load_definition
+from lamina.models.engine_facts import REORDERING
 from lamina.models.graph import accumulating_graph
 from lamina.models.graph.activation_checkpointing import recomputing
 from lamina.models.graph.liveness import allocations, engine_order, highest_bytes, tensor_bytes

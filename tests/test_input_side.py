@@ -13,8 +13,7 @@ from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.training.activation_cache import SpillFull
 from lamina.edge_agent.training.input_side import InputSide
 from lamina.edge_agent.training.trainer import OnnxRuntime
-from lamina.models.build import initial_values
-from lamina.models.definition import load_definition
+from lamina.models.definition import initial_values, load_definition
 from lamina.models.graph import forward_graph
 from lamina.models.layout import derive_spec
 from lamina.models.manifest import FileEntry, Piece

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 from lamina.models.errors import BundleError
@@ -28,7 +29,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=ONNXRUNTIME,
         help="another than onnxruntime gets training graphs of its own beside (default: onnxruntime)",
     )
+    parser.add_argument(
+        "--no-check",
+        action="store_true",
+        help="write the bundle without comparing its graphs with torch: a wrong gradient is then not noticed",
+    )
     parser.add_argument("--seed", type=int, default=0, help="for the initial values (default: 0)")
+
+
+UNCHECKED = (
+    "WARNING: --no-check: the graphs are not compared with torch. If one of them computes a wrong gradient, every "
+    "device trains by it, and nothing will say so."
+)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
     from lamina.models.definition import load_definition
 
     definition = load_definition(options.model, seed=options.seed)
+    if options.no_check:
+        print(UNCHECKED, file=sys.stderr)
     manifest = build_bundle(
         definition,
         options.folder,
@@ -48,7 +62,11 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         engines=[engine for engine in (options.engine,) if engine != ONNXRUNTIME],
         measure=measured_peak_mib,
+        check=not options.no_check,
+        progress=lambda message: print(f"{definition.name}: {message}", file=sys.stderr, flush=True),
     )
+    if options.no_check:
+        print(UNCHECKED, file=sys.stderr)
     print(f"{definition.name}: {manifest.spec.size:,} parameters in {len(manifest.spec.layers)} layers")
     print(table(manifest))
     return 0

@@ -15,7 +15,6 @@ The learner does not import this file: it knows the engine by the seam in `lamin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from lamina.edge_agent.training.engine import AUTO, STANDARD, STANDARD_WAY, PathOf, StepResult, Way
+from lamina.models.engine_facts import LOAD_ERRORS, REORDERING, block_size
 from lamina.models.errors import ConfigError, ModelError
 from lamina.models.manifest import BLOCKS, ONNXRUNTIME, ONNXRUNTIME_TRAINING, PARALLEL, Manifest, SubModel
 from lamina.models.values import Vector
@@ -35,17 +35,6 @@ INSTALLED = ONNXRUNTIME_TRAINING if hasattr(engine, "TrainingAgent") else ONNXRU
 _NAME = f"{INSTALLED} {ort.__version__}"
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3  # of the log: what the graph optimiser warns of says nothing to an operator
-_SILENT = 4  # where an error is an answer
-_LOAD_ERRORS = (
-    engine.Fail,
-    engine.InvalidArgument,
-    engine.InvalidGraph,
-    engine.InvalidProtobuf,
-    engine.NoSuchFile,
-    engine.NotImplemented,
-    engine.RuntimeException,
-)
-
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -357,35 +346,6 @@ _IDENTITY = (
 )
 
 
-@cache
-def block_size() -> int:
-    """Channels in a block of the layout that this build has for this processor; 0 where it has none.
-
-    Of two pixels, each of 16 channels, the second one's first value comes after the first pixel's block.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = _SILENT
-    pixels = np.arange(32, dtype=np.float32).reshape(1, 16, 1, 2)
-    try:
-        [blocked] = ort.InferenceSession(_REORDER, options, providers=_PROVIDERS).run(["y"], {"x": pixels})
-    except _LOAD_ERRORS:
-        return 0
-    return int(np.flatnonzero(blocked == pixels[0, 0, 0, 1])[0])
-
-
-# y = ReorderInput(x), float32 (1, 16, 1, 2), of the domain com.microsoft.nchwc.
-_REORDER = (
-    b'\x08\x08:V\n)\n\x01x\x12\x01y"\x0cReorderInput:\x13com.microsoft.nchwc\x12\x01bZ\x1b\n\x01x\x12\x16\n'
-    b"\x14\x08\x01\x12\x10\n\x02\x08\x01\n\x02\x08\x10\n\x02\x08\x01\n\x02\x08\x02b\t\n\x01y\x12\x04\n\x02\x08"
-    b"\x01B\x04\n\x00\x10\x12B\x17\n\x13com.microsoft.nchwc\x10\x01"
-)
-
-
-# It makes constants of computed shapes. An operator's place in the engine's order follows from what it reads, so the
-# order is then another than the one that the memory of a graph that recomputes was predicted by, and takes far more.
-REORDERING = ("ReshapeFusion",)
-
-
 def _open(
     graph: Path,
     threads: int,
@@ -407,7 +367,7 @@ def _open(
     try:
         disabled = {"disabled_optimizers": [*REORDERING]} if ordered else {}
         return ort.InferenceSession(str(graph), options, providers=_PROVIDERS, **disabled)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ModelError(f"graph {graph} can't be loaded by {_NAME}: {error}") from error
 
 

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from lamina.models.definition import Definition
+from lamina.models.errors import ModelError
 from lamina.models.graph.flattening import flatten, without_values
-from lamina.models.graph.sections import Point, end, run_section, starts
+from lamina.models.graph.sections import Point, end, is_random, run_section, starts
 from lamina.models.graph.tracing import Forward, example, trace
-from lamina.models.graph.translation import translate
+from lamina.models.graph.translation import operator_name, place, translate
 from lamina.models.graph.writer import GraphWriter
 from lamina.models.spec import LayerSpec, ModelSpec
 
@@ -61,6 +62,11 @@ def _written(
 
     with without_values(forward):
         x = torch.empty_like(example(start.activation), requires_grad=False)
+    if drawing := [operator for operator in forward.operators[start.index : stop.index] if is_random(operator)]:
+        raise ModelError(
+            f"model {forward.name}: operator {operator_name(drawing[0])}{place(drawing[0])} draws random numbers in "
+            f"inference mode, too; give it the module's mode, as F.dropout(x, p, training=self.training) does"
+        )
     g = GraphWriter(f"{forward.name} to {output}")
     tensors = {
         tensor.name: g.external(tensor.name, tensor.shape)

@@ -8,7 +8,7 @@ them alone do not count: every section that reads them computes them anew. No la
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ from lamina.models.graph.recurrent import STAND_INS
 from lamina.models.graph.tracing import Forward, example
 from lamina.models.spec import ModelSpec
 
-# Operators that draw random numbers when they train.
-_RANDOM = ("dropout", "bernoulli", "rand", "multinomial", "normal_")
+# Names of the argument by which an operator draws: 0 means that it draws nothing.
+_PROBABILITIES = ("p", "dropout", "dropout_p")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,15 @@ def block_starts(forward: Forward, layer_of: Mapping[str, int]) -> dict[int, Poi
     return starts
 
 
-def run_section(forward: Forward, start: Point, stop: Point, tensors: Mapping[str, Tensor], boundary: Tensor) -> Tensor:
+def run_section(
+    forward: Forward,
+    start: Point,
+    stop: Point,
+    tensors: Mapping[str, Tensor],
+    boundary: Tensor,
+    *,
+    stand_ins: Mapping[Any, Callable[..., Any]] = STAND_INS,
+) -> Tensor:
     """The activation at ``stop``, computed from the activation ``boundary`` at ``start``.
 
     Args:
@@ -99,8 +107,10 @@ def run_section(forward: Forward, start: Point, stop: Point, tensors: Mapping[st
         stop: where it ends.
         tensors: the parameters and buffers of the module, by name. Running statistics are changed in place.
         boundary: (N, ...) as ``start`` says.
+        stand_ins: functions that run in place of operators. Those that are there by default can be traced only; with
+            none, the section runs on real tensors.
     """
-    run = _Run(forward, tensors, start.activation, boundary)
+    run = _Run(forward, tensors, start.activation, boundary, stand_ins)
     anchored = dissect(forward).anchored
     for operator in forward.operators[start.index : stop.index]:
         if operator in anchored:
@@ -109,15 +119,31 @@ def run_section(forward: Forward, start: Point, stop: Point, tensors: Mapping[st
 
 
 def is_random(operator: fx.Node) -> bool:
-    """Whether it draws random numbers when it trains."""
-    return any(name in str(operator.target) for name in _RANDOM)
+    """Whether it draws random numbers."""
+    target = operator.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    arguments = zip((argument.name for argument in target._schema.arguments), operator.args, strict=False)
+    given = dict(arguments) | operator.kwargs
+    probability = next((given[name] for name in _PROBABILITIES if name in given), None)
+    if probability is None:  # nothing but random numbers, unless it is a fused operator that may have dropout
+        return "attention" not in target._schema.name
+    return bool(probability != 0) and given.get("train", given.get("training", True)) is not False
 
 
 class _Run:
     """Executes operators of the forward graph one by one, and those that are not anchored when they are asked for."""
 
-    def __init__(self, forward: Forward, tensors: Mapping[str, Tensor], entry: fx.Node, boundary: Tensor) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        tensors: Mapping[str, Tensor],
+        entry: fx.Node,
+        boundary: Tensor,
+        stand_ins: Mapping[Any, Callable[..., Any]],
+    ) -> None:
         self._forward = forward
+        self._stand_ins = stand_ins
         self._tensors = tensors
         self._boundary = boundary
         self._results: dict[fx.Node, Any] = {entry: boundary}
@@ -126,7 +152,7 @@ class _Run:
         args, kwargs = fx.node.map_arg((operator.args, operator.kwargs), self.result)
         function: Any = operator.target
         with fx_traceback.set_current_meta(operator):
-            self._results[operator] = STAND_INS.get(function, function)(*args, **kwargs)
+            self._results[operator] = self._stand_ins.get(function, function)(*args, **kwargs)
 
     def result(self, operator: fx.Node) -> Any:
         if operator not in self._results:

@@ -60,7 +60,7 @@ def trace(definition: Definition, *, training: bool) -> Forward:
         ModelError: the module can't be traced, or does not return one tensor (N, classes).
     """
     sample = torch.zeros((2, *definition.input_shape), dtype=getattr(torch, definition.input_dtype))
-    with _mode(definition.module, training), warnings.catch_warnings(action="ignore"):
+    with mode_of(definition.module, training=training), warnings.catch_warnings(action="ignore"):
         try:
             exported = torch.export.export(
                 definition.module, (sample,), dynamic_shapes=({0: torch.export.Dim("N")},), strict=False
@@ -121,7 +121,7 @@ def _first_names(module: nn.Module) -> dict[str, str]:
 
 
 @contextmanager
-def _mode(module: nn.Module, training: bool) -> Iterator[None]:
+def mode_of(module: nn.Module, *, training: bool) -> Iterator[None]:
     """Put ``module`` into one mode, and afterwards every part of it back into its own."""
     before = {part: part.training for part in module.modules()}
     module.train(training)

@@ -44,6 +44,9 @@ ELEMENT_TYPES = {
 # Where an external value would lie if it were in a file. None is: the values are given when a session is made.
 EXTERNAL_LOCATION = "values"
 
+# The key in a model's metadata for the names of its random tensors, in the order in which torch draws them.
+DRAWN = "drawn"
+
 # Of the training build's operators, those that compute no gradient whose name is left out.
 _MAY_LEAVE_OUT = ("ConvGrad",)
 
@@ -86,6 +89,7 @@ class GraphWriter:
         self._renamed: dict[str, str] = {}
         self._remembered: dict[str, tuple[str, ...]] = {}
         self._draws = 0
+        self._drawn: list[str] = around._drawn if around else []
 
     def __getattr__(self, operator: str) -> Callable[..., str]:
         """``g.Add(a, b)`` writes an Add with one output and returns its name; attributes go as keywords."""
@@ -148,6 +152,11 @@ class GraphWriter:
         self._draws += 1
         return self._draws - 1
 
+    def drawn(self, value: str) -> str:
+        """Note that ``value`` consists of random numbers: the model says so, and whoever checks it can look at them."""
+        self._drawn.append(value)
+        return value
+
     def remember(self, name: str, *others: str) -> None:
         """Keep ``others`` for the rule that is given ``name``: a word from one rule to another."""
         self._remembered[name] = others
@@ -203,7 +212,11 @@ class GraphWriter:
         opsets = [helper.make_opsetid("", OPSET)]
         others = sorted({operator.domain for operator in graph.node} - {""})
         opsets += [helper.make_opsetid(domain, 1) for domain in others]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="lamina")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="lamina")
+        written = {name for operator in graph.node for name in operator.output}
+        if drawn := [name for name in self._drawn if name in written]:
+            model.metadata_props.add(key=DRAWN, value=" ".join(drawn))
+        return model
 
     def _graph(self) -> onnx.GraphProto:
         outputs = {output.name for output in self._outputs}

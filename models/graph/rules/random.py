@@ -48,7 +48,7 @@ def _drawn(g: GraphWriter, shape: tuple[Extent, ...], p: float) -> str:
         hashed = g.Mul(_xor_shifted(g, hashed, shift), _int32(g, multiplier))
     hashed = _xor_shifted(g, hashed, _LAST_SHIFT)
     limit = min(int(p * 2**32) - 2**31, 2**31 - 1)
-    return g.Reshape(g.Less(hashed, _int32(g, limit)), extents(g, shape))
+    return g.drawn(g.Reshape(g.Less(hashed, _int32(g, limit)), extents(g, shape)))
 
 
 def _entropy(g: GraphWriter) -> str:

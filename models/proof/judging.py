@@ -1,0 +1,97 @@
+"""Decides whether two results differ by more than float32 explains. Everything here is a pure function of arrays.
+
+Results are compared tensor by tensor, by the norm of their difference relative to the norm of what torch computes. A
+tensor whose gradient is next to nothing beside the others' consists of rounding errors, so no norm counts as smaller
+than a hundredth of that of all tensors together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32] | NDArray[np.float64]
+Arrays = Mapping[str, Array]
+
+TOLERANCE = 1e-4
+"""Relative difference that is never looked into: float32 reaches it in all but the deepest networks."""
+
+CERTAIN = 0.02
+"""Relative difference above which one draw of inputs is proof enough."""
+
+_TIMES = 10.0  # of the error that float32 makes in torch's hands: as much is granted to another order of operations
+_SMALLEST = 1e-2  # of the norm of all tensors together: no tensor counts as smaller
+_NOTHING = 1e-12
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tensor that differs.
+
+    Attributes:
+        name: of the tensor, or ``loss``.
+        error: relative to torch's value; infinite where only one of the two is finite.
+        explained: the relative error that float32 explains.
+    """
+
+    name: str
+    error: float
+    explained: float
+
+
+def relative_errors(found: Arrays, expected: Arrays) -> dict[str, float]:
+    """The relative error of every tensor of ``expected``; infinite where the two aren't finite at the same places."""
+    squares = {name: _square(value) for name, value in expected.items()}
+    smallest = _SMALLEST * math.sqrt(sum(squares.values()))
+    return {
+        name: _distance(found[name], value) / max(math.sqrt(squares[name]), smallest, _NOTHING)
+        for name, value in expected.items()
+    }
+
+
+def _distance(found: Array, expected: Array) -> float:
+    """The norm of the difference."""
+    if found.shape != expected.shape:
+        return math.inf
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = (found - expected).reshape(-1)
+    square = float(difference @ difference)
+    if math.isfinite(square):
+        return math.sqrt(square)
+    if (np.isfinite(found) != np.isfinite(expected)).any():
+        return math.inf
+    return math.sqrt(_square(np.where(np.isfinite(expected), difference.reshape(expected.shape), 0.0)))
+
+
+def _square(value: Array) -> float:
+    """The squared norm of what is finite."""
+    flat = value.reshape(-1)
+    square = float(flat @ flat)
+    if math.isfinite(square):
+        return square
+    flat = np.where(np.isfinite(flat), flat, 0.0).astype(np.float64)
+    return float(flat @ flat)
+
+
+def close(errors: Mapping[str, float]) -> bool:
+    """Whether all errors are small enough not to be looked into."""
+    return all(error <= TOLERANCE for error in errors.values())
+
+
+def differences(errors: Mapping[str, float], of_float32: Sequence[Mapping[str, float]]) -> list[Difference]:
+    """What differs by more than float32 explains.
+
+    Args:
+        errors: of the graph, relative to float64.
+        of_float32: errors that float32 makes in torch, or that rounding its inputs makes, relative to float64.
+    """
+    found = []
+    for name, error in errors.items():
+        explained = max((of[name] for of in of_float32), default=0.0)
+        if error > TOLERANCE and not error <= _TIMES * explained:
+            found.append(Difference(name, error, explained))
+    return found

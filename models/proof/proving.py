@@ -1,0 +1,264 @@
+"""Compares every graph of a bundle with what torch itself makes of the user's module, before the bundle is written.
+
+    training graphs    loss, gradients, statistics and the optimiser's move after one step, in every form that this
+                       processor runs, with one sample (where the network allows it), two, and the bundle's batch
+    pieces, inference  outputs in inference mode
+
+torch runs the module itself, eagerly, with its own autograd; what a trace has dropped or frozen shows as a difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lamina.models.definition import Definition, initial_values
+from lamina.models.engine_facts import LOAD_ERRORS, REORDERING, block_size
+from lamina.models.errors import ModelError
+from lamina.models.graph.sections import run_section, starts
+from lamina.models.graph.tracing import trace
+from lamina.models.manifest import BLOCKS, FileEntry, Manifest, SubModel
+from lamina.models.proof import judging
+from lamina.models.proof.eager import Step, logits
+from lamina.models.proof.explaining import Refusal, refused
+from lamina.models.proof.judging import CERTAIN, Difference
+from lamina.models.proof.repeating import check_repeatable
+from lamina.models.proof.running import Forward, Ran, TrainingRun
+from lamina.models.proof.trials import Trial
+
+_T = TypeVar("_T")
+
+Progress = Callable[[str], None]
+
+_TRIALS = 3
+_ADAMS = "mean_state"
+_ROUNDING = 1e-6
+
+
+def prove(definition: Definition, manifest: Manifest, folder: Path, progress: Progress = lambda _: None) -> None:
+    """Check the bundle in ``folder``.
+
+    Args:
+        definition: the network that it was built from.
+        manifest: of the bundle.
+        folder: where its files lie.
+        progress: is told what is checked next.
+
+    Raises:
+        ModelError: a graph differs from torch by more than float32 explains, or can't be run.
+    """
+    proof = _Proof(definition, manifest, folder)
+    check_repeatable(definition, proof.trial(2, 0).x)
+    for sub_model in manifest.sub_models:
+        progress(f"checking the graphs from layer {manifest.spec.layers[sub_model.cut].name}")
+        for graph in _graphs(sub_model):
+            proof.check_training(sub_model.cut, graph)
+    progress("checking inference")
+    proof.check_inference()
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """A training graph that is to be checked.
+
+    Attributes:
+        kind: for people.
+        entry: its file.
+        disabled: optimisations that boards leave out for it.
+    """
+
+    kind: str
+    entry: FileEntry
+    disabled: tuple[str, ...] = ()
+
+
+def _graphs(sub_model: SubModel) -> Iterator[_Graph]:
+    """The graphs of a sub-model that this processor runs, each file once."""
+    forms = [form for form in sub_model.forms if form not in BLOCKS or BLOCKS[form] == block_size()]
+    graphs = [_Graph("step", sub_model.graph)]
+    if sub_model.accumulating is not None:
+        graphs.append(_Graph("step in micro-batches", sub_model.accumulating))
+    for form in forms:
+        graphs.append(_Graph(f"step, form {form}", sub_model.forms[form].graph))
+        graphs.append(_Graph(f"step in micro-batches, form {form}", sub_model.forms[form].accumulating))
+    if sub_model.recomputing is not None:
+        graphs.append(_Graph("step with activations computed again", sub_model.recomputing, REORDERING))
+    seen = set[FileEntry]()
+    for graph in graphs:
+        if graph.entry not in seen:
+            seen.add(graph.entry)
+            yield graph
+
+
+class _Proof:
+    def __init__(self, definition: Definition, manifest: Manifest, folder: Path) -> None:
+        self._definition, self._manifest, self._folder = definition, manifest, folder
+        self._forward = trace(definition, training=True)
+        self._starts = starts(self._forward, manifest.spec)
+        self._initial = initial_values(definition, manifest.spec)
+        self._trials: dict[tuple[int, int], Trial] = {}
+        self._sizes = [size for size in sorted({1, 2, manifest.batch_size}) if size > 1 or self._allows_one()]
+
+    def trial(self, count: int, number: int) -> Trial:
+        """The inputs with so many samples; made once."""
+        if (count, number) not in self._trials:
+            self._trials[count, number] = Trial(
+                self._definition, self._manifest.spec, self._forward, self._starts, self._initial, count, number
+            )
+        return self._trials[count, number]
+
+    def _allows_one(self) -> bool:
+        """Whether torch takes a batch of one sample: batch norm, for one, needs more."""
+        try:
+            self.trial(1, 0)
+        except ModelError:
+            return False
+        return True
+
+    def check_training(self, cut: int, graph: _Graph) -> None:
+        """Compare one training graph with torch.
+
+        Raises:
+            ModelError: they differ, or the graph can't be run.
+        """
+        layers = self._manifest.spec.layers[cut:]
+        run = self._ran(
+            graph.kind, lambda: TrainingRun(self._manifest, layers, self._path(graph.entry), graph.disabled)
+        )
+
+        def differ(count: int, number: int) -> list[Difference]:
+            trial = self.trial(count, number)
+            x = trial.entering(cut)
+            ran = self._ran(graph.kind, lambda: run.step(trial.values, x, trial.y))
+            return self._training_differences(cut, trial, ran)
+
+        for count in self._sizes:
+            for number in range(_TRIALS):
+                if not (different := differ(count, number)):
+                    break
+                if number == _TRIALS - 1 or max(each.error for each in different) >= CERTAIN:
+                    where = f"{graph.kind}, from layer {layers[0].name}, batch size {count}"
+                    right_with = [other for other in self._sizes if other != count and not differ(other, 0)]
+                    raise refused(self._refusal(different, where, forward=False, right_with=right_with))
+
+    def _training_differences(self, cut: int, trial: Trial, ran: Ran) -> list[Difference]:
+        layers = self._manifest.spec.layers[cut:]
+        names = {tensor.name for layer in layers for tensor in (*layer.parameters, *layer.statistics)}
+
+        def errors(found: Ran | Step, expected: Step) -> dict[str, float]:
+            wanted = [
+                ({"loss": np.array(found.loss)}, {"loss": np.array(expected.loss)}),
+                (found.gradients, expected.gradients),
+                (found.statistics, expected.statistics),
+            ]
+            compared: dict[str, float] = {}
+            for one, other in wanted:
+                own = {name: value for name, value in other.items() if name == "loss" or name in names}
+                compared |= judging.relative_errors(one, own)
+            return compared
+
+        try:
+            expected = trial.expected(cut, ran.drawn)
+        except ModelError as error:
+            raise ModelError(f"model {self._definition.name}: {error}") from error
+        if not judging.close(found := errors(ran, expected)):
+            exact = trial.exact(cut, ran.drawn)
+            if exact is None:
+                return judging.differences(found, [dict.fromkeys(found, judging.TOLERANCE)])
+            found = errors(ran, exact)
+            if different := judging.differences(found, [errors(expected, exact)]):
+                rounded = [errors(each, exact) for each in trial.rounded(cut, ran.drawn)]
+                different = judging.differences(found, [errors(expected, exact), *rounded])
+            if different:
+                return different
+        return self._move_differences(trial, ran)
+
+    def _move_differences(self, trial: Trial, ran: Ran) -> list[Difference]:
+        """Whether the optimiser takes from the parameters what it must take for these gradients."""
+        if ran.moved is None:
+            return []
+        gradient = np.concatenate([value.reshape(-1) for value in ran.gradients.values()])
+        move = gradient / (np.abs(gradient) + 1) if _ADAMS in self._manifest.optimiser_state else gradient
+        parameters = np.concatenate([trial.values[name].reshape(-1) for name in ran.gradients])
+        difference = float(np.linalg.norm(ran.moved - move))
+        allowed = judging.TOLERANCE * float(np.linalg.norm(move)) + _ROUNDING * float(np.linalg.norm(parameters))
+        return [] if difference <= allowed else [Difference("the optimiser's step", difference / allowed, 0.0)]
+
+    def check_inference(self) -> None:
+        """Compare the pieces, and the whole network in inference mode, with torch.
+
+        Raises:
+            ModelError: they differ, or a graph can't be run.
+        """
+        for count in self._sizes:
+            self._compare_outputs(self.trial(count, 0))
+        self._check_pieces(self.trial(self._sizes[-1], 0))
+
+    def _compare_outputs(self, trial: Trial) -> None:
+        found = self._forwarded(self._manifest.inference, trial.values, trial.x)
+        try:
+            expected = logits(self._definition, trial.values, trial.x)
+        except ModelError as error:
+            raise ModelError(
+                f"model {self._definition.name}: in inference mode {error}; "
+                f"give dropout its module's mode, as F.dropout(x, p, training=self.training) does"
+            ) from error
+        result = {"output": found}
+        errors = judging.relative_errors(result, {"output": expected})
+        if judging.close(errors):
+            return
+        try:
+            exact = logits(self._definition, trial.values, trial.x, dtype=torch.float64)
+        except Exception:  # whatever a module raises that has been written for float32
+            exact = expected
+        errors = judging.relative_errors(result, {"output": exact})
+        of_float32 = judging.relative_errors({"output": expected}, {"output": exact})
+        if different := judging.differences(errors, [of_float32]):
+            raise refused(self._refusal(different, f"inference, batch size {len(trial.x)}", forward=True))
+
+    def _check_pieces(self, trial: Trial) -> None:
+        """Compare each piece with its section of the traced pass, whose outputs were seen to be torch's."""
+        spec, inference = self._manifest.spec, trace(self._definition, training=False)
+        points = starts(inference, spec)
+        tensors = {name: tensor.detach().clone() for name, tensor in inference.values.items()}
+        tensors |= {name: torch.from_numpy(value.copy()) for name, value in trial.values.items()}
+        x: NDArray[Any] = trial.x
+        for piece in self._manifest.pieces:
+            first, stop = (spec.blocks[block].first for block in (piece.first_block, piece.stop_block))
+            entering, x = x, self._forwarded(piece.graph, trial.values, x)
+            with torch.no_grad():
+                section = points[first], points[stop]
+                expected = run_section(inference, *section, tensors, torch.from_numpy(entering), stand_ins={})
+            errors = judging.relative_errors({"output": x}, {"output": expected.numpy()})
+            if errors["output"] > 10 * judging.TOLERANCE:
+                different = [Difference("output", errors["output"], 0.0)]
+                where = f"frozen piece from layer {spec.layers[first].name}, {len(x)} samples"
+                raise refused(self._refusal(different, where, forward=True))
+
+    def _refusal(
+        self, different: Sequence[Difference], where: str, *, forward: bool, right_with: Sequence[int] = ()
+    ) -> Refusal:
+        return Refusal(self._definition, self._manifest.spec, different, where, forward, right_with)
+
+    def _forwarded(
+        self, entry: FileEntry, values: Mapping[str, NDArray[np.float32]], x: NDArray[Any]
+    ) -> NDArray[np.float32]:
+        return self._ran("inference", lambda: Forward(self._path(entry), values)(x))
+
+    def _path(self, entry: FileEntry) -> Path:
+        return self._folder / entry.file_name
+
+    def _ran(self, kind: str, work: Callable[[], _T]) -> _T:
+        try:
+            return work()
+        except LOAD_ERRORS as error:
+            reason = next(iter(str(error).splitlines()), "")[:300]
+            raise ModelError(
+                f"model {self._definition.name}: ONNX Runtime can't run a graph of it ({kind}): {reason}"
+            ) from error

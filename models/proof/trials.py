@@ -1,0 +1,151 @@
+"""Holds what torch makes of drawn inputs, so that every graph of a bundle is compared with it and it is computed once.
+
+All cuts are compared with one step of the whole network: a graph that begins at a cut gets the activation that the
+layers before it have in training mode, and must then come to the gradients of the whole step. A network that draws
+random numbers is the exception: each graph draws its own, and torch has to draw the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lamina.models.definition import Definition
+from lamina.models.errors import ModelError
+from lamina.models.graph.sections import Point, run_section
+from lamina.models.graph.tracing import Forward, mode_of
+from lamina.models.proof.draws import Recording
+from lamina.models.proof.eager import Step, step
+from lamina.models.proof.samples import labels, noisy, samples
+from lamina.models.spec import ModelSpec
+
+Values = Mapping[str, NDArray[np.float32]]
+
+
+_ROUNDING = 2.0**-23  # of a float32: what is as far apart is the same to it
+_ROUNDED = 3  # times that inputs are rounded otherwise, to see what that does to the gradients
+
+
+class Trial:
+    """One batch of drawn samples, labels and values, at which torch's loss and gradients are finite.
+
+    Args:
+        definition: the network.
+        spec: its layers.
+        forward: its trace in training mode.
+        starts: the points of its cuts.
+        initial: the values that the federation starts from.
+        count: samples.
+        number: of the trial; each draws other inputs.
+
+    Raises:
+        ModelError: there are no such inputs. With a single sample, the network may need more of them.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        spec: ModelSpec,
+        forward: Forward,
+        starts: Mapping[int, Point],
+        initial: Values,
+        count: int,
+        number: int,
+    ) -> None:
+        self._definition, self._spec, self._forward, self._starts = definition, spec, forward, starts
+        self._rng = np.random.default_rng([number, count])
+        self._heads: dict[int, tuple[NDArray[Any], list[Tensor]]] = {}
+        self._steps: dict[object, Any] = {}
+        self.y = labels(definition, count, self._rng)
+        self.x, self.values = self._usable(initial, count)
+
+    def entering(self, cut: int) -> NDArray[Any]:
+        """What enters the layers from ``cut`` on, where those before it are in training mode."""
+        return self._head(cut)[0] if cut else self.x
+
+    def expected(self, cut: int, drawn: Sequence[Tensor]) -> Step:
+        """Torch's step in float32, where the layers from ``cut`` on draw ``drawn``."""
+        return self._step(cut, drawn, torch.float32)
+
+    def exact(self, cut: int, drawn: Sequence[Tensor]) -> Step | None:
+        """The same in float64; ``None`` where the module can't be converted."""
+        try:
+            return self._step(cut, drawn, torch.float64)
+        except Exception:  # whatever a module raises that has been written for float32
+            return None
+
+    def rounded(self, cut: int, drawn: Sequence[Tensor]) -> list[Step]:
+        """Steps in float64 on inputs and values that differ by float32's rounding: how much can that matter?"""
+        steps = []
+        for _ in range(_ROUNDED):
+            values = {name: self._jittered(value) for name, value in self.values.items()}
+            x = self._jittered(self.x) if self.x.dtype == np.float32 else self.x
+            layers = self._spec.layers
+            steps.append(
+                step(
+                    self._definition,
+                    layers,
+                    values,
+                    x,
+                    self.y,
+                    drawn=[*self._before(cut), *drawn],
+                    dtype=torch.float64,
+                )
+            )
+        return steps
+
+    def _step(self, cut: int, drawn: Sequence[Tensor], dtype: torch.dtype) -> Step:
+        everything = [*self._before(cut), *drawn] if drawn or cut in self._heads else []
+        key = (dtype, *(bytes(each.numpy()) for each in everything))
+        if key not in self._steps:
+            if everything:
+                self._steps.clear()  # the next graph draws others
+            layers = self._spec.layers
+            self._steps[key] = step(
+                self._definition, layers, self.values, self.x, self.y, drawn=everything, dtype=dtype
+            )
+        return self._steps[key]  # type: ignore[no-any-return]  # a Step
+
+    def _before(self, cut: int) -> list[Tensor]:
+        """What the layers before ``cut`` draw."""
+        return self._head(cut)[1] if cut else []
+
+    def _head(self, cut: int) -> tuple[NDArray[Any], list[Tensor]]:
+        if cut not in self._heads:
+            tensors = {name: tensor.detach().clone() for name, tensor in self._forward.values.items()}
+            tensors |= {name: torch.from_numpy(value.copy()) for name, value in self.values.items()}
+            samples = torch.from_numpy(self.x.copy())
+            points = self._starts[0], self._starts[cut]
+            with mode_of(self._definition.module, training=True), torch.no_grad(), Recording() as recording:
+                entering = run_section(self._forward, *points, tensors, samples, stand_ins={})
+            self._heads[cut] = np.ascontiguousarray(entering.numpy()), recording.drawn
+        return self._heads[cut]
+
+    def _usable(self, initial: Values, count: int) -> tuple[NDArray[Any], Values]:
+        failed: Exception | None = None
+        for values in (noisy(self._spec, initial, self._rng), initial):
+            for x in samples(self._definition, self._forward, count, self._rng):
+                try:
+                    if _finite(step(self._definition, self._spec.layers, values, x, self.y, drawn=None)):
+                        return x, values
+                except Exception as error:  # whatever the module raises
+                    failed = error
+        name = self._definition.name
+        if failed is not None:
+            reason = next(iter(str(failed).splitlines()), "") or type(failed).__name__
+            raise ModelError(f"model {name}: torch itself can't take a step with {count} samples: {reason}")
+        raise ModelError(f"model {name}: its loss or its gradients are not finite on drawn samples, in torch itself")
+
+    def _jittered(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
+        noise = self._rng.choice(np.array([-_ROUNDING, _ROUNDING], np.float32), value.shape)
+        return np.asarray(value * (1 + noise), np.float32)
+
+
+def _finite(found: Step) -> bool:
+    return math.isfinite(found.loss) and all(np.isfinite(value).all() for value in found.gradients.values())

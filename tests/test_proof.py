@@ -1,0 +1,163 @@
+"""A bundle is compared with torch before it is written: every kind of network that would train wrongly is refused."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lamina.models.build import build_bundle
+from lamina.models.definition import Definition
+from lamina.models.errors import ModelError
+from lamina.models.proof import judging
+
+Body = Callable[["Between", Tensor], Tensor]
+
+
+class Between(nn.Module):
+    """Two dense layers with something between them."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.vector = nn.Parameter(torch.linspace(-1, 1, 6))
+        self.generator = np.random.default_rng(0)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.body(self, self.first(x)))
+
+
+def network(body: Body, shape: tuple[int, ...] = (6,)) -> Definition:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Definition("case", Between(body), shape, 3)
+
+
+def build(folder: Path, definition: Definition, **options: bool) -> None:
+    build_bundle(definition, folder / "bundle", batch_size=4, **options)
+
+
+def refusal(folder: Path, body: Body, shape: tuple[int, ...] = (6,)) -> str:
+    with pytest.raises(ModelError) as refused:
+        build(folder, network(body, shape))
+    assert not (folder / "bundle").exists()
+    return str(refused.value)
+
+
+def test_a_network_that_trains_right_is_written(tmp_path: Path) -> None:
+    build(tmp_path, network(lambda module, h: h.tanh() * module.vector))
+    assert (tmp_path / "bundle" / "manifest.json").is_file()
+
+
+def drawn_by_python(module: Between, h: Tensor) -> Tensor:
+    return h * 2 if module.training and random.random() < 0.01 else h
+
+
+def drawn_by_numpy(module: Between, h: Tensor) -> Tensor:
+    return h * 2 if module.training and np.random.rand() < 0.01 else h
+
+
+def drawn_by_a_generator(module: Between, h: Tensor) -> Tensor:
+    return h * 2 if module.training and module.generator.random() < 0.01 else h
+
+
+@pytest.mark.parametrize(
+    ("body", "source"),
+    [
+        (drawn_by_python, "Python's module random"),
+        (drawn_by_numpy, "NumPy's global generator"),
+        (drawn_by_a_generator, "generator of module"),
+    ],
+)
+def test_random_numbers_that_a_trace_would_freeze_are_refused(tmp_path: Path, body: Body, source: str) -> None:
+    assert f"draws random numbers from {source}" in refusal(tmp_path, body)
+
+
+def test_a_result_that_changes_from_call_to_call_is_refused(tmp_path: Path) -> None:
+    calls = []
+
+    def counted(module: Between, h: Tensor) -> Tensor:
+        calls.append(1)
+        return h * len(calls)
+
+    assert "other results from call to call" in refusal(tmp_path, counted)
+
+
+def test_control_flow_on_the_batch_size_is_refused(tmp_path: Path) -> None:
+    said = refusal(tmp_path, lambda module, h: h * 2 if h.shape[0] == 1 else h)
+    assert "batch size 1" in said
+    assert "with 2 or 4 samples nothing differs" in said
+
+
+def test_dropout_in_inference_mode_is_refused(tmp_path: Path) -> None:
+    assert "training=self.training" in refusal(tmp_path, lambda module, h: F.dropout(h, 0.5))
+
+
+def test_random_numbers_of_torch_are_compared_draw_by_draw(tmp_path: Path) -> None:
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.3), nn.Flatten(), nn.Dropout(0.4)
+    )
+    build(tmp_path, Definition("dropout", nn.Sequential(module, nn.Linear(144, 8), nn.Linear(8, 3)), (1, 8, 8), 3))
+
+
+def test_a_graph_without_the_dropout_of_the_module_is_refused(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.Linear(6, 3))
+    traced = Definition("dropout", module, (6,), 3)
+    hooked = nn.Dropout(0.5)
+    module[1].forward = lambda x: hooked(x) if not torch.compiler.is_exporting() else x  # type: ignore[method-assign]
+    with pytest.raises(ModelError, match="where the graph draws none"):
+        build(tmp_path, traced)
+
+
+def test_the_module_is_left_as_it_was(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    module[0].weight.grad = torch.ones(6, 6)
+    before = {name: (tensor, tensor.clone()) for name, tensor in module.state_dict(keep_vars=True).items()}
+    build(tmp_path, Definition("kept", module.eval(), (6,), 3))
+    assert not module.training
+    assert module[0].weight.grad.sum() == 36
+    assert module[2].weight.grad is None
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        assert tensor is before[name][0]
+        assert torch.equal(tensor, before[name][1])
+
+
+def test_what_starts_at_zero_hides_nothing(tmp_path: Path) -> None:
+    """An adapter whose second factor is zero passes no gradient on, be it right or wrong."""
+
+    def hidden(module: Between, h: Tensor) -> Tensor:
+        return h * (module.vector + (1.0 if not torch.compiler.is_exporting() else 2.0))
+
+    definition = network(hidden)
+    with torch.no_grad():
+        definition.module.last.weight.zero_()
+    with pytest.raises(ModelError, match="differ"):
+        build(tmp_path, definition)
+
+
+def test_without_the_check_the_bundle_is_written(tmp_path: Path) -> None:
+    build(tmp_path, network(drawn_by_python), check=False)
+    assert (tmp_path / "bundle" / "manifest.json").is_file()
+
+
+def test_what_float32_explains_is_granted() -> None:
+    errors = {"a": 3e-4, "b": 3e-3}
+    assert [each.name for each in judging.differences(errors, [{"a": 5e-5, "b": 5e-5}])] == ["b"]
+    assert judging.differences(errors, [{"a": 5e-5, "b": 5e-5}, {"a": 0.0, "b": 1e-3}]) == []
+
+
+def test_rounding_errors_beside_large_gradients_are_nothing() -> None:
+    expected = {"bias before a norm": np.zeros(2, np.float32), "kernel": np.ones(100, np.float32)}
+    found = {"bias before a norm": np.full(2, 1e-7, np.float32), "kernel": np.ones(100, np.float32)}
+    assert judging.close(judging.relative_errors(found, expected))
+
+
+def test_a_number_that_is_not_finite_in_one_of_the_two_is_an_infinite_error() -> None:
+    one, other = {"a": np.array([1.0, np.inf])}, {"a": np.array([1.0, 2.0])}
+    assert judging.relative_errors(one, other) == {"a": np.inf}
+    assert judging.relative_errors(one, one) == {"a": 0.0}
