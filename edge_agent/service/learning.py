@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -179,9 +179,13 @@ class Learning:
         self._ready().take(layer, vector)
 
     def save(self, progress: Progress) -> None:
-        """Write the state, in the thread; the next round waits for it, nothing else does."""
+        """Write the state of a round that is trained, in the thread: its updates are encoded after it.
+
+        So an agent that is killed after its first update has gone out still has the round that the update is of.
+        """
         if self._settings.keep_state:
-            asyncio.get_running_loop().run_in_executor(self._thread, self._save, progress)
+            vectors = self._ready().vectors()  # now: a later round's global values may be taken before the thread is free
+            asyncio.get_running_loop().run_in_executor(self._thread, self._save, progress, vectors)
 
     async def close(self) -> None:
         """End the thread and give everything back."""
@@ -247,7 +251,10 @@ class Learning:
                 return None
             owing = self._owing(progress)
             restore_state(self._state_path, learner.vectors() | owing)
-            self._feedback.restore(owing, progress.plan.round, progress.plan.versions)
+            self._feedback.restore(owing, progress.plan.round)
+            if owing:  # what the codecs lose of the round's updates is known when they are encoded
+                due = [layer for layer in progress.plan.due if layer >= progress.cut]
+                self._encoded_updates(progress.plan, due)
         except DamagedState as error:
             log.warning("%s: %s; beginning without it", self._settings.device, error)
             return None
@@ -285,21 +292,21 @@ class Learning:
             encoded.append((layer, split(value, plan.chunk_bytes)))
         return encoded
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, progress: Progress, vectors: Mapping[str, Vector]) -> None:
         try:
-            save_state(self._state_path, progress, self._ready().vectors() | self._owing(progress))
+            save_state(self._state_path, progress, {**vectors, **self._owing(progress)})
         except OSError as error:  # training goes on; a restart would begin from an older round
             log.warning("%s: can't keep the state in %s: %s", self._settings.device, self._folder, error.strerror)
 
     def _owing(self, progress: Progress) -> dict[str, Vector]:
-        """What error feedback keeps after a round, in place; which layers have any follows from the round's plan."""
+        """What error feedback owes after a round, in place; which layers have any follows from the round's plan."""
         plan, sizes = progress.plan, [layer.vector_size for layer in self.layers]
         biased = [
             layer
             for layer in range(progress.cut, len(sizes))
             if codec(plan.codec_of(self._settings.device, sizes[layer])).biased
         ]
-        return self._feedback.vectors(biased, plan.due, sizes)
+        return self._feedback.vectors(biased, sizes)
 
     def _drop(self) -> None:
         self._feedback = ErrorFeedback()

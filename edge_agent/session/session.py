@@ -29,7 +29,8 @@ The rules, which hold in every state and for every order of events:
 7.  Updates belong to the plan whose steps are done, and are void once there is another plan. They go out when that
     plan has been heard on the present link, and all go out again when it is heard on another link, or when the
     coordinator itself repeats it: what the broker acknowledged may have died with it, or before the coordinator heard.
-    In the same way values that are still missing are asked for again.
+    In the same way values that are still missing are asked for again. The state is saved before the first of them
+    goes out: a device that is killed when the coordinator has them all, and has gone on, is still in step.
 8.  A round whose loss is not finite has no updates: the device reports it, and begins the next one afresh.
 9.  A refusal counts only when the coordinator says it now: one that the broker kept may be older than the profile. In
     the same way, a finished plan ends the session only if this agent has seen its epoch alive.
@@ -191,9 +192,9 @@ class Session:
                 if self._task is not None and epoch == self._task.epoch:
                     self._passed[layer] = version
             case Trained(outcome):
-                self._note_trained(outcome)
+                return self._note_trained(outcome)
             case Published(epoch, round_, layers):
-                return self._note_published(epoch, round_, set(layers))
+                self._note_published(epoch, round_, set(layers))
         return []
 
     def _note_task(self, task: Task, retained: bool) -> list[Command]:
@@ -262,21 +263,19 @@ class Session:
             self._void = self._running is not None
         self._latest = plan
 
-    def _note_trained(self, outcome: Outcome | None) -> None:
+    def _note_trained(self, outcome: Outcome | None) -> list[Command]:
         plan, self._running = self._running, None
         void, self._void = self._void, False
         if plan is None or outcome is None or void or self._manifest is None:  # left off, or under a task that is past
-            return
+            return []
         self._done, self._outcome = plan, outcome
         self._owe(plan)
+        return [Save(self.progress)] if self.progress is not None else []
 
-    def _note_published(self, epoch: int, round_: int, layers: set[int]) -> list[Command]:
-        done = self._done
-        if done is None or (epoch, round_) != (done.epoch, done.round) or not layers & self._owed:
-            return []
-        self._owed -= layers
-        self._in_flight -= layers
-        return [Save(self.progress)] if not self._owed and self.progress is not None else []
+    def _note_published(self, epoch: int, round_: int, layers: set[int]) -> None:
+        if self._done is not None and (epoch, round_) == (self._done.epoch, self._done.round):
+            self._owed -= layers
+            self._in_flight -= layers
 
     # What to do.
 
