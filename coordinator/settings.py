@@ -16,6 +16,7 @@ phi = 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Literal
 
@@ -23,6 +24,9 @@ import msgspec
 
 from lamina.broker.link.address import BrokerAddress
 from lamina.broker.wire.codecs import LOSSLESS, codec
+from lamina.coordinator.algorithms.catalogue import found, named
+from lamina.coordinator.algorithms.interval_rule import IntervalRule
+from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.models.errors import ConfigError, require
 
 
@@ -104,6 +108,8 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         warmup_rounds: no adjustment before this many rounds are done.
         accelerate: shorten the intervals of the layers that drift most, in place of relaxing those that drift least.
         weighting: ``uniform`` (1/m), or by ``num_examples``.
+        intervals: name of the rule that adjusts the intervals at a cycle's end; ``random`` and ``round_robin`` are
+            controls, which relax as many parameters as the default and other layers.
         fold: name of the aggregation rule, ``mean`` by default.
         aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
             coordinator does it itself.
@@ -113,6 +119,7 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warmup_rounds: int = 0
     accelerate: bool = False
     weighting: Literal["uniform", "num_examples"] = "uniform"
+    intervals: str = "fedlama"
     fold: str = "mean"
     aggregators: int = 0
 
@@ -123,6 +130,7 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"aggregation.fold = {self.fold!r} needs every update by itself, and aggregators send sums: "
             "set aggregation.aggregators to 0",
         )
+        named(IntervalRule, self.intervals, "aggregation.intervals")
         require(self.phi > 0, "aggregation.phi must be at least 1")
         require(self.warmup_rounds >= 0, "aggregation.warmup_rounds can't be negative")
 
@@ -131,21 +139,23 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the coordinator does with an average (see `lamina.coordinator.algorithms.server_optimiser`).
 
     Attributes:
-        optimiser: ``none``: the average is the next value; ``fedavgm`` or ``fedadam``: a step towards it.
-        lr: the server's learning rate; left out, 1 of ``fedavgm`` and 0.01 of ``fedadam``, which moves a parameter by
-            about the rate, however small the average's change is.
+        optimiser: ``none``: the average is the next value; the name of an optimiser: a step towards it.
+        lr: the server's learning rate; left out, the optimiser's own: 1 of ``fedavgm``; 0.01 of ``fedadam`` and
+            ``fedyogi``, which move a parameter by about the rate, however small the average's change is.
         beta: share of the momentum that stays.
-        beta2: share of FedAdam's second moment that stays.
-        tau: FedAdam's floor of the second moment's root.
+        beta2: share of the second moment that stays, of ``fedadam`` and ``fedyogi``.
+        tau: their floor of the second moment's root.
     """
 
-    optimiser: Literal["none", "fedavgm", "fedadam"] = "none"
+    optimiser: str = "none"
     lr: float | None = None
     beta: float = 0.9
     beta2: float = 0.99
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
+        if self.optimiser != "none":
+            named(ServerOptimiser, self.optimiser, "server.optimiser")
         require(self.lr is None or self.lr > 0, "server.lr must be positive")
         require(0 <= self.beta < 1 and 0 <= self.beta2 < 1, "server.beta and server.beta2 must lie in [0, 1)")
         require(self.tau > 0, "server.tau must be positive")
@@ -155,7 +165,8 @@ class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The learning rate, the optimiser's own where none is given."""
         if self.lr is not None:
             return self.lr
-        return 0.01 if self.optimiser == "fedadam" else 1.0
+        known = found(ServerOptimiser).get(self.optimiser)
+        return known.lr if known else 1.0
 
 
 class Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -251,7 +262,38 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.batch_size > 0, "evaluation.batch_size must be at least 1")
 
 
-class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The tables that say how a model is trained, whatever carries it out: a federation, an emulation or a simulation.
+
+    Attributes:
+        training: what every device of the cohort does in a round.
+        local: what a device does besides its optimiser.
+        cohorts: who trains.
+        aggregation: when a layer is averaged, and how.
+        server: what becomes of an average.
+        evaluation: how the averaged model is judged.
+    """
+
+    training: Training = msgspec.field(default_factory=Training)
+    local: Local = msgspec.field(default_factory=Local)
+    cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
+    aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
+    server: Server = msgspec.field(default_factory=Server)
+    evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds to do: those asked for, up to whole cycles."""
+        phi = self.aggregation.phi
+        return math.ceil(self.training.rounds / phi) * phi
+
+    def rate(self, round_: int, default: float) -> float:
+        """The learning rate in a round; it starts at ``default`` where ``training.lr`` is left out."""
+        decays = sum(round_ >= share * self.rounds for share in self.training.lr_decay_at)
+        return (default if self.training.lr is None else self.training.lr) / self.training.lr_decay**decays
+
+
+class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of ``federation.toml``. Relative paths start at the file's own folder.
 
     Attributes:
@@ -264,14 +306,8 @@ class FederationSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     bundle: str
     folder: str = "runs/federation"
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
-    training: Training = msgspec.field(default_factory=Training)
-    local: Local = msgspec.field(default_factory=Local)
-    cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
-    aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
-    server: Server = msgspec.field(default_factory=Server)
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
-    evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
 
 
 def _check_codec(key: str, name: str) -> None:

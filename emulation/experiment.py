@@ -34,7 +34,7 @@ import msgspec
 
 from lamina.broker.settings import load_toml
 from lamina.broker.wire.topics import check_name
-from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, Evaluation, Local, Server, Training, Wire
+from lamina.coordinator.settings import Cohorts, Deadlines, Method, Training, Wire
 from lamina.emulation.datasets import BUILT_IN
 from lamina.models.errors import require
 
@@ -93,7 +93,7 @@ class Group(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.budget_mib is None or self.budget_mib > 0, "fleet.budget_mib must be positive")
 
 
-class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Experiment(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of an experiment's file. Relative paths in it start at the file's own folder.
 
     Attributes:
@@ -134,14 +134,8 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agents_per_process: int = 0
     partition: Partition = msgspec.field(default_factory=Partition)
     fleet: tuple[Group, ...] = msgspec.field(default_factory=lambda: (Group(),))
-    training: Training = msgspec.field(default_factory=Training)
-    local: Local = msgspec.field(default_factory=Local)
-    cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
-    aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
-    server: Server = msgspec.field(default_factory=Server)
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
-    evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
         check_name(self.name, "name")
@@ -159,11 +153,6 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def devices(self) -> int:
         """Devices in all groups together."""
         return sum(group.devices for group in self.fleet)
-
-    @property
-    def rounds(self) -> int:
-        """Rounds to do: those asked for, up to whole cycles."""
-        return math.ceil(self.training.rounds / self.aggregation.phi) * self.aggregation.phi
 
     @property
     def folder(self) -> Path:

@@ -6,7 +6,7 @@ import pytest
 
 from lamina.broker.wire.messages import DeviceProfile, Report, RoundPlan
 from lamina.coordinator.records.snapshot import Snapshot, fresh
-from lamina.coordinator.rounds.federation import Federation
+from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.rounds.round import Update
 from lamina.coordinator.settings import Aggregation, Cohorts, FederationSettings, Local, Server, Training, Wire
 from lamina.models.errors import ConfigError, RejectedUpdate
@@ -122,17 +122,38 @@ def test_a_device_that_can_not_train_is_refused_with_the_reason(changes: dict[st
 
 def test_the_first_round_waits_for_min_devices() -> None:
     subject = with_devices(federation(), one=100.0)
-    assert not subject.can_begin(waited_s=1e9)
-    assert with_devices(subject, two=100.0).can_begin(waited_s=0.0)
+    assert not subject.can_begin(now=1e9)
+    assert with_devices(subject, two=100.0).can_begin(now=0.0)
 
 
-def test_a_later_cycle_goes_on_with_fewer_devices_after_the_deadline() -> None:
+def test_a_later_cycle_goes_on_at_once_without_a_device_that_said_goodbye() -> None:
     subject = with_devices(federation(), one=100.0, two=100.0)
     play(subject, {"one": 1.0, "two": 1.0}, rounds=2)
     subject.went("two", now=0.0, patience_s=0.0)
-    assert not subject.can_begin(waited_s=599.0)
-    assert subject.can_begin(waited_s=600.0)
+    assert subject.can_begin(now=0.0)
     assert subject.begin(now=0.0).cohort == ("one",)
+
+
+def test_a_later_cycle_waits_for_a_device_that_vanished_until_its_patience_ends() -> None:
+    subject = with_devices(federation(), one=100.0, two=100.0)
+    play(subject, {"one": 1.0, "two": 1.0}, rounds=2)
+    subject.went("two", now=100.0, patience_s=10.0)
+    assert subject.awaited(now=109.9) == {"two": 110.0}
+    assert not subject.can_begin(now=109.9)
+    assert subject.can_begin(now=110.0)
+    subject.came("two")
+    assert subject.can_begin(now=101.0)
+    assert subject.begin(now=101.0).cohort == ("one", "two")
+
+
+def test_where_nobody_is_left_a_later_cycle_waits_for_the_first_to_come() -> None:
+    subject = with_devices(federation(), one=100.0, two=100.0)
+    play(subject, {"one": 1.0, "two": 1.0}, rounds=2)
+    for name in ("one", "two"):
+        subject.went(name, now=0.0, patience_s=0.0)
+    assert not subject.can_begin(now=1e9)
+    subject.came("two")
+    assert subject.can_begin(now=1e9)
 
 
 def test_phi_1_is_fedavg_every_layer_is_due_every_round() -> None:
@@ -241,9 +262,13 @@ def test_a_restarted_coordinator_plans_the_same_round_again() -> None:
     play(subject, {"one": 1.0, "two": 3.0}, rounds=1)
     saved = msgspec.json.decode(msgspec.json.encode(subject.snapshot), type=Snapshot)
     again = Federation(SETTINGS, MANIFEST, "cafe", list(subject.values), saved)
-    assert not again.can_begin(waited_s=0.0)  # the cycle's cohort must register first
-    with_devices(again, one=100.0, two=100.0)
-    assert again.can_begin(waited_s=0.0)
+    again.listen(now=0.0)
+    with_devices(again, one=100.0)
+    assert again.awaited(now=9.9) == {"two": 10.0}  # the cycle's cohort must register first
+    assert not again.can_begin(now=9.9)
+    assert again.can_begin(now=10.0)
+    with_devices(again, two=100.0)
+    assert again.can_begin(now=0.0)
     assert again.begin(now=0.0) == msgspec.structs.replace(subject.begin(now=0.0), advanced=())
     assert {record.id: record.rounds_done for record in again.device_records()} == {"one": 1, "two": 1}
 
@@ -262,15 +287,66 @@ def test_a_run_can_not_go_on_with_other_rounds(changes: dict[str, object], words
         snapshot.check(msgspec.structs.replace(SETTINGS, **changes))
 
 
-def test_a_device_that_misses_the_deadline_is_taken_for_lost() -> None:
-    subject = with_devices(federation(), one=100.0, two=100.0)
-    plan = subject.begin(now=0.0)
-    deliver(subject, plan, {"one": 1.0})
-    subject.close(subject.round.ready(now=600.0))  # type: ignore[union-attr]
-    outcome = subject.finish(now=600.0, uplink_bytes=0)
-    assert (outcome.updates, outcome.expected) == (3, 6)
-    assert subject.accepted == 1
+def past_deadline(subject: Federation, began: float, deltas: dict[str, float]) -> RoundOutcome:
+    """A round in which only these deliver, and which ends by its deadline of 600 s."""
+    plan = subject.begin(now=began)
+    deliver(subject, plan, deltas)
+    subject.close(subject.round.ready(now=began + 600.0))  # type: ignore[union-attr]
+    return subject.finish(now=began + 600.0, uplink_bytes=0)
+
+
+def test_a_late_device_sits_out_cycles_ever_more_of_them_and_is_drawn_again() -> None:
+    training = msgspec.structs.replace(SETTINGS.training, rounds=40)
+    settings = msgspec.structs.replace(SETTINGS, aggregation=Aggregation(phi=1), training=training)
+    subject = with_devices(federation(settings), one=100.0, two=100.0)
+    outcome = past_deadline(subject, 0.0, {"one": 1.0})
+    assert (outcome.updates, outcome.expected, outcome.late) == (3, 6, {"two": 1})
     assert {record.id: record.rounds_done for record in subject.device_records()} == {"one": 1, "two": 0}
+    assert [plan.cohort for plan in play(subject, {"one": 1.0}, rounds=1)] == [("one",)]
+    assert past_deadline(subject, 0.0, {"one": 1.0}).late == {"two": 3}
+    assert [plan.cohort for plan in play(subject, {"one": 1.0}, rounds=3)] == [("one",)] * 3
+    assert [plan.cohort for plan in play(subject, {"one": 1.0, "two": 1.0}, rounds=1)] == [("one", "two")]
+    assert past_deadline(subject, 0.0, {"one": 1.0}).late == {"two": 1}  # it was in time meanwhile
+
+
+def test_a_late_device_is_not_waited_for_in_the_rest_of_its_cycle_and_counts_if_it_delivers() -> None:
+    subject = with_devices(federation(), one=100.0, two=100.0)
+    past_deadline(subject, 0.0, {"one": 1.0})
+    plan = subject.begin(now=0.0)
+    assert plan.cohort == ("one", "two")
+    deliver(subject, plan, {"one": 1.0})
+    assert subject.round is not None
+    assert subject.round.ready(now=0.0) == (0, 1, 2)
+
+
+def test_where_everyone_would_sit_out_all_are_drawn() -> None:
+    settings = msgspec.structs.replace(SETTINGS, aggregation=Aggregation(phi=1))
+    subject = with_devices(federation(settings), one=100.0, two=100.0)
+    past_deadline(subject, 0.0, {"one": 1.0})
+    subject.went("one", now=0.0, patience_s=0.0)
+    assert subject.begin(now=0.0).cohort == ("two",)
+
+
+def test_a_round_in_which_nobody_delivered_does_not_count_and_its_time_is_waited() -> None:
+    subject = with_devices(federation(), one=100.0, two=100.0)
+    play(subject, {"one": 1.0, "two": 1.0})
+    before = subject.snapshot
+    subject.begin(now=100.0)
+    assert subject.round is not None
+    subject.close(subject.round.ready(now=700.0))
+    assert subject.round.done(now=700.0)
+    assert subject.round.empty
+    subject.abandon(now=700.0)
+    assert subject.snapshot == msgspec.structs.replace(before, cohort=())
+    plan = subject.begin(now=700.0)
+    assert plan.round == before.round
+    assert plan.cohort == ("one", "two")
+    deliver(subject, plan, {"one": 1.0, "two": 1.0})
+    subject.close(subject.round.ready(now=701.0))  # type: ignore[union-attr]
+    outcome = subject.finish(now=701.0, uplink_bytes=0)
+    assert outcome.seconds == 1.0
+    assert outcome.waited_s >= 600.0
+    assert outcome.snapshot.wall_s == before.wall_s + outcome.waited_s + 1.0
 
 
 def test_a_device_that_came_back_too_late_for_a_layer_is_not_taken_for_lost() -> None:

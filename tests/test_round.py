@@ -189,7 +189,29 @@ def test_at_the_deadline_what_has_come_is_taken() -> None:
     assert aggregate.value[0] == 5.0
     assert round_.aggregated == (2,)
     assert round_.delivered_everything() == ()
-    assert round_.silent() == ("big", "mid", "tiny")  # big owes layer 0
+    assert round_.late() == ("big", "mid", "tiny")  # big owes layer 0
+
+
+def test_a_device_whose_numbers_are_refused_is_not_waited_for() -> None:
+    round_ = new_round()
+    for device in ("big", "mid"):
+        round_.receive(update(device))
+    with pytest.raises(RejectedUpdate, match="not_finite"):
+        round_.receive(update("tiny", delta=float("nan")))
+    assert round_.ready(now=100.0) == (2,)
+    assert (round_.refused(), round_.late()) == (("tiny",), ("big", "mid", "tiny"))  # without a report
+    round_.receive(update("tiny"))  # it may do better
+    assert round_.refused() == ()
+
+
+def test_where_all_numbers_are_refused_the_deadline_is_waited_for_and_the_round_is_empty() -> None:
+    round_ = new_round()
+    for device in CUTS:
+        with pytest.raises(RejectedUpdate, match="not_finite"):
+            round_.receive(update(device, delta=float("nan")))
+    assert round_.ready(now=101.0) == ()
+    assert round_.ready(now=110.0) == (0, 2)
+    assert round_.empty
 
 
 def test_a_layer_that_nobody_trains_is_ready_at_once() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from lamina.broker.link.address import BrokerAddress
 from lamina.broker.settings import convert, load_toml
-from lamina.coordinator.algorithms.server import step, without_memory
+from lamina.coordinator.algorithms.server import next_value
 from lamina.coordinator.settings import Server
 from lamina.models.errors import ConfigError
 
@@ -130,7 +130,7 @@ def test_parsed_table_converts_with_its_source_in_errors() -> None:
         convert({}, Guest, "--guest")
 
 
-@pytest.mark.parametrize(("optimiser", "rate"), [("none", 1.0), ("fedavgm", 1.0), ("fedadam", 0.01)])
+@pytest.mark.parametrize(("optimiser", "rate"), [("none", 1.0), ("fedavgm", 1.0), ("fedadam", 0.01), ("fedyogi", 0.01)])
 def test_each_server_optimiser_has_a_rate_of_its_own(optimiser: str, rate: float) -> None:
     assert Server(optimiser).rate == rate  # type: ignore[arg-type]
     assert Server(optimiser, lr=0.3).rate == 0.3  # type: ignore[arg-type]
@@ -139,7 +139,5 @@ def test_each_server_optimiser_has_a_rate_of_its_own(optimiser: str, rate: float
 def test_fedadam_as_it_comes_moves_a_value_by_its_rate_at_most() -> None:
     server = Server("fedadam")
     value, average = np.zeros(1, np.float32), np.full(1, 0.01, np.float32)
-    memory = without_memory(server, 1)
-    assert memory is not None
-    moved, _ = step(server, value, average, memory)
+    moved, _ = next_value(server, value, average, None, 1)
     assert 0 < moved[0] < 0.01

@@ -101,7 +101,7 @@ async def test_a_federation_loses_the_same_and_sends_as_many_bytes(
     )
     simulation, wire = crossed(context, codecs)
     result, tensors = await parity.federate(context, bundle, MemoryBroker().dial, tmp_path, codecs)
-    assert tuple(result.aggregations) == simulation.run_state.aggregations
+    assert tuple(result.aggregations) == simulation.run_state.versions
     assert result.uplink_bytes == pytest.approx(wire.up.payload_bytes, rel=0.01)
     # Devices that leave the cohort hear of it with an advance more, and don't report any more that they got it.
     assert 0.94 * wire.down.payload_bytes < result.downlink_bytes <= wire.down.payload_bytes

@@ -25,6 +25,9 @@ from lamina.broker.brokers.starter import RunningBroker
 from lamina.broker.link.memory import MemoryBroker
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Dial
+from lamina.coordinator.algorithms.catalogue import found
+from lamina.coordinator.algorithms.interval_rule import IntervalRule
+from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.coordinator.records.records import RunResult
 from lamina.coordinator.service.coordinator import Coordinator
 from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, FederationSettings, Server, Training, Wire
@@ -57,6 +60,20 @@ CASES = {
         fleet=TierCounts(strong=2, moderate=2, weak=2),
         cohorts=Cohorts(active=0.5),
     ),
+}
+CASES |= {  # every algorithm that the settings list, by whatever file it comes
+    f"intervals {name}": Setting(
+        aggregation=Aggregation(phi=2, intervals=name), fleet=TierCounts(strong=3, weak=1), cohorts=Cohorts(active=0.5)
+    )
+    for name in found(IntervalRule)
+}
+CASES |= {
+    f"server {name}": Setting(
+        aggregation=Aggregation(phi=1),
+        fleet=TierCounts(strong=4),
+        server=Server(name, lr=0.5 if name == "fedavgm" else 0.02),
+    )
+    for name in found(ServerOptimiser)
 }
 
 
@@ -128,10 +145,10 @@ def check(context: RunContext, state: State, result: RunResult, tensors: dict[st
     for name, value in to_tensors(context.spec, state.base).items():
         np.testing.assert_allclose(tensors[name], value, rtol=0, atol=ATOL, err_msg=name)
     assert np.abs(state.base - context.initial).max() > 10_000 * ATOL
-    assert tuple(result.aggregations) == state.run_state.aggregations
+    assert tuple(result.aggregations) == state.run_state.versions
     assert result.c_ratio == state.run_state.ledger.c_ratio
     phi = context.setting.aggregation.phi
-    assert (len(set(state.run_state.aggregations)) > 1) == (phi > 1)  # FedLAMA did relax layers, and FedAvg none
+    assert (len(set(state.run_state.versions)) > 1) == (phi > 1)  # FedLAMA did relax layers, and FedAvg none
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -1,4 +1,4 @@
-"""How often does averaging a layer pay? FedLAMA: layers in which devices hardly drift apart are averaged less often.
+"""FedLAMA averages layers in which devices hardly drift apart less often than the others.
 
 Lee, Zhang and Avestimehr, "Layer-wise Adaptive Model Aggregation for Scalable Federated Learning" (arXiv 2110.10302,
 Algorithms 1 and 2). At the end of each cycle of ``phi * tau'`` steps:
@@ -20,41 +20,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 
+from lamina.coordinator.algorithms.interval_rule import Adjustment, CycleEnd, IntervalRule, discrepancy
 
-@dataclass(frozen=True, slots=True)
-class Adjustment:
-    """The intervals for the next cycle, and the curves that they come from.
-
-    Attributes:
-        intervals: tau_l of every layer, in local steps.
-        order: the layers that were visited, in that order.
-        d_curve: D after each layer of ``order``, to its end, beyond the crossing too.
-        s_curve: S after each layer of ``order``.
-        crossing: how many layers of ``order``, from its start, were relaxed; or, accelerating, kept at tau'.
-    """
-
-    intervals: tuple[int, ...]
-    order: tuple[int, ...]
-    d_curve: tuple[float, ...]
-    s_curve: tuple[float, ...]
-    crossing: int
-
-
-def discrepancy(numerator: float, tau: int, dim: int) -> float:
-    """d_l = sum_i w_i ||u - x_i||^2 / (tau_l dim_l): how far devices drift apart, a step and a parameter.
-
-    Args:
-        numerator: `Aggregate.discrepancy_numerator`.
-        tau: tau_l, the local steps since the layer was last aggregated.
-        dim: dim_l, the layer's parameters.
-    """
-    if tau < 1 or dim < 1:
-        raise ValueError(f"an interval of {tau} steps and {dim} parameters: both must be at least 1")
-    return numerator / (tau * dim)
+__all__ = ["ALGORITHM", "Adjustment", "adjust", "along", "discrepancy"]
 
 
 def adjust(
@@ -106,6 +77,35 @@ def adjust(
         s_curve=tuple(map(float, s_curve)),
         crossing=crossing,
     )
+
+
+def along(end: CycleEnd, order: Sequence[int]) -> Adjustment:
+    """Relax layers in this order until as large a share of the parameters is relaxed as FedLAMA would relax.
+
+    For rules that FedLAMA is compared with: they save about the same traffic, and choose other layers.
+    """
+    saved = end.relaxed(_at_end(end).intervals)
+    wanted = sum(end.sizes[layer] for layer in saved)
+    drift = [Fraction(d) * size for d, size in zip(end.discrepancy, end.sizes, strict=True)]
+    sums = list(accumulate(end.sizes[layer] for layer in order))
+    crossing = next((index + 1 for index, done in enumerate(sums) if done >= wanted), len(order)) if saved else 0
+    relaxed = set(order[:crossing])
+    return Adjustment(
+        intervals=tuple(end.local_steps * (end.phi if layer in relaxed else 1) for layer in range(len(end.sizes))),
+        order=tuple(order),
+        d_curve=tuple(map(float, _shares([drift[layer] for layer in order], sum(drift)))),
+        s_curve=tuple(map(float, _shares([end.sizes[layer] for layer in order], sums[-1] if sums else 0))),
+        crossing=crossing,
+    )
+
+
+def _at_end(end: CycleEnd) -> Adjustment:
+    return adjust(
+        end.discrepancy, end.sizes, end.local_steps, end.phi, relaxable=end.relaxable, accelerate=end.accelerate
+    )
+
+
+ALGORITHM = IntervalRule("fedlama", _at_end)
 
 
 def _order(discrepancy: Sequence[float], layers: Collection[int], *, descending: bool) -> tuple[int, ...]:

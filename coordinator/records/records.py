@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from lamina.coordinator.algorithms.fedlama import Adjustment
+from lamina.coordinator.algorithms.interval_rule import Adjustment
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -27,8 +27,9 @@ class RoundRecord(msgspec.Struct, frozen=True):
         downlink_bytes: payload bytes of layer values that devices received so far, as they report them.
         fedavg_uplink_bytes: what FedAvg, float32, would have sent up so far for the same steps: every device of the
             cohort every layer of the whole network, every round.
-        wall_s: seconds since the first round began.
-        round_s: seconds that this round took.
+        wall_s: seconds since the first round began, without those in which no coordinator ran.
+        round_s: seconds that this round took, from its plan on.
+        waited_s: seconds before its plan in which devices were waited for, or in which nobody delivered.
     """
 
     round: int
@@ -48,6 +49,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     fedavg_uplink_bytes: int
     wall_s: float
     round_s: float
+    waited_s: float = 0.0
 
 
 class CycleRecord(msgspec.Struct, frozen=True):

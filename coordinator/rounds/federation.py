@@ -7,12 +7,11 @@ no disk and no network: ``now`` is a parameter, and what must survive a restart 
     between rounds ──begin()──► in a round ──(it is done) finish()──► between rounds, or finished
 
 At the start of a cycle the cohort is drawn from the accepted devices that are online; at its end every layer has been
-aggregated, and FedLAMA adjusts the intervals.
+aggregated, and the intervals are adjusted (`rounds.course`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,11 +19,11 @@ import msgspec
 
 from lamina.broker.wire.chunks import LayerValue
 from lamina.broker.wire.messages import DeviceProfile, Report, RoundPlan, Task
-from lamina.coordinator.algorithms import fedavg, fedlama, server
-from lamina.coordinator.algorithms.selection import draw
 from lamina.coordinator.folds.aggregate import Fold, rule
 from lamina.coordinator.records.records import CycleRecord, DeviceRecord
 from lamina.coordinator.records.snapshot import Snapshot
+from lamina.coordinator.rounds import course
+from lamina.coordinator.rounds.attendance import Attendance
 from lamina.coordinator.rounds.global_model import GlobalModel
 from lamina.coordinator.rounds.registry import Device, Registry
 from lamina.coordinator.rounds.round import PartialUpdate, Round, Update
@@ -38,13 +37,17 @@ from lamina.models.values import Vector
 class RoundOutcome:
     """What a finished round came to, before its model is evaluated.
 
-    ``adjustment`` is there at the end of a cycle in which intervals were adjusted.
+    ``waited_s`` passed between the end of the round before and its beginning. ``late`` are devices that missed its
+    deadline, and how many cycles each of them sits out. ``adjustment`` is there at the end of a cycle in which
+    intervals were adjusted.
     """
 
     round: Round
     updates: int
     expected: int
     seconds: float
+    waited_s: float
+    late: dict[str, int]
     snapshot: Snapshot
     values: tuple[Vector, ...]
     owed: dict[int, Vector]
@@ -81,8 +84,11 @@ class Federation:
         self._model = GlobalModel(
             self._spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
         )
-        self._drifts: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
-        self._gone_at: dict[str, float] = {}  # when a device that is gone is no longer waited for
+        self._work = course.RoundWork(0, (), ())  # of the open round
+        self._discrepancies: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
+        self._attendance = Attendance(self.snapshot.present)
+        self._idle_since: float | None = None  # when the last round of this run of the program ended
+        self._waited_s = 0.0  # before the open round
         self._registry = Registry(
             self.settings.wire, self.manifest, self.digest, self.snapshot.epoch, self.snapshot.devices
         )
@@ -112,15 +118,18 @@ class Federation:
         """A device is there. Whether that is news."""
         if not self._registry.came(name):
             return False
+        self._attendance.came(name)
         if self.round:
             self.round.regain(name)
         return True
 
     def went(self, name: str, now: float, patience_s: float) -> bool:
-        """A device is gone; an open round waits ``patience_s`` longer for it. Whether that is news."""
-        if not self._registry.went(name):
+        """A device is gone; rounds wait ``patience_s`` longer for it, 0 after a goodbye. Whether that is news."""
+        is_news = self._registry.went(name)
+        if is_news or not patience_s:
+            self._attendance.went(name, now + patience_s, goodbye=not patience_s)
+        if not is_news:
             return False
-        self._gone_at[name] = now + patience_s
         if self.round:
             self.round.lose(name, now + patience_s)
         return True
@@ -139,52 +148,65 @@ class Federation:
     @property
     def rounds(self) -> int:
         """Rounds to do: whole cycles."""
-        phi = self.settings.aggregation.phi
-        return math.ceil(self.settings.training.rounds / phi) * phi
+        return self.settings.rounds
 
     @property
     def finished(self) -> bool:
         """All rounds are done."""
         return self.snapshot.round >= self.rounds
 
-    def can_begin(self, waited_s: float) -> bool:
-        """Whether the next round may begin, having waited so long for devices.
+    def listen(self, now: float) -> None:
+        """Devices can be heard from now on, in seconds: those that were there at the last commit are waited for."""
+        self._attendance.listen(now + self.settings.deadlines.lost_s)
 
-        Within a cycle its cohort must be known again (after a restart it registers anew); at the start of one,
-        ``min_devices`` must be there. After the first round nobody is waited for longer than a round's deadline.
+    def can_begin(self, now: float) -> bool:
+        """Whether the next round may begin.
+
+        The first one waits for ``min_devices``. A later one waits for nobody but those that may be back in a moment
+        (`awaited`), and needs one device.
         """
         if self.round or self.finished:
             return False
+        if self.snapshot.round == 0:
+            wanted = self.settings.cohorts.min_devices
+            return self._registry.online >= wanted and self.accepted >= wanted  # counted when it may matter
+        return self.accepted > 0 and not self.awaited(now)
+
+    def awaited(self, now: float) -> dict[str, float]:
+        """Devices that a later round waits for before it begins, and until when, in seconds.
+
+        Within a cycle it is its cohort alone that matters.
+        """
+        if self.snapshot.round == 0:
+            return {}
         cohort = self.snapshot.cohort
-        wanted = self.settings.cohorts.min_devices
-        complete = (
-            all(name in self.devices for name in cohort)
-            if cohort
-            else self._registry.online >= wanted
-            and self.accepted >= wanted  # the devices are counted when it may matter
-        )
-        patience_ends = self.snapshot.round > 0 and waited_s >= self.settings.deadlines.round_s
-        return complete or (patience_ends and self.accepted > 0)
+        return {
+            name: until
+            for name, until in self._attendance.awaited(now).items()
+            if (not cohort or name in cohort) and not self._has_answered(name)
+        }
 
     def begin(self, now: float) -> RoundPlan:
         """Open the next round; its deadline counts from ``now``, in seconds."""
         snapshot, training = self.snapshot, self.settings.training
-        cycle = snapshot.round // self.settings.aggregation.phi
-        cohort = tuple(name for name in snapshot.cohort if name in self.devices)
-        if not cohort:
-            available = [name for name, device in self.devices.items() if device.available]
-            cohort = draw(available, self.settings.cohorts.active, training.seed, cycle)
+        known = tuple(name for name in snapshot.cohort if name in self.devices)
+        available = [name for name, device in self.devices.items() if device.available]
+        if not known:
+            available = self._attendance.drawable(available, snapshot.round // self.settings.aggregation.phi)
+        self._work = work = course.plan(
+            self.settings, msgspec.structs.replace(snapshot, cohort=known), available, training.seed
+        )
+        cohort = work.cohort
         self.snapshot = msgspec.structs.replace(snapshot, cohort=cohort)
-        last_step = (snapshot.round + 1) * training.local_steps
         plan = RoundPlan(
             epoch=snapshot.epoch,
             round=snapshot.round,
-            cycle=cycle,
+            cycle=work.cycle,
             cohort=cohort,
             local_steps=training.local_steps,
             batch_size=self.manifest.batch_size,
             hyperparameters=self.hyperparameters(snapshot.round),
-            due=fedavg.due(snapshot.intervals, training.local_steps, last_step),
+            due=work.due,
             versions=snapshot.versions,
             checks=tuple(self._model.checks),
             codec=self.settings.wire.update_codec,
@@ -201,10 +223,25 @@ class Federation:
         )
         cuts = {name: self.devices[name].task.cut for name in cohort if self.devices[name].task.accepted}
         self.round = Round(plan, cuts, self._new_fold, now)
+        self._waited_s = 0.0 if self._idle_since is None else now - self._idle_since
         for name in cohort:
-            if not self.devices[name].online:
-                self.round.lose(name, self._gone_at.get(name, now))
+            if not self.devices[name].online or self._attendance.is_late(name):
+                self.round.lose(name, self._attendance.gone_at(name, now))
         return plan
+
+    def abandon(self, now: float) -> Round:
+        """End the open round, which is done and in which nobody delivered, as if it had never been planned.
+
+        It is planned again, and its cohort drawn again; what it took counts as time waited.
+        """
+        round_ = self.round
+        assert round_ is not None
+        assert round_.done(now), "a round is waited for before it is given up"
+        assert round_.empty, "what was delivered counts"
+        self._idle_since = round_.began - self._waited_s
+        self.snapshot = msgspec.structs.replace(self.snapshot, cohort=())
+        self.round = None
+        return round_
 
     def receive(self, update: Update) -> None:
         """Fold an update into the open round.
@@ -233,14 +270,16 @@ class Federation:
         """
         round_ = self.round
         assert round_ is not None, "a layer is closed in a round"
-        drifts: dict[int, float] = {}
         exact: dict[int, Vector] = {}
         for layer in layers:
             if aggregate := round_.close(layer, self.values[layer]):
                 size, tau = self._spec.layers[layer].size, self.snapshot.intervals[layer]
-                drifts[layer] = fedlama.discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0
-                exact[layer] = self._stepped(layer, aggregate.value)
-        self._drifts |= drifts
+                moved = course.layer_value(
+                    self.settings.server, aggregate, self.values[layer], self.memory.pop(layer, None), tau, size
+                )
+                self._discrepancies[layer], exact[layer] = moved.discrepancy, moved.value
+                if moved.memory is not None:
+                    self.memory[layer] = moved.memory
         self._model.prepare(exact, self.snapshot.round)
 
     @property
@@ -263,33 +302,38 @@ class Federation:
         assert round_ is not None
         assert round_.done(now), "every layer is closed before a round ends"
         self._model.move()
-        drifts, self._drifts = self._drifts, {}
-        for name in round_.delivered_everything():
+        discrepancies, self._discrepancies = self._discrepancies, {}
+        in_time = round_.delivered_everything()
+        for name in in_time:
             self.devices[name].rounds_done += 1
-        for name in round_.silent():
-            self.went(name, now, 0.0)  # until it shows a sign of life again
-        ledger = self.snapshot.ledger.after_round(self._spec, round_.cuts, round_.plan.due)
-        seconds, done = now - round_.began, self.snapshot.round + 1
-        cycle_ends = done % self.settings.aggregation.phi == 0
-        self.snapshot = msgspec.structs.replace(
+        self._attendance.was_in_time(in_time)
+        late = self._attendance.was_late(round_.late() if now >= round_.deadline else (), round_.plan.cycle)
+        seconds = now - round_.began
+        state, adjustment = course.apply(
+            self.settings,
+            self._spec,
             self.snapshot,
-            round=done,
-            versions=tuple(self._model.versions),
-            discrepancy=tuple(drifts.get(layer, known) for layer, known in enumerate(self.snapshot.discrepancy)),
-            cohort=() if cycle_ends else self.snapshot.cohort,
-            ledger=ledger,
-            wall_s=self.snapshot.wall_s + seconds,
+            self._work,
+            seed=self.settings.training.seed,
+            cuts=round_.cuts,
+            discrepancies=discrepancies,
+        )
+        self.snapshot = msgspec.structs.replace(
+            state,
+            wall_s=state.wall_s + self._waited_s + seconds,
             uplink_bytes=uplink_bytes,
             unfolded=round_.unfolded(),
+            devices=self.device_records(),
+            present=tuple(sorted(name for name, device in self.devices.items() if device.available)),
         )
-        adjustment = self._adjust(round_.plan.cycle) if cycle_ends else None
-        self.snapshot = msgspec.structs.replace(self.snapshot, devices=self.device_records())
-        self.round = None
+        self.round, self._idle_since = None, now
         return RoundOutcome(
             round=round_,
             updates=round_.updates,
             expected=sum(len(devices) for devices in round_.expected.values()),
             seconds=seconds,
+            waited_s=self._waited_s,
+            late=late,
             snapshot=self.snapshot,
             values=tuple(self.values),
             owed=dict(self.owed),
@@ -299,11 +343,13 @@ class Federation:
 
     def hyperparameters(self, round_: int) -> dict[str, float]:
         """The training graph's 0-d inputs in a round: defaults of the bundle, the operator's, and the rate."""
-        training = self.settings.training
-        decays = sum(round_ >= share * self.rounds for share in training.lr_decay_at)
-        defaults = self.manifest.hyperparameters
-        rate = (defaults["lr"] if training.lr is None else training.lr) / training.lr_decay**decays
-        return {**defaults, **training.hyperparameters, **self.settings.local.hyperparameters, "lr": rate}
+        settings, defaults = self.settings, self.manifest.hyperparameters
+        rate = settings.rate(round_, defaults["lr"])
+        return {**defaults, **settings.training.hyperparameters, **settings.local.hyperparameters, "lr": rate}
+
+    def _has_answered(self, name: str) -> bool:
+        device = self.devices.get(name)
+        return device is not None and (device.available or not device.task.accepted)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -312,34 +358,9 @@ class Federation:
         chosen = {name: self.settings.wire.codec_for(self.devices[name].profile.codecs) for name in cohort}
         return {name: codec for name, codec in chosen.items() if codec}
 
-    def _stepped(self, layer: int, average: Vector) -> Vector:
-        """Where the server's optimiser leads from a layer's value, given the cohort's average."""
-        settings = self.settings.server
-        memory = server.from_vector(settings, self.memory.get(layer), self._spec.layers[layer].size)
-        if memory is None:
-            self.memory.pop(layer, None)
-            return average
-        value, after = server.step(settings, self.values[layer], average, memory)
-        self.memory[layer] = server.to_vector(after)
-        return value
-
     def _new_fold(self, layer: int) -> Fold:
         spec = self._spec.layers[layer]
         return rule(self.settings.aggregation.fold)(spec.vector_size, spec.size)
-
-    def _adjust(self, cycle: int) -> CycleRecord | None:
-        aggregation, snapshot = self.settings.aggregation, self.snapshot
-        if snapshot.round < aggregation.warmup_rounds:
-            return None
-        adjustment = fedlama.adjust(
-            snapshot.discrepancy,
-            self._spec.sizes,
-            self.settings.training.local_steps,
-            aggregation.phi,
-            accelerate=aggregation.accelerate,
-        )
-        self.snapshot = msgspec.structs.replace(snapshot, intervals=adjustment.intervals)
-        return CycleRecord.of(cycle, snapshot.discrepancy, adjustment)
 
 
 def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> None:

@@ -25,6 +25,8 @@ them would be refused, as none.
 The round is done when every due layer is closed and every device of the cohort has reported, or is lost: a report says
 that a device has made its local steps, also where none of its layers is due. The deadline ends all waiting.
 
+Where the fold refuses a device's numbers, nothing else is waited for of it in this layer: it has answered.
+
 A device that is lost is waited for a little longer, since most that vanish come back at once (a broker that shuts
 down even publishes everyone's will), and then no more; but while a layer is open, what it still delivers counts. Where
 nobody has delivered, or nobody has reported, the deadline is waited for: a network that drops everyone must not race
@@ -109,6 +111,7 @@ class Round:
         self._delivered: dict[int, set[str]] = {layer: set() for layer in plan.due}
         self._new_fold = new_fold
         self._open = {layer: new_fold(layer) for layer in plan.due}
+        self._refused: dict[int, set[str]] = {layer: set() for layer in plan.due}  # whose numbers can't be used
         self._lost: dict[str, float] = {}  # device to when it is no longer waited for
 
     def done(self, now: float) -> bool:
@@ -133,11 +136,17 @@ class Round:
         """
         try:
             self._admit(update, update.device)
-            self._open[update.layer].add(update.device, update.delta, update.weight)
         except RejectedUpdate:
             self.rejected += 1
             raise
+        try:
+            self._open[update.layer].add(update.device, update.delta, update.weight)
+        except RejectedUpdate:
+            self.rejected += 1
+            self._refused[update.layer].add(update.device)
+            raise
         self._delivered[update.layer].add(update.device)
+        self._refused[update.layer].discard(update.device)
 
     def receive_partial(self, update: PartialUpdate) -> None:
         """Fold the sum of some devices' updates, all or none.
@@ -197,7 +206,8 @@ class Round:
         return tuple(
             layer
             for layer in self._open
-            if now >= self.deadline or self._all_of(self.expected[layer], self._delivered[layer], now)
+            if now >= self.deadline
+            or self._all_of(self.expected[layer], self._delivered[layer], now, self._refused[layer])
         )
 
     def close(self, layer: int, base: NDArray[np.float32]) -> Aggregate | None:
@@ -223,9 +233,37 @@ class Round:
                 owed.setdefault(device, []).append(layer)
         return {device: tuple(layers) for device, layers in owed.items()}
 
-    def silent(self) -> tuple[str, ...]:
-        """Devices that neither reported nor are known to be lost: once the round is done, they missed its deadline."""
-        return tuple(sorted(self.cuts.keys() - self.reports.keys() - self._lost.keys()))
+    @property
+    def empty(self) -> bool:
+        """Nobody delivered what was asked for: updates, or reports where no update was due."""
+        return not self.updates if any(self.expected.values()) else not self.reports
+
+    @property
+    def diverged(self) -> tuple[str, ...]:
+        """Devices that reported a loss that isn't finite, ascending."""
+        return tuple(sorted(name for name, report in self.reports.items() if not math.isfinite(report.loss)))
+
+    def refused(self) -> tuple[str, ...]:
+        """Devices of whom an update was refused because its numbers can't be used, ascending."""
+        return tuple(sorted(set().union(*self._refused.values())))
+
+    def owing(self) -> tuple[str, ...]:
+        """Devices from which something is still to come, the lost ones included, ascending."""
+        return tuple(sorted(self._unanswered()))
+
+    def late(self) -> tuple[str, ...]:
+        """Devices that are not known to be lost, and from which something is still to come: when the round is done,
+        they have missed its deadline.
+        """
+        return tuple(sorted(self._unanswered() - self._lost.keys()))
+
+    def _unanswered(self) -> set[str]:
+        updates = {
+            device
+            for layer, devices in self.expected.items()
+            for device in devices - self._delivered[layer] - self._refused[layer]
+        }
+        return updates | (self.cuts.keys() - self.reports.keys())
 
     def _owing(self) -> set[str]:
         updates = {device for layer, devices in self.expected.items() for device in devices - self._delivered[layer]}
@@ -251,19 +289,20 @@ class Round:
                 f"{device} sent layer {layer} against version {update.version}, not {plan.versions[layer]}",
             )
 
-    def _all_of(self, expected: Set[str], came: Set[str], now: float) -> bool:
-        """Nobody else is to be waited for, and somebody came. Those that came are among the expected.
+    def _all_of(self, expected: Set[str], came: Set[str], now: float, refused: Set[str] = frozenset()) -> bool:
+        """Nobody else is to be waited for, and somebody came. Those that came, and those refused, are expected ones.
 
         It is asked after every update, so it must not look at every device: where more are missing than are lost, the
         numbers say enough.
         """
         if not expected:
             return True
-        missing = len(expected) - len(came)
+        missing = len(expected) - len(came) - len(refused)
         if not came or missing > len(self._lost):
             return False
         return missing == sum(
-            at <= now and device in expected and device not in came for device, at in self._lost.items()
+            at <= now and device in expected and device not in came and device not in refused
+            for device, at in self._lost.items()
         )
 
 

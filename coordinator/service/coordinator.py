@@ -28,6 +28,7 @@ from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResu
 from lamina.coordinator.records.snapshot import fresh
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.rounds.federation import Federation
+from lamina.coordinator.rounds.round import Round
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
 from lamina.coordinator.service.round_log import Chronicle
@@ -70,6 +71,7 @@ class Coordinator:
         self._store = Store(Path(settings.folder))
         self._federation = self._restore()
         self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
+        self._listens = False  # from the first link on
         self._joiner = Joiner(bundle.manifest.spec)
         self._follow(None)
         self._changed, self._committed = asyncio.Event(), asyncio.Event()
@@ -139,6 +141,9 @@ class Coordinator:
         await link.subscribe(topics.partials, topics.aggregators)
         if not self._settings.aggregation.aggregators:
             await link.subscribe(topics.updates, topics.devices("updates"))
+        if not self._listens:
+            self._listens = True
+            federation.listen(now())
         if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
             await broadcast.plan(federation.round.plan)
 
@@ -252,8 +257,8 @@ class Coordinator:
 
     async def _devices_are_there(self) -> None:
         began, wait_s = now(), self._settings.cohorts.wait_s
-        while not self._federation.can_begin(now() - began):
-            if wait_s and now() - began > wait_s:
+        while not self._federation.can_begin(now()):
+            if wait_s and not self._federation.snapshot.round and now() - began > wait_s:
                 raise ConfigError(self._too_few(wait_s))
             await self._news(1.0)
 
@@ -270,11 +275,33 @@ class Coordinator:
             if round_.done(now()):
                 break
             await self._news(round_.patience_ends(now()) - now())
+        if round_.empty:
+            self._note_empty(federation.abandon(now()))
+            self._follow(None)
+            return
         outcome = federation.finish(now(), self._uplink_bytes)
         self._follow(None)
+        for name, cycles in outcome.late.items():
+            log.warning(
+                "%s owed something when the deadline of round %d passed (deadlines.round_s = %g): it sits out %d "
+                "cycles; a longer deadline or fewer training.local_steps give it time",
+                name, round_.plan.round, round_.plan.deadline_s, cycles,
+            )  # fmt: skip
         await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
         await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
         self._committed.set()
+
+    def _note_empty(self, round_: Round) -> None:
+        """A round in which nobody delivered does not count: it is planned again."""
+        why = [
+            f"{what}: {', '.join(names)}"
+            for what, names in (("a loss that is not finite", round_.diverged), ("refused", round_.refused()))
+            if names
+        ]
+        log.warning(
+            "nobody delivered in round %d within deadlines.round_s = %g (%s): it does not count, and is planned again",
+            round_.plan.round, round_.plan.deadline_s, "; ".join(why) or "nothing came",
+        )  # fmt: skip
 
     async def _settle_commits(self) -> None:
         """Whenever there is one; where the disk is slower than the rounds, several at once."""

@@ -118,6 +118,7 @@ class Chronicle:
             fedavg_uplink_bytes=outcome.snapshot.ledger.fedavg_uplink_bytes,
             wall_s=outcome.snapshot.wall_s,
             round_s=outcome.seconds,
+            waited_s=outcome.waited_s,
         )
 
     def _export(self) -> None:

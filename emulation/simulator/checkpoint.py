@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lamina.coordinator.algorithms.server_optimiser import AdamState, MomentumState
-from lamina.emulation.simulator.server import ServerMemory
-from lamina.emulation.simulator.simulation import RunState, State
+from lamina.emulation.simulator.simulation import SimulatedRunState, State
 from lamina.models.storage.replace import replace_file
+
+_SERVER = "server."  # begins the names of what the server's optimiser remembers of a layer
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -49,17 +49,14 @@ class RunHistory(msgspec.Struct, frozen=True):
 
 
 class _Head(msgspec.Struct, frozen=True):
-    run_state: RunState
+    run_state: SimulatedRunState
     history: RunHistory
 
 
 def write_checkpoint(path: Path, state: State, history: RunHistory) -> None:
     """Put a run's state at ``path``, at once or not at all."""
     arrays: dict[str, NDArray[np.generic]] = {"base": state.base, "rows": state.rows, "momentum": state.momentum}
-    for layer, memory in enumerate(state.server):
-        arrays[f"server.{layer}.momentum"] = memory.momentum
-        if isinstance(memory, AdamState):
-            arrays[f"server.{layer}.second_moment"] = memory.second_moment
+    arrays |= {f"{_SERVER}{layer}": memory for layer, memory in state.server.items()}
     head = np.frombuffer(msgspec.json.encode(_Head(state.run_state, history)), np.uint8)
     content = io.BytesIO()
     np.savez(content, head=head, **arrays)  # type: ignore[arg-type]  # its annotation takes the names for a flag
@@ -74,11 +71,5 @@ def read_checkpoint(path: Path) -> tuple[State, RunHistory] | None:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.DecodeError):
         return None
-    layers = sum(name.endswith(".momentum") for name in arrays)
-    server = [_memory(arrays, layer) for layer in range(layers)]
+    server = {int(name.removeprefix(_SERVER)): array for name, array in arrays.items() if name.startswith(_SERVER)}
     return State(head.run_state, arrays["base"], arrays["rows"], arrays["momentum"], server), head.history
-
-
-def _memory(arrays: dict[str, NDArray[np.float32]], layer: int) -> ServerMemory:
-    momentum, second = arrays[f"server.{layer}.momentum"], arrays.get(f"server.{layer}.second_moment")
-    return MomentumState(momentum) if second is None else AdamState(momentum, second)

@@ -201,7 +201,7 @@ def _result(context: RunContext, simulation: Simulation | Exchange, history: Run
         points=history.points,
         layers=tuple(
             LayerSummary(layer.name, layer.size, count)
-            for layer, count in zip(spec.layers, run_state.aggregations, strict=True)
+            for layer, count in zip(spec.layers, run_state.versions, strict=True)
         ),
         tiers=_tiers(context),
         history=history,

@@ -7,12 +7,11 @@ The tables ``training``, ``cohorts``, ``aggregation`` and ``evaluation`` are tho
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Literal
 
 import msgspec
 
-from lamina.coordinator.settings import Aggregation, Cohorts, Evaluation, Server, Training
+from lamina.coordinator.settings import Aggregation, Cohorts, Evaluation, Local, Method, Training
 from lamina.emulation.experiment import Partition, Tier
 from lamina.emulation.simulator.holdout import Holdout
 from lamina.models.errors import ConfigError, require
@@ -57,22 +56,21 @@ class TierCounts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(tier for tier, count in zip(TIERS, counts, strict=True) for _ in range(count))
 
 
-class SimulatedLocal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SimulatedLocal(Local, frozen=True, forbid_unknown_fields=True):
     """What a device does besides plain SGD. Momentum and weight decay are ``training.hyperparameters``.
 
     Attributes:
-        proximal: mu of FedProx; 0 for none.
         momentum_of: whose the momentum is: a ``device``'s, which begins each cycle without, or a ``slot``'s of the
             cohort, which the next cycle's device in it inherits, as in the published runs of FedLAMA.
         augment: random crops and flips, for images.
     """
 
-    proximal: float = 0.0
     momentum_of: Literal["device", "slot"] = "device"
     augment: bool = False
 
     def __post_init__(self) -> None:
-        require(self.proximal >= 0, "local.proximal can't be negative")
+        super().__post_init__()
+        require(not self.clip_norm, "local.clip_norm: the simulator does not clip; leave it at 0")
 
 
 class Codistillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,7 +90,7 @@ class Codistillation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.temperature > 0, "codistillation.temperature must be positive")
 
 
-class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One run.
 
     Attributes:
@@ -118,11 +116,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fleet: TierCounts = msgspec.field(default_factory=TierCounts)
     partition: Partition = msgspec.field(default_factory=Partition)
     holdout: Holdout = msgspec.field(default_factory=Holdout)
-    training: Training = msgspec.field(default_factory=Training)
     local: SimulatedLocal = msgspec.field(default_factory=SimulatedLocal)
-    cohorts: Cohorts = msgspec.field(default_factory=Cohorts)
-    aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
-    server: Server = msgspec.field(default_factory=Server)
     codistillation: Codistillation = msgspec.field(default_factory=Codistillation)
     evaluation: Evaluation = msgspec.field(default_factory=lambda: Evaluation(every=10))
 
@@ -159,11 +153,6 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.local.momentum_of == "device", "exchange = 'logits': there are no slots to inherit momentum from")
 
     @property
-    def rounds(self) -> int:
-        """Rounds to do: those asked for, up to whole cycles."""
-        return math.ceil(self.training.rounds / self.aggregation.phi) * self.aggregation.phi
-
-    @property
     def holders(self) -> tuple[str, ...]:
         """All devices that hold data, ascending; absent ones come last."""
         digits = len(str(self.fleet.holders))
@@ -176,8 +165,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def lr(self, round_: int) -> float:
         """The learning rate in a round."""
-        decays = sum(round_ >= share * self.rounds for share in self.training.lr_decay_at)
-        return (_LR if self.training.lr is None else self.training.lr) / self.training.lr_decay**decays
+        return self.rate(round_, _LR)
 
     @property
     def digest(self) -> str:

@@ -15,45 +15,35 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from lamina.coordinator.algorithms import fedavg, fedlama
-from lamina.coordinator.algorithms.selection import draw
+from lamina.coordinator.algorithms import fedavg
 from lamina.coordinator.folds.cohort_pass import WORTH_LOADING
 from lamina.coordinator.folds.passes import worth_compiling
-from lamina.coordinator.records.accounting import FLOAT32_BYTES, Ledger
+from lamina.coordinator.records import run_state
+from lamina.coordinator.records.accounting import FLOAT32_BYTES
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
+from lamina.coordinator.records.run_state import RunState
+from lamina.coordinator.rounds import course
+from lamina.coordinator.rounds.course import RoundWork
 from lamina.emulation.simulator.averaging import Averaged, Averaging
 from lamina.emulation.simulator.backends import Backend
 from lamina.emulation.simulator.backends.tasks import EvaluationTask, RunTask, TaskResult, TrainingTask
 from lamina.emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
 from lamina.emulation.simulator.run_context import RunContext
-from lamina.emulation.simulator.server import ServerMemory, step, without_memory
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulated_wire import SimulatedWire
 
 _FOLDING_THREADS = 2  # of the compiled fold. In numpy two threads are slower than one: they wait for the interpreter
 
 
-class RunState(msgspec.Struct, frozen=True):
-    """The part of a state that is small.
+class SimulatedRunState(RunState, frozen=True, kw_only=True):
+    """The part of a state that is small: a `RunState`, and
 
     Attributes:
-        round: rounds completed.
-        cohort: of the current cycle; empty between cycles.
-        intervals: tau_l of every layer.
-        discrepancy: last d_l of every layer.
-        aggregations: times that each layer was aggregated.
-        ledger: what was communicated so far.
         uplink_bytes: what devices sent: as its messages where there is a simulated wire, else in float32.
         downlink_bytes: what they were sent.
         wall_s: seconds spent in rounds.
     """
 
-    round: int
-    cohort: tuple[str, ...]
-    intervals: tuple[int, ...]
-    discrepancy: tuple[float, ...]
-    aggregations: tuple[int, ...]
-    ledger: Ledger = Ledger()
     uplink_bytes: int = 0
     downlink_bytes: int = 0
     wall_s: float = 0.0
@@ -68,32 +58,29 @@ class State:
         base: the global state, (row_size,).
         rows: the active devices', (slots, row_size).
         momentum: theirs, (slots, row_size).
-        server: of the server's optimiser, one a layer; empty without one.
+        server: what the server's optimiser remembers, by layer; empty without one.
     """
 
-    run_state: RunState
+    run_state: SimulatedRunState
     base: Row
     rows: Rows
     momentum: Rows
-    server: list[ServerMemory] = field(default_factory=list)
+    server: dict[int, Row] = field(default_factory=dict)
+
+
+def simulated_beginning(layers: int, local_steps: int) -> SimulatedRunState:
+    """The run state before the first round."""
+    return SimulatedRunState(**msgspec.structs.asdict(run_state.beginning(layers, local_steps)))
 
 
 def beginning(context: RunContext) -> State:
     """The state before the first round."""
-    layers = len(context.spec.layers)
     size = len(context.initial)
     return State(
-        RunState(
-            round=0,
-            cohort=(),
-            intervals=fedavg.intervals(layers, context.setting.training.local_steps),
-            discrepancy=(0.0,) * layers,
-            aggregations=(0,) * layers,
-        ),
+        simulated_beginning(len(context.spec.layers), context.setting.training.local_steps),
         context.initial.copy(),
         np.zeros((context.slots, size), np.float32),
         np.zeros((context.slots, size), np.float32),
-        without_memory(context.setting.server, context.spec),
     )
 
 
@@ -128,6 +115,7 @@ class Simulation:
         self._clock = clock
         self._averaging = Averaging(context, wire)
         self._offsets = layer_offsets(context.spec)
+        self._cuts = context.cuts
         self._arrays = backend.arrays
         if state is None:  # what is in the slots is not looked at: they take everything, and the arrays' momentum is 0
             state = beginning(context)
@@ -157,25 +145,32 @@ class Simulation:
         rows = arrays.rows.copy()
         for start, stop in self._taken() if run_state.cohort else ():
             rows[: len(run_state.cohort), start:stop] = arrays.base[start:stop]
-        return State(run_state, arrays.base.copy(), rows, arrays.momentum.copy(), list(self._server))
+        return State(run_state, arrays.base.copy(), rows, arrays.momentum.copy(), dict(self._server))
 
     def advance(self) -> tuple[RoundRecord, CycleRecord | None]:
         """Do one round; its record, and that of the adjustment where a cycle ends with it."""
         began, setting = self._clock(), self.context.setting
         before = self.run_state
-        cycle = before.round // setting.aggregation.phi
-        cohort = before.cohort or draw(setting.names, setting.cohorts.active, setting.seed, cycle)
+        work = course.plan(setting, before, setting.names, setting.seed)
+        cohort, due = work.cohort, work.due
         slots = {device: slot for slot, device in enumerate(cohort)}
         if self._wire:
             self._wire.begin(before.round, cohort, np.split(self.values, self._offsets[1:-1]))
         tasks = self._training_tasks(slots)
         outcomes = self._backend.carry_out(tasks)
-        done = before.round + 1
-        due = fedavg.due(before.intervals, setting.training.local_steps, done * setting.training.local_steps)
         averaged = self._average(due, slots)
-        cycle_ends = done % setting.aggregation.phi == 0
-        self._update(cohort, due, averaged, cycle_ends)
-        adjustment = self._adjust(cycle) if cycle_ends else None
+        self._count(work, averaged)
+        self.run_state, adjustment = course.apply(
+            setting,
+            self.context.spec,
+            self.run_state,
+            work,
+            seed=setting.seed,
+            cuts={device: self._cuts[device] for device in cohort},
+            discrepancies=self._move(due, averaged),
+            relaxable=self.context.relaxable,
+        )
+        cycle_ends = not self.run_state.cohort
         accuracy = self._accuracy() if self._to_be_judged(cycle_ends) else None
         seconds = self._clock() - began
         self.run_state = msgspec.structs.replace(self.run_state, wall_s=before.wall_s + seconds)
@@ -220,57 +215,39 @@ class Simulation:
         with ThreadPoolExecutor(_FOLDING_THREADS if compiled else 1) as threads:
             return dict(zip(largest_first, threads.map(average, largest_first), strict=True))
 
-    def _update(
-        self, cohort: tuple[str, ...], due: tuple[int, ...], averaged: dict[int, Averaged], cycle_ends: bool
-    ) -> None:
-        """Make the averages global."""
-        before, spec, arrays = self.run_state, self.context.spec, self._arrays
-        drift, counts = list(before.discrepancy), list(before.aggregations)
+    def _move(self, due: tuple[int, ...], averaged: dict[int, Averaged]) -> dict[int, float]:
+        """Make the averages global; d_l of the layers that moved."""
+        arrays, discrepancies = self._arrays, dict[int, float]()
         for layer in due:
             place, aggregate = slice(*self._offsets[layer : layer + 2]), averaged[layer].aggregate
-            if aggregate is not None:
-                value, self._server = step(
-                    self.context.setting.server, layer, arrays.base[place], aggregate.value, self._server
-                )
-                if self._wire:
-                    value = self._wire.next_value(layer, arrays.base[place], value)
-                arrays.base[place] = value
-                counts[layer] += 1
-                if size := spec.layers[layer].size:
-                    numerator = aggregate.discrepancy_numerator
-                    drift[layer] = fedlama.discrepancy(numerator, before.intervals[layer], size)
-        cuts = self.context.cuts
-        sent = FLOAT32_BYTES * sum(layer.elements for layer in averaged.values())
-        taken = FLOAT32_BYTES * sum(len(cohort) * spec.layers[layer].vector_size for layer in due)
-        uplink_bytes, downlink_bytes = before.uplink_bytes + sent, before.downlink_bytes + taken
-        if self._wire:
-            uplink_bytes, downlink_bytes = self._wire.up.payload_bytes, self._wire.down.payload_bytes
+            if aggregate is None:
+                continue
+            moved = course.layer_value(
+                self.context.setting.server,
+                aggregate,
+                arrays.base[place],
+                self._server.pop(layer, None),
+                self.run_state.intervals[layer],
+                self.context.spec.layers[layer].size,
+            )
+            value, discrepancies[layer] = moved.value, moved.discrepancy
+            if moved.memory is not None:
+                self._server[layer] = moved.memory
+            arrays.base[place] = self._wire.next_value(layer, arrays.base[place], value) if self._wire else value
+        return discrepancies
+
+    def _count(self, work: RoundWork, averaged: dict[int, Averaged]) -> None:
+        """Add what crosses the wire in a round: in float32, where no wire is simulated."""
+        before, layers = self.run_state, self.context.spec.layers
+        sent = sum(layer.elements for layer in averaged.values())
+        taken = sum(len(work.cohort) * layers[layer].vector_size for layer in work.due)
         self.run_state = msgspec.structs.replace(
             before,
-            round=before.round + 1,
-            cohort=() if cycle_ends else cohort,
-            discrepancy=tuple(drift),
-            aggregations=tuple(counts),
-            ledger=before.ledger.after_round(spec, {device: cuts[device] for device in cohort}, due),
-            uplink_bytes=uplink_bytes,
-            downlink_bytes=downlink_bytes,
+            uplink_bytes=self._wire.up.payload_bytes if self._wire else before.uplink_bytes + FLOAT32_BYTES * sent,
+            downlink_bytes=(
+                self._wire.down.payload_bytes if self._wire else before.downlink_bytes + FLOAT32_BYTES * taken
+            ),
         )
-
-    def _adjust(self, cycle: int) -> CycleRecord | None:
-        """New intervals, as `lamina.coordinator.rounds.federation` sets them."""
-        aggregation, run_state = self.context.setting.aggregation, self.run_state
-        if run_state.round < aggregation.warmup_rounds:
-            return None
-        adjustment = fedlama.adjust(
-            run_state.discrepancy,
-            self.context.spec.sizes,
-            self.context.setting.training.local_steps,
-            aggregation.phi,
-            relaxable=self.context.relaxable,
-            accelerate=aggregation.accelerate,
-        )
-        self.run_state = msgspec.structs.replace(run_state, intervals=adjustment.intervals)
-        return CycleRecord.of(cycle, run_state.discrepancy, adjustment)
 
     def _to_be_judged(self, cycle_ends: bool) -> bool:
         """At the ends of cycles, where the global state is a whole; every so many rounds, and after the last."""
@@ -294,7 +271,7 @@ class Simulation:
 
 def round_record(
     setting: Setting,
-    run_state: RunState,
+    run_state: SimulatedRunState,
     cohort: tuple[str, ...],
     outcomes: Sequence[TaskResult],
     *,

@@ -25,7 +25,7 @@ from lamina.emulation.simulator.research.codistillation import Logits, consensus
 from lamina.emulation.simulator.rows import Row, Rows, to_tensors
 from lamina.emulation.simulator.run_context import RunContext
 from lamina.emulation.simulator.samples import Augmentation, batches
-from lamina.emulation.simulator.simulation import RunState, State, round_record
+from lamina.emulation.simulator.simulation import State, round_record, simulated_beginning
 
 _PUBLIC = "public samples"  # in the names by which their orders are drawn
 
@@ -52,7 +52,7 @@ class Exchange:
         self._slots = {device: slot for slot, device in enumerate(context.setting.names)}
         if state is None:
             layers, steps = len(context.spec.layers), context.setting.training.local_steps
-            self.run_state = RunState(0, (), (steps,) * layers, (0.0,) * layers, (0,) * layers)
+            self.run_state = simulated_beginning(layers, steps)
             self._mean: Logits | None = None
             self._rows: Rows = np.tile(context.initial, (len(self._slots), 1))
         else:

@@ -1,0 +1,135 @@
+"""The course of a run: which devices train in a round, which layers are averaged after it, and what follows from that.
+
+Two pure functions over a `RunState` serve every shell, the coordinator and the simulator:
+
+    plan    state, available devices                        -> cohort, cycle, layers due
+    apply   state, the plan, what each layer's fold came to -> the next state, and a record where a cycle ends
+
+Between the two, `layer_value` turns one layer's aggregate into its next value. Nothing here knows a clock or a link.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from lamina.coordinator.algorithms import fedavg
+from lamina.coordinator.algorithms.catalogue import named
+from lamina.coordinator.algorithms.interval_rule import CycleEnd, IntervalRule, discrepancy
+from lamina.coordinator.algorithms.selection import draw
+from lamina.coordinator.algorithms.server import next_value
+from lamina.coordinator.folds.fold import Aggregate, Vector
+from lamina.coordinator.records.records import CycleRecord
+from lamina.coordinator.records.run_state import RunState
+from lamina.coordinator.settings import Method, Server
+from lamina.models.spec import ModelSpec
+
+S = TypeVar("S", bound=RunState)
+
+
+@dataclass(frozen=True, slots=True)
+class RoundWork:
+    """What a round is to do.
+
+    Attributes:
+        cycle: 0-based.
+        cohort: devices that train, ascending.
+        due: layers that are averaged at its end, ascending.
+    """
+
+    cycle: int
+    cohort: tuple[str, ...]
+    due: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerValue:
+    """What a layer comes to in a round.
+
+    Attributes:
+        value: its next global value, (vector_size,).
+        memory: what the server's optimiser remembers of it; ``None`` without an optimiser.
+        discrepancy: d_l.
+    """
+
+    value: Vector
+    memory: Vector | None
+    discrepancy: float
+
+
+def plan(method: Method, state: RunState, available: Collection[str], seed: int) -> RoundWork:
+    """The next round. Within a cycle its cohort stays; at the start of one it is drawn from the available devices."""
+    cycle, local_steps = state.round // method.aggregation.phi, method.training.local_steps
+    cohort = state.cohort or draw(available, method.cohorts.active, seed, cycle)
+    return RoundWork(cycle, cohort, fedavg.due(state.intervals, local_steps, (state.round + 1) * local_steps))
+
+
+def layer_value(
+    server: Server, aggregate: Aggregate, value: Vector, memory: Vector | None, tau: int, size: int
+) -> LayerValue:
+    """What a layer's aggregate leads to.
+
+    Args:
+        server: the settings.
+        aggregate: of the layer's updates.
+        value: the layer's value that they started at, (vector_size,).
+        memory: see `LayerValue`.
+        tau: tau_l, the layer's interval.
+        size: parameters of the layer.
+    """
+    result, after = next_value(server, value, aggregate.value, memory, size)
+    return LayerValue(result, after, discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0)
+
+
+def apply(
+    method: Method,
+    spec: ModelSpec,
+    state: S,
+    work: RoundWork,
+    *,
+    seed: int,
+    cuts: Mapping[str, int],
+    discrepancies: Mapping[int, float],
+    relaxable: tuple[int, ...] | None = None,
+) -> tuple[S, CycleRecord | None]:
+    """The state after a round, and the record of the new intervals where they were adjusted.
+
+    Args:
+        method: the settings.
+        spec: of the network.
+        state: before the round.
+        work: the round's plan.
+        seed: of the federation.
+        cuts: first layer that each device of the cohort trains.
+        discrepancies: d_l of the layers that moved.
+        relaxable: layers that may be relaxed; ``None``: all.
+    """
+    done = state.round + 1
+    cycle_ends = done % method.aggregation.phi == 0
+    after = msgspec.structs.replace(
+        state,
+        round=done,
+        cohort=() if cycle_ends else work.cohort,
+        versions=tuple(version + (layer in discrepancies) for layer, version in enumerate(state.versions)),
+        discrepancy=tuple(discrepancies.get(layer, known) for layer, known in enumerate(state.discrepancy)),
+        ledger=state.ledger.after_round(spec, cuts, work.due),
+    )
+    if not cycle_ends or done < method.aggregation.warmup_rounds:
+        return after, None
+    end = CycleEnd(
+        cycle=work.cycle,
+        seed=seed,
+        intervals=after.intervals,
+        discrepancy=after.discrepancy,
+        sizes=spec.sizes,
+        local_steps=method.training.local_steps,
+        phi=method.aggregation.phi,
+        relaxable=relaxable,
+        accelerate=method.aggregation.accelerate,
+    )
+    adjustment = named(IntervalRule, method.aggregation.intervals, "aggregation.intervals").adjust(end)
+    record = CycleRecord.of(work.cycle, after.discrepancy, adjustment)
+    return msgspec.structs.replace(after, intervals=adjustment.intervals), record
