@@ -184,7 +184,7 @@ class Learning:
         So an agent that is killed after its first update has gone out still has the round that the update is of.
         """
         if self._settings.keep_state:
-            vectors = self._ready().vectors()  # now: a later round's global values may be taken before the thread is free
+            vectors = self._ready().vectors()  # now: later global values may be taken before the thread is free
             asyncio.get_running_loop().run_in_executor(self._thread, self._save, progress, vectors)
 
     async def close(self) -> None:
