@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import msgspec
@@ -27,6 +28,7 @@ from lamina.broker.wire.codecs import LOSSLESS, codec
 from lamina.coordinator.algorithms.catalogue import found, named
 from lamina.coordinator.algorithms.interval_rule import IntervalRule
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
+from lamina.coordinator.folds.aggregate import rule
 from lamina.models.errors import ConfigError, require
 
 
@@ -57,6 +59,7 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.lr is None or self.lr > 0, "training.lr must be positive")
         require(all(0 < at < 1 for at in self.lr_decay_at), "training.lr_decay_at holds shares between 0 and 1")
         require(self.lr_decay > 0, "training.lr_decay must be positive")
+        require(0 <= self.seed < 2**63, "training.seed must lie between 0 and 2^63")
         require("lr" not in self.hyperparameters, "training.hyperparameters: give the rate as training.lr")
 
 
@@ -88,15 +91,19 @@ class Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         min_devices: accepted devices to wait for before the first round.
         active: how many train in a cycle: a share of the accepted ones (at most 1), or a number (above 1).
+        max_devices: how many may register, those of earlier runs of the federation included; one more is turned
+            away. ``min_devices`` may always register.
         wait_s: give up when ``min_devices`` have not come by then; 0 waits for ever.
     """
 
     min_devices: int = 2
     active: float = 1.0
+    max_devices: int = 1000
     wait_s: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.min_devices > 0, "cohorts.min_devices must be at least 1")
+        require(self.max_devices > 0, "cohorts.max_devices must be at least 1")
         require(self.active > 0, "cohorts.active must be positive: a share up to 1, or a number of devices")
 
 
@@ -110,7 +117,9 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         weighting: ``uniform`` (1/m), or by ``num_examples``.
         intervals: name of the rule that adjusts the intervals at a cycle's end; ``random`` and ``round_robin`` are
             controls, which relax as many parameters as the default and other layers.
-        fold: name of the aggregation rule, ``mean`` by default.
+        fold: name of the aggregation rule, ``mean`` by default; others bear devices that lie (docs/robustness.md).
+        norm_bound: an update is refused whose norm is more than so many times that of its layer's recent updates; 0
+            takes all.
         aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
             coordinator does it itself.
     """
@@ -121,9 +130,15 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weighting: Literal["uniform", "num_examples"] = "uniform"
     intervals: str = "fedlama"
     fold: str = "mean"
+    norm_bound: float = 100.0
     aggregators: int = 0
 
     def __post_init__(self) -> None:
+        rule(self.fold)
+        require(
+            self.norm_bound == 0 or 1 < self.norm_bound < math.inf,
+            "aggregation.norm_bound must be above 1, or 0 to take updates of any norm",
+        )
         require(self.aggregators >= 0, "aggregation.aggregators can't be negative")
         require(
             self.fold == "mean" or not self.aggregators,
@@ -133,6 +148,26 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         named(IntervalRule, self.intervals, "aggregation.intervals")
         require(self.phi > 0, "aggregation.phi must be at least 1")
         require(self.warmup_rounds >= 0, "aggregation.warmup_rounds can't be negative")
+
+
+class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which devices are trusted, and how far.
+
+    Attributes:
+        allow: names of those that may come, or patterns such as ``greenhouse-*``; empty: any may.
+        put_aside_after: refused updates after which a device takes no further part; 0: never. Updates that are merely
+            late, or of another round, don't count.
+    """
+
+    allow: tuple[str, ...] = ()
+    put_aside_after: int = 20
+
+    def __post_init__(self) -> None:
+        require(self.put_aside_after >= 0, "devices.put_aside_after can't be negative; 0 puts nobody aside")
+
+    def allows(self, device: str) -> bool:
+        """Whether a device of that name may come."""
+        return not self.allow or any(fnmatchcase(device, pattern) for pattern in self.allow)
 
 
 class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -306,6 +341,7 @@ class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_onl
     bundle: str
     folder: str = "runs/federation"
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
+    devices: Devices = msgspec.field(default_factory=Devices)
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
 

@@ -116,7 +116,7 @@ def federation_settings(
         broker=address,
         training=replace(experiment.training, seed=experiment.seed),
         local=experiment.local,
-        cohorts=replace(cohorts, min_devices=expected, wait_s=cohorts.wait_s or _WAIT_S),
+        cohorts=replace(cohorts, min_devices=expected, max_devices=len(devices), wait_s=cohorts.wait_s or _WAIT_S),
         aggregation=experiment.aggregation,
         server=experiment.server,
         wire=experiment.wire,

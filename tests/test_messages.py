@@ -57,6 +57,8 @@ def values(kind: inspect.Type) -> st.SearchStrategy[object]:
             return st.text(max_size=most)
         case inspect.VarTupleType(item_type=item):
             return st.lists(values(item), max_size=9).map(tuple)
+        case inspect.TupleType(item_types=items):
+            return st.tuples(*map(values, items))
         case inspect.DictType(key_type=key, value_type=value):
             return st.dictionaries(values(key), values(value), max_size=9)
         case inspect.UnionType(types=types):
@@ -85,6 +87,8 @@ def unbounded(kind: inspect.Type) -> bool:
             return most is None
         case inspect.VarTupleType(item_type=item, max_length=most):
             return most is None or unbounded(item)
+        case inspect.TupleType(item_types=items):
+            return any(map(unbounded, items))
         case inspect.DictType(key_type=key, value_type=value, max_length=most):
             return most is None or unbounded(key) or unbounded(value)
         case inspect.UnionType(types=types):

@@ -24,7 +24,7 @@ def site(*devices: str, layers: tuple[int, ...] = (0, 1, 2), most_devices: int =
     subject = Site(most_devices)
     subject.use(SPEC, layers)
     for device in devices:
-        subject.meet(device)
+        subject.meet(device, 1)
     for device, cut in CUTS.items():
         subject.task(device, Task(epoch=7, accepted=True, reason="", cut=cut))
     subject.begin(PLAN, now=100.0)

@@ -37,6 +37,8 @@ Numbers: TypeAlias = Annotated[tuple[Count, ...], Meta(max_length=MOST_LAYERS)]
 """Something of every layer: an index, a version, a check."""
 Shape: TypeAlias = Annotated[tuple[Count, ...], Meta(max_length=16)]
 
+Pairs: TypeAlias = Annotated[tuple[tuple[float, float], ...], Meta(max_length=MOST_LAYERS)]
+"""Two numbers of every layer."""
 Finite: TypeAlias = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
 """A number that float32 can hold; NaN and infinity are none."""
 Elapsed: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]

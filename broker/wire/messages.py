@@ -23,6 +23,7 @@ from lamina.broker.wire.bounds import (
     Name,
     Names,
     Numbers,
+    Pairs,
     PerDevice,
     Scalars,
     Shape,
@@ -91,6 +92,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         seed: the federation's; a device derives its sample order from (seed, device, round).
         weighting: ``uniform``, or ``num_examples``.
         deadline_s: seconds after which the coordinator stops waiting.
+        norm_bounds: of every layer, the largest norms that an update's parameters and its statistics may have; empty:
+            any.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -115,6 +118,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     seed: Epoch = 0
     weighting: Literal["uniform", "num_examples"] = "uniform"
     deadline_s: Elapsed = 0.0
+    norm_bounds: Pairs = ()
 
     def codec_of(self, device: str, elements: int) -> str:
         """Name of the codec for a device's update of a layer of so many elements."""

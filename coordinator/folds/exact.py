@@ -85,16 +85,33 @@ class ExactSum:
         Returns:
             The squared norm of the first ``parameters`` elements of ``weight * delta``.
         """
+        squares = self.add_within(delta, weight, parameters, (math.inf, math.inf))
+        return None if squares is None else squares[0]
+
+    def add_within(
+        self, delta: Delta, weight: float, parameters: int, most: tuple[float, float]
+    ) -> tuple[float, float] | None:
+        """Add ``weight * delta`` as `add_near` does, unless one of its two norms is larger than ``most`` allows.
+
+        Args:
+            delta: of ``size`` elements.
+            weight: what to multiply it by, in float64.
+            parameters: how many of its first elements the first norm is of; the second is of the others.
+            most: the largest norms of ``weight * delta`` that are taken.
+
+        Returns:
+            The squares of both norms; ``None``, and nothing is changed, where it was not added.
+        """
         lanes = np.zeros((2, LANES))
         squares, others = lanes
         self._add(delta, weight, parameters, squares, others)
         counted, rest = totals(lanes).tolist()
         norm = math.sqrt(counted + rest)
-        if not norm <= _NEAR:  # or NaN
+        if not (norm <= _NEAR and math.sqrt(counted) <= most[0] and math.sqrt(rest) <= most[1]):  # or NaN
             self._add(delta, weight, parameters, squares, others, take_back=True)
             return None
         self._grow(norm)
-        return float(counted)
+        return float(counted), float(rest)
 
     def add_rows(self, local: Floats, base: Floats, weights: Doubles, parameters: int) -> Doubles:
         """Add ``weights[i] * (local[i] - base)`` for every i, as `add_near` does; those it would not take stay out.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 from typing import Protocol
 
 import numpy as np
@@ -21,8 +22,16 @@ Vector = NDArray[np.float32]
 Vectors = NDArray[np.float32]
 """Vectors of many devices, (devices, vector_size)."""
 
+_BLOCK = 1 << 16  # elements whose squares stand in memory at once
+
 LARGEST_WEIGHT = 2.0**29
 """Above any device's number of examples. A whole weight up to here times a float32 is exact in float64."""
+
+
+Norms = tuple[float, float]
+"""Of an update: of its parameters, and of its statistics, which may be larger by orders of magnitude."""
+
+UNLIMITED: Norms = (math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,12 +44,14 @@ class Aggregate:
             sum w_i = 1; FedLAMA's d_l is this over ``tau_l * dim_l``.
         weight: sum of the weights as they were given, before normalisation.
         devices: whose updates are in it, ascending.
+        norms: medians of the updates' norms, of their parameters and of their statistics; 0.0 where none is known.
     """
 
     value: Vector
     discrepancy_numerator: float
     weight: float
     devices: tuple[str, ...]
+    norms: Norms = (0.0, 0.0)
 
 
 class Fold(Protocol):
@@ -60,7 +71,7 @@ class Fold(Protocol):
         It comes as a vector, or still as its codec has it.
 
         Raises:
-            RejectedUpdate: ``duplicate``, ``not_finite`` or ``out_of_bounds``.
+            RejectedUpdate: ``duplicate``, ``not_finite``, ``out_of_bounds`` or ``norm``.
             ValueError: the delta's shape or type isn't the layer's.
         """
 
@@ -68,7 +79,8 @@ class Fold(Protocol):
         """Add what a fold elsewhere collected, or leave everything as it was.
 
         Raises:
-            RejectedUpdate: ``duplicate``, ``out_of_bounds``, or ``collects``: the rule needs each update by itself.
+            RejectedUpdate: ``duplicate``, ``out_of_bounds``, ``norm``, or ``collects``: the rule needs each update by
+                itself.
             ValueError: it is of a layer of another length.
         """
 
@@ -87,8 +99,14 @@ class Fold(Protocol):
         """
 
 
-FoldRule = Callable[[int, int], Fold]
-"""Begins a fold for a layer: ``rule(vector_size, size)``, lengths with and without the statistics."""
+class FoldRule(Protocol):
+    """Begins a fold for a layer."""
+
+    def __call__(self, vector_size: int, size: int, *, most: Norms = UNLIMITED) -> Fold:
+        """An empty fold of a layer of so many elements with its statistics, and without them.
+
+        ``most`` are the largest norms that an update may have; one that has larger ones is refused.
+        """
 
 
 def check_vector(vector: Vector, vector_size: int, what: str) -> None:
@@ -129,3 +147,31 @@ def check_terms(delta: Vector, weight: float) -> None:
         raise RejectedUpdate("not_finite", f"elements from {low} to {high}")
     if weight * max(-low, high) > LARGEST_TERM:
         raise RejectedUpdate("out_of_bounds", f"weight {weight} times elements from {low} to {high}: too large")
+
+
+def norms_of(delta: Delta, size: int) -> Norms:
+    """The norms of an update's parameters, which are its first ``size`` elements, and of its statistics."""
+    squares = [0.0, 0.0]
+    for first, last, part in ((0, size, 0), (size, delta.size, 1)):
+        for start in range(first, last, _BLOCK):
+            squares[part] += float(np.square(delta[start : min(start + _BLOCK, last)], dtype=np.float64).sum())
+    return math.sqrt(squares[0]), math.sqrt(squares[1])
+
+
+def check_norms(norms: Norms, most: Norms, whose: str) -> None:
+    """Refuse an update whose numbers are far larger than its layer's updates are.
+
+    Raises:
+        RejectedUpdate: ``norm``.
+    """
+    for norm, bound, what in zip(norms, most, ("parameters", "statistics"), strict=True):
+        if norm > bound:
+            raise RejectedUpdate(
+                "norm", f"{whose}: its {what} have the norm {norm:.3g}, of at most {bound:.3g} (aggregation.norm_bound)"
+            )
+
+
+def medians(parameters: Iterable[float], statistics: Iterable[float]) -> Norms:
+    """The median of some updates' norms, each; 0.0 where there are none."""
+    first, second = list(parameters), list(statistics)
+    return (median(first) if first else 0.0), (median(second) if second else 0.0)

@@ -22,13 +22,18 @@ from lamina.broker.wire.partials import Partial
 from lamina.coordinator.folds.exact import MOST_TERMS, Doubles, ExactSum
 from lamina.coordinator.folds.fold import (
     LARGEST_WEIGHT,
+    UNLIMITED,
     Aggregate,
+    Norms,
     Vector,
     Vectors,
     check_delta,
+    check_norms,
     check_terms,
     check_vector,
     check_weight,
+    medians,
+    norms_of,
 )
 from lamina.models.errors import RejectedUpdate
 
@@ -36,22 +41,25 @@ from lamina.models.errors import RejectedUpdate
 class LayerFold:
     """The weighted mean of one layer's updates.
 
-    Memory: 8 bytes an element whatever the number of devices (16 where deltas are huge), and a name and two scalars a
+    Memory: 8 bytes an element whatever the number of devices (16 where deltas are huge), and a name and three scalars a
     device.
 
     Attributes:
         vector_size: length of the layer's value, statistics included.
         size: its parameters, which come first; the discrepancy is taken over these.
+        most: the largest norms that an update may have.
     """
 
-    def __init__(self, vector_size: int, size: int) -> None:
+    def __init__(self, vector_size: int, size: int, *, most: Norms = UNLIMITED) -> None:
         if not 0 <= size <= vector_size:
             raise ValueError(f"a layer of {vector_size} elements can't have {size} parameters")
         self.vector_size = vector_size
         self.size = size
+        self.most = most
         self._sum = ExactSum(vector_size)  # sum_i w_i delta_i
         self._weights: dict[str, float] = {}  # w_i by device
         self._moments: dict[str, float] = {}  # w_i ||delta_i||^2
+        self._statistics_norms: dict[str, float] = {}  # of updates that came by themselves
 
     @property
     def count(self) -> int:
@@ -72,7 +80,7 @@ class LayerFold:
             weight: from 1 to 2^29; 1.0 for all, or the device's number of examples.
 
         Raises:
-            RejectedUpdate: ``duplicate``, ``not_finite`` or ``out_of_bounds``.
+            RejectedUpdate: ``duplicate``, ``not_finite``, ``out_of_bounds`` or ``norm``.
             ValueError: the delta's shape or type isn't the layer's.
         """
         check_delta(delta, self.vector_size, f"the delta of {device}")
@@ -81,12 +89,17 @@ class LayerFold:
         if self.count == MOST_TERMS:
             raise RejectedUpdate("out_of_bounds", f"a fold takes {MOST_TERMS} updates at most")
         check_weight(weight)
-        square = self._sum.add_near(delta, weight, self.size)  # ||w delta||^2 over the parameters
-        if square is None:
+        most = weight * self.most[0], weight * self.most[1]
+        squares = self._sum.add_within(delta, weight, self.size, most)  # ||w delta||^2, parameters and statistics
+        if squares is None:
             check_terms(delta[:], weight)
-            square = self._sum.add_far(delta, weight, self.size)
-        self._moments[device] = square / weight
+            norms = norms_of(delta, self.size)
+            check_norms(norms, self.most, device)
+            squares = self._sum.add_far(delta, weight, self.size), (weight * norms[1]) ** 2
+        self._moments[device] = squares[0] / weight
         self._weights[device] = weight
+        if self.size < self.vector_size:
+            self._statistics_norms[device] = math.sqrt(squares[1]) / weight
 
     def add_all(
         self, devices: Sequence[str], local: Vectors, base: Vector, weights: Sequence[float]
@@ -137,13 +150,14 @@ class LayerFold:
         """Add what a fold elsewhere collected, or leave everything as it was: the same bits as one flat fold.
 
         Raises:
-            RejectedUpdate: ``duplicate`` (a device is in both) or ``out_of_bounds``.
+            RejectedUpdate: ``duplicate`` (a device is in both), ``out_of_bounds`` or ``norm``.
             ValueError: it is of a layer of another length.
         """
         if partial.near.shape != (self.vector_size,):
             raise ValueError(f"a partial of {partial.near.size} elements can't join a fold of {self.vector_size}")
-        for weight in partial.weights:
+        for device, weight, moment in zip(partial.devices, partial.weights, partial.moments, strict=True):
             check_weight(weight)
+            check_norms((math.sqrt(moment / weight), 0.0), self.most, device)
         try:
             sum_ = ExactSum.of_words(partial.near, partial.far)
         except ValueError as error:
@@ -180,7 +194,12 @@ class LayerFold:
         value, square = self._sum.mean_from(base, weight, self.size)
         # Both moments round, so devices that agree may end a hair below zero.
         numerator = max(0.0, math.fsum(self._moments.values()) / weight - square)
-        return Aggregate(value, numerator, weight, self.devices)
+        return Aggregate(value, numerator, weight, self.devices, self._norms)
+
+    @property
+    def _norms(self) -> Norms:
+        of_parameters = (math.sqrt(moment / self._weights[device]) for device, moment in self._moments.items())
+        return medians(of_parameters, self._statistics_norms.values())
 
     def _added_together(self, devices: Sequence[str], local: Vectors, base: Vector, weights: Doubles) -> Doubles:
         """||w delta||^2 of every device that is now in the sum; NaN of those that are to be looked at one by one."""

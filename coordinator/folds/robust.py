@@ -1,4 +1,4 @@
-"""What if some devices lie, or their sensors fail? Folds in which no single update moves a layer far.
+"""Folds for fleets in which some devices lie, or their sensors fail: no single update moves a layer far.
 
 Use them where devices can't be trusted. Elsewhere `mean` learns more from the same updates, above all where devices'
 data differ: a robust fold takes a rare kind of data for a fault.
@@ -20,13 +20,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from lamina.broker.wire.foldable import Delta
 from lamina.broker.wire.partials import Partial
 from lamina.coordinator.folds.exact import Doubles
-from lamina.coordinator.folds.fold import Aggregate, Vector, check_delta, check_terms, check_vector, check_weight
+from lamina.coordinator.folds.fold import (
+    UNLIMITED,
+    Aggregate,
+    Norms,
+    Vector,
+    check_delta,
+    check_norms,
+    check_terms,
+    check_vector,
+    check_weight,
+    medians,
+    norms_of,
+)
 from lamina.coordinator.folds.mean import LayerFold
 from lamina.models.errors import RejectedUpdate
 
@@ -41,9 +54,11 @@ class KeptUpdates:
         size: its parameters, which come first.
     """
 
-    def __init__(self, vector_size: int, size: int) -> None:
+    def __init__(self, vector_size: int, size: int, *, most: Norms = UNLIMITED) -> None:
         self.vector_size = vector_size
         self.size = size
+        self.most = most
+        self._norms: dict[str, Norms] = {}
         self._deltas: dict[str, Vector] = {}
         self._weights: dict[str, float] = {}
 
@@ -61,7 +76,7 @@ class KeptUpdates:
         """Keep one device's delta, float32 of shape (vector_size,).
 
         Raises:
-            RejectedUpdate: ``duplicate``, ``not_finite`` or ``out_of_bounds``.
+            RejectedUpdate: ``duplicate``, ``not_finite``, ``out_of_bounds`` or ``norm``.
             ValueError: the delta's shape or type isn't the layer's.
         """
         check_delta(delta, self.vector_size, f"the delta of {device}")
@@ -69,6 +84,9 @@ class KeptUpdates:
             raise RejectedUpdate("duplicate", f"{device} is folded already")
         check_weight(weight)
         check_terms(delta[:], weight)
+        norms = norms_of(delta, self.size)
+        check_norms(norms, self.most, device)
+        self._norms[device] = norms
         self._deltas[device] = delta[:].copy()
         self._weights[device] = weight
 
@@ -79,6 +97,10 @@ class KeptUpdates:
     def partial(self) -> Partial:
         """Refused: a sum does not show what it was made of."""
         raise RejectedUpdate("collects", f"the updates of {self.count} devices are no sum")
+
+    def _medians(self) -> Norms:
+        statistics = [norms[1] for norms in self._norms.values()] if self.size < self.vector_size else []
+        return medians([norms[0] for norms in self._norms.values()], statistics)
 
     def _check(self, base: Vector) -> None:
         check_vector(base, self.vector_size, "the base")
@@ -93,8 +115,10 @@ class SortedFold(KeptUpdates):
         centre: from the devices' deltas, float32 (devices, n), ascending in every column, to one delta, (n,).
     """
 
-    def __init__(self, vector_size: int, size: int, centre: Callable[[Vector], Doubles]) -> None:
-        super().__init__(vector_size, size)
+    def __init__(
+        self, vector_size: int, size: int, centre: Callable[[Vector], Doubles], *, most: Norms = UNLIMITED
+    ) -> None:
+        super().__init__(vector_size, size, most=most)
         self.centre = centre
 
     def finish(self, base: Vector) -> Aggregate:
@@ -110,15 +134,16 @@ class SortedFold(KeptUpdates):
             centre = self.centre(stack)
             value[start:stop] = base[start:stop] + centre
             square_sum += float(np.square((stack - centre)[:, : max(0, self.size - start)]).sum())
-        return Aggregate(value, square_sum / self.count, math.fsum(self._weights.values()), self.devices)
+        weight = math.fsum(self._weights.values())
+        return Aggregate(value, square_sum / self.count, weight, self.devices, self._medians())
 
 
-def median(vector_size: int, size: int) -> SortedFold:
+def median(vector_size: int, size: int, *, most: Norms = UNLIMITED) -> SortedFold:
     """The median of each coordinate; of an even number of values, the mean of the middle two."""
-    return SortedFold(vector_size, size, lambda ordered: _mean_between(ordered, (len(ordered) - 1) // 2))
+    return SortedFold(vector_size, size, lambda ordered: _mean_between(ordered, (len(ordered) - 1) // 2), most=most)
 
 
-def trimmed_mean(vector_size: int, size: int, share: float = 0.2) -> SortedFold:
+def trimmed_mean(vector_size: int, size: int, share: float = 0.2, *, most: Norms = UNLIMITED) -> SortedFold:
     """The mean of each coordinate without its largest and smallest values.
 
     Args:
@@ -126,10 +151,15 @@ def trimmed_mean(vector_size: int, size: int, share: float = 0.2) -> SortedFold:
         size: its parameters.
         share: of the devices that are left out at each end (below one half). One device at least is left out at each
             end, if there are three or more.
+        most: the largest norms that an update may have.
     """
     if not 0 <= share < 0.5:
         raise ValueError(f"a share of {share} left out at each end leaves nothing: it must lie below one half")
-    return SortedFold(vector_size, size, lambda ordered: _mean_between(ordered, _trimmed(len(ordered), share)))
+
+    def centre(ordered: Vector) -> Doubles:
+        return _mean_between(ordered, _trimmed(len(ordered), share))
+
+    return SortedFold(vector_size, size, centre, most=most)
 
 
 class ClippedMean(KeptUpdates):
@@ -143,7 +173,7 @@ class ClippedMean(KeptUpdates):
         self._check(base)
         fold = LayerFold(self.vector_size, self.size)
         parts = slice(0, self.size), slice(self.size, self.vector_size)
-        norms = {device: [_norm(delta[part]) for part in parts] for device, delta in self._deltas.items()}
+        norms = self._norms
         bounds = np.median(list(norms.values()), axis=0)  # (2,)
         for device, delta in self._deltas.items():
             clipped = delta.copy()
@@ -151,7 +181,7 @@ class ClippedMean(KeptUpdates):
                 if norm > bound:
                     clipped[part] *= np.float32(bound / norm)
             fold.add(device, clipped, self._weights[device])
-        return fold.finish(base)
+        return replace(fold.finish(base), norms=self._medians())
 
 
 def _mean_between(ordered: Vector, left_out: int) -> Doubles:
@@ -162,7 +192,3 @@ def _mean_between(ordered: Vector, left_out: int) -> Doubles:
 
 def _trimmed(devices: int, share: float) -> int:
     return max(int(share * devices), 1 if devices >= 3 else 0)
-
-
-def _norm(vector: Vector) -> float:
-    return math.sqrt(float(np.square(vector, dtype=np.float64).sum()))

@@ -100,6 +100,7 @@ class DeviceRecord(msgspec.Struct, frozen=True):
         rounds_done: rounds of which it delivered everything that was asked.
         peak_mib: measured peak memory above its idle agent; ``None`` where it can't be told.
         step_s: mean wall time of its training steps.
+        refused: updates of it that could not be what an honest device sends.
     """
 
     id: str
@@ -111,6 +112,7 @@ class DeviceRecord(msgspec.Struct, frozen=True):
     rounds_done: int
     peak_mib: float | None
     step_s: float | None
+    refused: int = 0
 
 
 class RunResult(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ class Snapshot(RunState, frozen=True, kw_only=True):
         uplink_bytes: payload bytes of updates received.
         unfolded: devices, and the layers due from them in the last round that were not folded.
         present: devices that were accepted and there when the last round ended, ascending.
+        norms: what every layer's recent updates were like (`coordinator.rounds.norms`); empty before the first.
     """
 
     epoch: int
@@ -35,6 +36,7 @@ class Snapshot(RunState, frozen=True, kw_only=True):
     uplink_bytes: int = 0
     unfolded: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     present: tuple[str, ...] = ()
+    norms: tuple[tuple[float, float], ...] = ()
 
     def check(self, settings: FederationSettings) -> None:
         """Whether a run can go on with these settings.

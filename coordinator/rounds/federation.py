@@ -12,6 +12,7 @@ aggregated, and the intervals are adjusted (`rounds.course`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,9 +21,10 @@ import msgspec
 from lamina.broker.wire.chunks import LayerValue
 from lamina.broker.wire.messages import DeviceProfile, Report, RoundPlan, Task
 from lamina.coordinator.folds.aggregate import Fold, rule
+from lamina.coordinator.folds.fold import UNLIMITED, Norms
 from lamina.coordinator.records.records import CycleRecord, DeviceRecord
 from lamina.coordinator.records.snapshot import Snapshot
-from lamina.coordinator.rounds import course
+from lamina.coordinator.rounds import course, norms
 from lamina.coordinator.rounds.attendance import Attendance
 from lamina.coordinator.rounds.global_model import GlobalModel
 from lamina.coordinator.rounds.registry import Device, Registry
@@ -90,8 +92,15 @@ class Federation:
         self._idle_since: float | None = None  # when the last round of this run of the program ended
         self._waited_s = 0.0  # before the open round
         self._registry = Registry(
-            self.settings.wire, self.manifest, self.digest, self.snapshot.epoch, self.snapshot.devices
+            self.settings.wire,
+            self.manifest,
+            self.digest,
+            self.snapshot.epoch,
+            self.snapshot.devices,
+            trust=self.settings.devices,
+            most=max(self.settings.cohorts.max_devices, self.settings.cohorts.min_devices),
         )
+        self._norms: dict[int, Norms] = {}  # of the updates that closed layers were averaged from, in the open round
 
     # -- devices -----------------------------------------------------------------------------------------------------
 
@@ -119,12 +128,15 @@ class Federation:
         if not self._registry.came(name):
             return False
         self._attendance.came(name)
-        if self.round:
+        if self.round and name in self.devices and self.devices[name].available:
             self.round.regain(name)
         return True
 
     def went(self, name: str, now: float, patience_s: float) -> bool:
         """A device is gone; rounds wait ``patience_s`` longer for it, 0 after a goodbye. Whether that is news."""
+        if not self._registry.knows(name):
+            self._registry.went(name)  # no cohort has it, and its name may be anything
+            return False
         is_news = self._registry.went(name)
         if is_news or not patience_s:
             self._attendance.went(name, now + patience_s, goodbye=not patience_s)
@@ -133,6 +145,14 @@ class Federation:
         if self.round:
             self.round.lose(name, now + patience_s)
         return True
+
+    def refused(self, name: str, reason: str) -> Task | None:
+        """An update of a device was refused. Its new task, if that was one too many, and it is put aside."""
+        if not self._registry.refused(name, reason):
+            return None
+        if self.round:
+            self.round.lose(name, -math.inf)
+        return self.devices[name].task
 
     def report(self, name: str, report: Report) -> None:
         """Keep a device's report. One of another run, or from a stranger, is passed over."""
@@ -220,9 +240,14 @@ class Federation:
             seed=training.seed,
             weighting=self.settings.aggregation.weighting,
             deadline_s=self.settings.deadlines.round_s,
+            norm_bounds=norms.bounds(
+                self.settings.aggregation.norm_bound, self._spec, self.values, self.snapshot.norms
+            ),
         )
         cuts = {name: self.devices[name].task.cut for name in cohort if self.devices[name].task.accepted}
-        self.round = Round(plan, cuts, self._new_fold, now)
+        examples = {name: self.devices[name].profile.num_examples for name in cuts}
+        most = plan.norm_bounds or (UNLIMITED,) * len(self._spec.layers)
+        self.round = Round(plan, cuts, lambda layer: self._new_fold(layer, most[layer]), now, examples)
         self._waited_s = 0.0 if self._idle_since is None else now - self._idle_since
         for name in cohort:
             if not self.devices[name].online or self._attendance.is_late(name):
@@ -274,6 +299,7 @@ class Federation:
         for layer in layers:
             if aggregate := round_.close(layer, self.values[layer]):
                 size, tau = self._spec.layers[layer].size, self.snapshot.intervals[layer]
+                self._norms[layer] = aggregate.norms
                 moved = course.layer_value(
                     self.settings.server, aggregate, self.values[layer], self.memory.pop(layer, None), tau, size
                 )
@@ -303,6 +329,7 @@ class Federation:
         assert round_.done(now), "every layer is closed before a round ends"
         self._model.move()
         discrepancies, self._discrepancies = self._discrepancies, {}
+        seen, self._norms = self._norms, {}
         in_time = round_.delivered_everything()
         for name in in_time:
             self.devices[name].rounds_done += 1
@@ -323,6 +350,7 @@ class Federation:
             wall_s=state.wall_s + self._waited_s + seconds,
             uplink_bytes=uplink_bytes,
             unfolded=round_.unfolded(),
+            norms=norms.remembered(self.snapshot.norms, seen, len(self._spec.layers)),
             devices=self.device_records(),
             present=tuple(sorted(name for name, device in self.devices.items() if device.available)),
         )
@@ -358,9 +386,9 @@ class Federation:
         chosen = {name: self.settings.wire.codec_for(self.devices[name].profile.codecs) for name in cohort}
         return {name: codec for name, codec in chosen.items() if codec}
 
-    def _new_fold(self, layer: int) -> Fold:
+    def _new_fold(self, layer: int, most: Norms) -> Fold:
         spec = self._spec.layers[layer]
-        return rule(self.settings.aggregation.fold)(spec.vector_size, spec.size)
+        return rule(self.settings.aggregation.fold)(spec.vector_size, spec.size, most=most)
 
 
 def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> None:

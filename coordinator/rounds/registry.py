@@ -1,4 +1,4 @@
-"""Which devices are there, and what may each of them train? A pure machine: no clock, disk or network."""
+"""The devices that are there, and what each of them may train. A pure machine: no clock, disk or network."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 from lamina.broker.wire.messages import DeviceProfile, Report, Task
 from lamina.coordinator.records.records import DeviceRecord
-from lamina.coordinator.settings import Wire
+from lamina.coordinator.settings import Devices, Wire
+from lamina.models.errors import brief
 from lamina.models.fitting import choose
 from lamina.models.manifest import Manifest
+
+DISHONEST = frozenset({"undecodable", "weight", "not_finite", "out_of_bounds", "norm"})
+"""Reasons to refuse an update that no device meets by being late, or by not knowing of another round."""
 
 
 @dataclass(slots=True)
@@ -21,6 +25,7 @@ class Device:
     online: bool = False
     rounds_done: int = 0
     last_report: Report | None = None
+    refused: int = 0
 
     @property
     def available(self) -> bool:
@@ -37,40 +42,69 @@ class Registry:
         digest: of the manifest.
         epoch: of the federation.
         before: what is known of devices from an earlier run.
+        trust: which devices may come.
+        most: devices that may register, those known from before included.
 
     Attributes:
         devices: those that have registered, by name.
     """
 
-    def __init__(self, wire: Wire, manifest: Manifest, digest: str, epoch: int, before: Iterable[DeviceRecord]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        manifest: Manifest,
+        digest: str,
+        epoch: int,
+        before: Iterable[DeviceRecord],
+        *,
+        trust: Devices,
+        most: int,
+    ) -> None:
         self._wire, self._manifest, self._digest, self._epoch = wire, manifest, digest, epoch
+        self._trust, self._most = trust, most
         self._before = {record.id: record for record in before}
         self._online: set[str] = set()
         self.devices: dict[str, Device] = {}
 
     def register(self, profile: DeviceProfile) -> Task:
-        """Judge a device by its profile. Registering again (a restart, another budget) replaces the judgement."""
-        cut, reason = self._judge(profile)
-        task = Task(
-            epoch=self._epoch,
-            accepted=cut is not None,
-            reason=reason,
-            cut=cut or 0,
-            manifest=self._digest if cut is not None else "",
-        )
-        known = self.devices.get(profile.device)
+        """Judge a device by its profile. Registering again (a restart, another budget) replaces the judgement.
+
+        One that may not come at all, or for which there is no place, is refused and not kept.
+        """
+        if reason := self._turned_away(profile.device):
+            return self._refusal(reason)
+        known, before = self.devices.get(profile.device), self._before.get(profile.device)
+        refused = known.refused if known else before.refused if before else 0
+        cut, reason = (None, self._put_aside(refused)) if self._is_aside(refused) else self._judge(profile)
+        task = self._refusal(reason) if cut is None else self._acceptance(cut, reason)
         self.devices[profile.device] = Device(
             profile=profile,
             task=task,
             online=profile.device in self._online,
-            rounds_done=known.rounds_done if known else self._rounds_before(profile.device),
+            rounds_done=known.rounds_done if known else before.rounds_done if before else 0,
             last_report=known.last_report if known else None,
+            refused=refused,
         )
         return task
 
+    def knows(self, name: str) -> bool:
+        """Whether a device has registered, in this run of the program or before."""
+        return name in self.devices or name in self._before
+
+    def refused(self, name: str, reason: str) -> bool:
+        """An update of a device was refused, for one of the reasons of `rounds.round`. Whether that puts it aside."""
+        device = self.devices.get(name)
+        if device is None or reason not in DISHONEST:
+            return False
+        device.refused += 1
+        if not (device.task.accepted and self._is_aside(device.refused)):
+            return False
+        device.task = self._refusal(self._put_aside(device.refused, reason))
+        return True
+
     def came(self, name: str) -> bool:
         """A device is there. Whether that is news."""
-        if name in self._online:
+        if name in self._online or (name not in self.devices and len(self._online) >= 2 * self._most):
             return False
         self._online.add(name)
         if device := self.devices.get(name):
@@ -127,11 +161,35 @@ class Registry:
             rounds_done=device.rounds_done,
             peak_mib=report.peak_mib if report else None,
             step_s=report.step_s if report else None,
+            refused=device.refused,
         )
 
-    def _rounds_before(self, name: str) -> int:
-        known = self._before.get(name)
-        return known.rounds_done if known else 0
+    def _acceptance(self, cut: int, reason: str) -> Task:
+        return Task(epoch=self._epoch, accepted=True, reason=brief(reason, 900), cut=cut, manifest=self._digest)
+
+    def _refusal(self, reason: str) -> Task:
+        return Task(epoch=self._epoch, accepted=False, reason=brief(reason, 900))
+
+    def _turned_away(self, name: str) -> str:
+        """Why a device may not register; empty if it may."""
+        if not self._trust.allows(name):
+            return f"{name} is not among devices.allow of federation.toml"
+        if not self.knows(name) and len(self.devices.keys() | self._before.keys()) >= self._most:
+            return (
+                f"the federation has its {self._most} devices already: raise cohorts.max_devices, or name those that "
+                "may come in devices.allow"
+            )
+        return ""
+
+    def _is_aside(self, refused: int) -> bool:
+        return 0 < self._trust.put_aside_after <= refused
+
+    def _put_aside(self, refused: int, last: str = "") -> str:
+        why = f", the last one for {last}" if last else ""
+        return (
+            f"put aside after {refused} updates that no honest device sends (devices.put_aside_after){why}: look at "
+            "the device and its data; --fresh begins without what was counted"
+        )
 
     def _judge(self, profile: DeviceProfile) -> tuple[int | None, str]:
         """The cut for a device and why, or None and why not."""

@@ -16,7 +16,9 @@ An update is refused, with the first of these words that applies, and nothing ch
     duplicate    this device has delivered this layer already
     closed       its layer was closed without it
     stale        it was computed against another version of the layer
+    weight       it claims another weight than the federation's weighting and its device's profile give it
     not_finite, out_of_bounds    (by the fold) its numbers can't be used
+    norm         (by the fold) it is far larger than the layer's recent updates (`rounds.norms`)
     collects     (by the fold) it is a sum of updates, and the rule needs each by itself
 
 A partial, the sum of some devices' updates that an aggregator sends, counts as all of these updates, or, where one of
@@ -98,10 +100,20 @@ class Round:
         cuts: first layer that each device of the cohort trains.
         new_fold: makes an empty fold for a layer index.
         now: seconds on the caller's clock; the deadline counts from here.
+        examples: number of training samples of each device, as its profile says, where they are its weight; a device
+            that is not named may claim any.
     """
 
-    def __init__(self, plan: RoundPlan, cuts: Mapping[str, int], new_fold: Callable[[int], Fold], now: float) -> None:
+    def __init__(
+        self,
+        plan: RoundPlan,
+        cuts: Mapping[str, int],
+        new_fold: Callable[[int], Fold],
+        now: float,
+        examples: Mapping[str, int] | None = None,
+    ) -> None:
         self.plan = plan
+        self._examples = dict(examples or {})
         self.began = now
         self.deadline = now + plan.deadline_s
         self.reports: dict[str, Report] = {}
@@ -140,6 +152,7 @@ class Round:
             self.rejected += 1
             raise
         try:
+            self._check_weight(update.device, update.weight)
             self._open[update.layer].add(update.device, update.delta, update.weight)
         except RejectedUpdate:
             self.rejected += 1
@@ -155,8 +168,9 @@ class Round:
             RejectedUpdate: one of them may not be folded; the reason is one of the words above.
         """
         try:
-            for device in update.partial.devices:
+            for device, weight in zip(update.partial.devices, update.partial.weights, strict=True):
                 self._admit(update, device)
+                self._check_weight(device, weight)
             self._open[update.layer].join(update.partial)
         except RejectedUpdate:
             self.rejected += 1
@@ -288,6 +302,11 @@ class Round:
                 "stale",
                 f"{device} sent layer {layer} against version {update.version}, not {plan.versions[layer]}",
             )
+
+    def _check_weight(self, device: str, weight: float) -> None:
+        due = 1 if self.plan.weighting == "uniform" else self._examples.get(device, weight)
+        if weight != due:
+            raise RejectedUpdate("weight", f"{device} claims the weight {weight:g}, and has {due:g}")
 
     def _all_of(self, expected: Set[str], came: Set[str], now: float, refused: Set[str] = frozenset()) -> bool:
         """Nobody else is to be waited for, and somebody came. Those that came, and those refused, are expected ones.

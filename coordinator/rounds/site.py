@@ -19,7 +19,7 @@ sent in its round; the coordinator refuses what it has.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -27,11 +27,12 @@ from lamina.broker.wire.chunks import LayerValue, pack_partial
 from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.broker.wire.partials import MOST_DEVICES
 from lamina.coordinator.folds.aggregate import LayerFold
-from lamina.coordinator.folds.fold import Fold
+from lamina.coordinator.folds.fold import UNLIMITED, Fold
 from lamina.coordinator.rounds.round import Round, Update
 from lamina.models.errors import RejectedUpdate
 from lamina.models.spec import ModelSpec
 
+_MOST_KNOWN = 1 << 16  # devices of a site
 _IN_TIME = 0.8  # of the coordinator's deadline: what is sent then still arrives
 
 
@@ -51,7 +52,7 @@ class Site:
         self._most_devices = most_devices
         self._spec: ModelSpec | None = None
         self._layers: Collection[int] = ()
-        self._devices: set[str] = set()
+        self._devices: dict[str, int] = {}  # and how many examples each has
         self._tasks: dict[str, Task] = {}
         self._gone_at: dict[str, float] = {}
         self._sent: list[LayerValue] = []
@@ -62,9 +63,10 @@ class Site:
         self._spec, self._layers = spec, layers
         self.round, self._sent, self._outbox = None, [], []
 
-    def meet(self, device: str) -> None:
-        """Its profile is here: it is one of ours."""
-        self._devices.add(device)
+    def meet(self, device: str, examples: int) -> None:
+        """Its profile is here: it is one of ours, and has so many training examples."""
+        if device in self._devices or len(self._devices) < _MOST_KNOWN:
+            self._devices[device] = examples
 
     def task(self, device: str, task: Task) -> None:
         """The coordinator's verdict on a device, perhaps on one of another site."""
@@ -78,7 +80,8 @@ class Site:
 
     def went(self, device: str, at: float) -> None:
         """A device is gone: from ``at`` on, in seconds, it is not waited for."""
-        self._gone_at[device] = at
+        if device in self._devices:
+            self._gone_at[device] = at
         if self.round:
             self.round.lose(device, at)
 
@@ -92,7 +95,8 @@ class Site:
         ours = msgspec.structs.replace(plan, due=due, deadline_s=_IN_TIME * plan.deadline_s)
         tasks = {name: self._tasks[name] for name in plan.cohort if name in self._devices and name in self._tasks}
         cuts = {name: task.cut for name, task in tasks.items() if task.accepted and task.epoch == plan.epoch}
-        self.round = Round(ours, cuts, self._new_fold, now)
+        examples = {name: self._devices[name] for name in cuts}
+        self.round = Round(ours, cuts, self._folding(plan), now, examples)
         self._sent, self._outbox = [], []
         for name, at in self._gone_at.items():
             self.round.lose(name, at)
@@ -129,10 +133,12 @@ class Site:
             return float("inf")
         return self.round.patience_ends(now)
 
-    def _new_fold(self, layer: int) -> Fold:
+    def _folding(self, plan: RoundPlan) -> Callable[[int], Fold]:
+        """What makes a layer's empty fold in the round of a plan."""
         assert self._spec is not None, "a plan is folded once the model is known"
-        spec = self._spec.layers[layer]
-        return LayerFold(spec.vector_size, spec.size)
+        layers = self._spec.layers
+        most = plan.norm_bounds if len(plan.norm_bounds) == len(layers) else (UNLIMITED,) * len(layers)
+        return lambda layer: LayerFold(layers[layer].vector_size, layers[layer].size, most=most[layer])
 
     def _taken(self, round_: Round, layer: int) -> list[LayerValue]:
         """The sum of what was folded since the last one, if anything was; it is kept for the round."""

@@ -19,7 +19,7 @@ from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import chunks, messages
 from lamina.broker.wire.chunks import FileJoiner, Joiner, LayerValue
-from lamina.broker.wire.messages import CoordinatorStatus, DeviceStatus, RoundPlan, Task
+from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, RoundPlan, Task
 from lamina.broker.wire.topics import Address, Topics, check_name
 from lamina.coordinator.rounds.site import Site, share
 from lamina.coordinator.service.arrivals import joined_update, joined_updates
@@ -135,7 +135,10 @@ class Aggregator:
                     # again, and not out of the broker's memory, it makes them send their updates once more.
                     await link.publish(delivery.topic, payload)
             case "profile":
-                site.meet(address.device)
+                profile = messages.decode(payload, DeviceProfile)
+                if profile.device != address.device:
+                    raise RejectedUpdate("stranger", f"{address.device} sent the profile of {profile.device}")
+                site.meet(profile.device, profile.num_examples)
             case "task":
                 site.task(address.device, messages.decode(payload, Task))
             case "status":

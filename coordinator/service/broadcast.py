@@ -44,11 +44,17 @@ class Broadcast:
         self._said: dict[int, _Said] = {}  # by layer; it stays on the broker
         self._parts = 0  # messages of the last advance
         self._requested: set[int] = set()  # layers, whose values are to be published
+        self._outbox: list[tuple[str, Message]] = []
         self._asked = asyncio.Event()
 
-    async def say(self, topic: str, message: Message) -> None:
-        """Have a message kept at a topic, over the one before."""
-        await self._link.publish(topic, messages.encode(message), retain=True)
+    async def say(self, topic: str, message: Message, *, retain: bool = True) -> None:
+        """Have a message kept at a topic, over the one before; or, not retained, heard by whoever is there."""
+        await self._link.publish(topic, messages.encode(message), retain=retain)
+
+    def say_later(self, topic: str, message: Message) -> None:
+        """Have a message kept at a topic soon, in the order of the calls."""
+        self._outbox.append((topic, message))
+        self._asked.set()
 
     async def forget(self, topic: str) -> None:
         """Have what is kept at a topic forgotten."""
@@ -96,10 +102,13 @@ class Broadcast:
         self._asked.set()
 
     async def serve_requests(self) -> None:
-        """Publish what is requested, until cancelled."""
+        """Publish what is requested, and what is to be said soon, until cancelled."""
         while True:
             await self._asked.wait()
             self._asked.clear()
+            outbox, self._outbox = self._outbox, []
+            for topic, message in outbox:
+                await self.say(topic, message)
             requested, self._requested = self._requested, set()
             await self.values(sorted(requested))
 

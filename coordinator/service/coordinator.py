@@ -31,6 +31,7 @@ from lamina.coordinator.rounds.federation import Federation
 from lamina.coordinator.rounds.round import Round
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
+from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import Chronicle
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
@@ -77,6 +78,7 @@ class Coordinator:
         self._changed, self._committed = asyncio.Event(), asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
+        self._refusals = Refusals()
 
     async def run(self) -> RunResult:
         """Train until all rounds are done.
@@ -151,16 +153,29 @@ class Coordinator:
         await hear_all(
             link,
             lambda delivery: self._hear(broadcast, delivery),
-            lambda delivery, error: self._note_refused(error),
+            lambda delivery, error: self._note_refused(broadcast, self._sender(delivery.topic), error),
         )
 
     def _follow(self, round_: int | None) -> None:
         """Take updates of this round alone; of none, while no round is open."""
         self._joiner.follow(self._federation.snapshot.epoch, round_)
 
-    def _note_refused(self, error: RemoteError) -> None:
-        self.refused[error.reason if isinstance(error, RejectedUpdate) else "undecodable"] += 1
-        log.info("refused: %s", error)
+    def _note_refused(self, broadcast: Broadcast, device: str, error: RemoteError) -> None:
+        """Count it, say so now and then, and put its sender aside where it was one too many."""
+        reason = self._refusals.note(device, error)
+        self.refused[reason] += 1
+        if task := self._federation.refused(device, reason):
+            log.warning("%s is %s", device, task.reason)
+            broadcast.say_later(self._topics.device(device, "task"), task)
+            self._changed.set()
+
+    def _sender(self, topic: str) -> str:
+        """The device whose topic it is; empty where it is nobody's that is known."""
+        try:
+            device = self._topics.parse(topic).device
+        except RemoteError:
+            return ""
+        return device if device in self._federation.devices else ""
 
     async def _hear(self, broadcast: Broadcast, delivery: Delivery) -> None:
         if not delivery.payload:  # a retained message that was cleared
@@ -172,7 +187,7 @@ class Coordinator:
                 await self._hear_update(delivery.payload, address)
             case "updates":
                 self._uplink_bytes += len(delivery.payload)
-                await self._hear_batch(delivery.payload, address)
+                await self._hear_batch(broadcast, delivery.payload, address)
             case "layer_partial":
                 await self._hear_partial(delivery.payload, address)
             case "aggregator_status":
@@ -194,7 +209,8 @@ class Coordinator:
         task = self._federation.register(profile)
         verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
         log.info("%s %s: %s", profile.device, verdict, task.reason)
-        await broadcast.say(self._topics.device(profile.device, "task"), task)
+        known = profile.device in self._federation.devices  # the others may be without number: nothing is kept of them
+        await broadcast.say(self._topics.device(profile.device, "task"), task, retain=known)
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
@@ -202,17 +218,17 @@ class Coordinator:
         if update is not None:
             self._federation.receive(update)
 
-    async def _hear_batch(self, payload: bytes, address: Address) -> None:
+    async def _hear_batch(self, broadcast: Broadcast, payload: bytes, address: Address) -> None:
         """Each of its updates counts by itself."""
         self._hear_of(address.device)
         updates, damaged = await joined_updates(self._joiner, payload, address, self._bundle.manifest.spec)
         for error in damaged:
-            self._note_refused(error)
+            self._note_refused(broadcast, self._sender(self._topics.batch(address.device)), error)
         for update in updates:
             try:
                 self._federation.receive(update)
             except RejectedUpdate as error:
-                self._note_refused(error)
+                self._note_refused(broadcast, address.device, error)
 
     async def _hear_partial(self, payload: bytes, address: Address) -> None:
         self._uplink_bytes += len(payload)

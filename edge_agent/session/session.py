@@ -423,7 +423,9 @@ class Session:
         """What a plan asks of this device: two may differ in what they say of others, in what they offer, and so on."""
         mine = (self._device,) if self._device in plan.cohort else ()
         codecs = {device: codec for device, codec in plan.codecs.items() if device == self._device}
-        return msgspec.structs.replace(plan, cohort=mine, codecs=codecs, deadline_s=0.0, unfolded={}, advanced=())
+        return msgspec.structs.replace(
+            plan, cohort=mine, codecs=codecs, deadline_s=0.0, unfolded={}, advanced=(), norm_bounds=()
+        )
 
     def _owe(self, plan: RoundPlan) -> None:
         """Owe the updates of the layers that are due and trained here, and the report of what was trained."""
