@@ -165,7 +165,7 @@ class World:
         self.network = Network(self.loop, self.broker, scenario.seed)
         self.processes: list[Process] = []
         self.problems: list[str] = []
-        self.say = lambda line: say(f"{self.loop.time():9.3f} s  {line}")
+        self._say = say
         self._events = events
         self._epochs = random.Random(f"{scenario.seed} epochs")
         self._slow_until: dict[str, float] = {}
@@ -197,6 +197,10 @@ class World:
             self.over = True
             self.loop.bury(self.processes)
         return ending
+
+    def say(self, line: str) -> None:
+        """Tell what happens now."""
+        self._say(f"{self.loop.time():9.3f} s  {line}")
 
     def end(self) -> None:
         """Stop looking."""

@@ -19,8 +19,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVarTuple, Unpack
 
+_Ts = TypeVarTuple("_Ts")
 _PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 _JOB = threading.local()  # .job: the one that this thread runs
 _AFTERLIFE_S = 1000.0  # for dead processes to come out of their ``finally`` blocks
@@ -120,7 +121,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.call_at(when, call, *arguments, context=self._world)
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts], context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Call it next, unless its process is dead."""
         handle = super().call_soon(callback, *args, context=context)
