@@ -272,3 +272,30 @@ async def test_service_goes_on_when_a_real_broker_comes_back(any_broker: Running
             async with dial(f"{root}-sender", None) as sender:
                 await sender.publish(root, b"back")
             assert await service == b"back"
+
+
+async def test_a_link_that_did_useful_work_is_dialled_again_quickly_however_soon_it_was_lost() -> None:
+    world, done_so_far = World(), 0
+
+    async def serve(link: Link) -> str:
+        nonlocal done_so_far
+        world.now += 0.5
+        if len(world.waits) in (3, 4):
+            done_so_far += 1
+        if len(world.waits) == 7:
+            return "done"
+        raise LinkError("cut")
+
+    await keep_linked(
+        world.dial,
+        "pi",
+        None,
+        serve,
+        progress=lambda: done_so_far,
+        on_retry=world.note,
+        rng=Upper(),
+        clock=world.clock,
+        sleep=world.sleep,
+    )
+    first = FIRST_WAIT_S
+    assert world.waits == [first, 2 * first, 4 * first, first, first, 2 * first, 4 * first]

@@ -17,6 +17,7 @@ from lamina.broker.wire.bounds import (
     DeviceName,
     Devices,
     Digest,
+    Digests,
     Elapsed,
     Epoch,
     Mebibytes,
@@ -63,6 +64,20 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     devices: Count = 0
     accuracy: float | None = None
     c_ratio: float | None = None
+
+
+class Kept(Message, frozen=True, kw_only=True, tag="kept"):
+    """Retained, by the coordinator for itself: which files of the bundle the broker keeps.
+
+    Attributes:
+        chunk_bytes: the size of chunks that they were cut into.
+        files: SHA-256 of each; they were all published before this message.
+        echo: not 0: nothing is kept by this message, which asks to be returned.
+    """
+
+    chunk_bytes: Count = 0
+    files: Digests = ()
+    echo: Epoch = 0
 
 
 class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):

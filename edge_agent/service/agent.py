@@ -29,8 +29,11 @@ from lamina.edge_agent.session.events import (
     End,
     Event,
     Outcome,
+    Prepared,
+    Published,
     Refuse,
     Save,
+    Taken,
     Train,
     Trained,
 )
@@ -76,6 +79,7 @@ class Agent:
         self._fetcher = Fetcher(self._topics, Path(settings.folder) / "bundle")
         self._trainings: asyncio.Queue[Train] = asyncio.Queue()
         self._connection: Connection | None = None
+        self._useful = 0  # what links have brought: values taken, updates that the broker has
         self._ending: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
@@ -108,6 +112,7 @@ class Agent:
             Will(topic, encode(DeviceStatus(state="lost"))),  # at once: it is the coordinator that has patience
             self._serve,
             give_up_s=self._settings.broker_s,
+            progress=lambda: (self._useful, self._fetcher.fetched),
             patient=True,  # nobody stands beside a board; the operator may let it in later
             on_retry=self._note_retry,
         )
@@ -135,6 +140,8 @@ class Agent:
 
     def _feed(self, event: Event) -> None:
         """Tell the session what happened, and do what it wants."""
+        if isinstance(event, Taken | Published | Prepared):
+            self._useful += 1
         for command in self._session.receive(event):
             self._do(command)
 

@@ -121,7 +121,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return self.call_at(when, call, *arguments, context=self._world)
 
     def call_soon(
-        self, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts], context: contextvars.Context | None = None
+        self, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Call it next, unless its process is dead."""
         handle = super().call_soon(callback, *args, context=context)
