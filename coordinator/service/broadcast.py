@@ -103,12 +103,6 @@ class Broadcast:
         await self.link.publish(topic, b"", retain=True)
 
     async def files(self) -> None:
-<<<<<<< HEAD
-        """The bundle."""
-        for path in dict.fromkeys(self._bundle.path(entry) for entry in entries(self._bundle.manifest)):
-            await self._file(path.stem, path.read_bytes())
-        await self._file(self._bundle.digest, (self._bundle.folder / MANIFEST_NAME).read_bytes())
-=======
         """The bundle's files that the broker doesn't have, the manifest last."""
         await self._hear_what_is_kept()
         manifest = self._bundle.folder / MANIFEST_NAME
@@ -126,7 +120,6 @@ class Broadcast:
                 await self._echoed.wait()
         except TimeoutError:  # a broker that denies the topic, before MQTT 5 without a word
             log.warning("the broker doesn't return what is said on %s: the bundle is sent anew", self._topics.kept)
->>>>>>> main
 
     async def values(self, layers: Iterable[int] | None = None) -> None:
         """The values of these layers, or of all, unless the broker has them: this link has published them."""
