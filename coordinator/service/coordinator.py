@@ -12,33 +12,39 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
-from lamina.broker.link.reconnect import first_error, keep_linked
+from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
 from lamina.broker.wire.chunks import Joiner
 from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Kept, Report, Request, RoundPlan
 from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
+from lamina.coordinator.records.commits import Saved
+from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
-from lamina.coordinator.records.store import Store
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
+from lamina.coordinator.service.lease import Leadership, Superseded
 from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import Chronicle
 from lamina.coordinator.service.round_loop import RoundLoop
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
-from lamina.models.errors import RejectedUpdate, RemoteError
+from lamina.models.errors import ConfigError, LinkError, RejectedUpdate, RemoteError, TakenOver
+from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
 log = logging.getLogger("lamina.coordinator")
+
+_T = TypeVar("_T")
 
 _AWAY_S = 30
 """A coordinator that is back within this time was never lost, and its broker has kept what was sent to it (MQTT 5)."""
@@ -54,6 +60,7 @@ class Coordinator:
         observe: is told of every finished round, in order.
         observe_cycle: is told of every adjustment of the intervals.
         new_epoch: draws the number that tells this run of the federation from all others.
+        disk: state and records lie on; what the models are exported to is the machine's own.
     """
 
     def __init__(
@@ -65,13 +72,17 @@ class Coordinator:
         observe: Callable[[RoundRecord], None] = lambda record: None,
         observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
         new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
+        disk: Disk = DISK,
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
-        self._store = Store(Path(settings.folder))
-        self._federation = self._restore()
-        self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
+        self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
+        saved, past = self._journal.recover(bundle.manifest.spec, bundle.digest)
+        self._federation = self._begun(saved)
+        self._chronicle = Chronicle(
+            settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
+        )
         self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes)
         self._listens = False  # from the first link on
         self._joiner = Joiner(bundle.manifest.spec)
@@ -80,6 +91,7 @@ class Coordinator:
         self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
+        self._leadership = Leadership(self._topics)
         self._refusals = Refusals()
 
     async def run(self) -> RunResult:
@@ -94,13 +106,15 @@ class Coordinator:
                 group.create_task(asyncio.to_thread(self._load_passes), name="load passes")
                 group.create_task(self._chronicle.keep(), name="record")
                 settling = group.create_task(self._settle_commits(), name="settle")
-                group.create_task(self._rounds.run(), name="rounds")
+                group.create_task(self._do_rounds(), name="rounds")
                 await self._keep_serving()
                 await self._chronicle.end()
                 settling.cancel()
-            await asyncio.to_thread(self._store.settle)
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
+        finally:
+            self._leadership.end()
         return self._result()
 
     def _load_passes(self) -> None:
@@ -110,11 +124,24 @@ class Coordinator:
     async def _keep_serving(self) -> None:
         if self._settings.wire.update_codec == "top1":
             log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
-        await keep_linked(
+        will = Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S)
+        while True:
+            await self._linked(self._topics.client("candidate", secrets.token_hex(4)), None, self._leadership.claim)
+            try:
+                failure = await self._linked(self._topics.client("coordinator"), will, self._live)
+            except TakenOver as error:  # the lease says whether by another coordinator
+                log.warning("%s", error)
+                continue
+            if failure is not None:
+                raise failure
+            return
+
+    async def _linked(self, client_id: str, will: Will | None, serve: Callable[[Link], Awaitable[_T]]) -> _T:
+        return await keep_linked(
             self._dial,
-            self._topics.client("coordinator"),
-            Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S),
-            self._serve,
+            client_id,
+            will,
+            serve,
             give_up_s=self._settings.deadlines.broker_s,
             progress=self._progress,
             on_retry=lambda error, wait_s: log.warning("%s; trying again in %.1f s", error, wait_s),
@@ -127,6 +154,28 @@ class Coordinator:
         return federation.snapshot.round, folded, len(federation.devices), self._broadcast.files_kept
 
     # -- one connection ----------------------------------------------------------------------------------------------
+
+    async def _live(self, link: Link) -> BaseException | None:
+        """Serve over one link. What ends the service for good is returned, once it has been said that it stopped."""
+        try:
+            await self._serve(link)
+        except asyncio.CancelledError:
+            await say_goodbye(self._say_stopped(link))
+            raise
+        except (ConfigError, BaseExceptionGroup) as raised:
+            rest = raised.split(LinkError)[1] if isinstance(raised, BaseExceptionGroup) else raised
+            if rest is None or isinstance(rest, LinkError):
+                raise
+            error = first_error(rest) if isinstance(rest, BaseExceptionGroup) else rest
+            if not isinstance(error, Superseded):
+                await say_goodbye(self._say_stopped(link))
+            return error
+        return None
+
+    async def _say_stopped(self, link: Link) -> None:
+        status = messages.encode(self._status("stopped"))
+        await link.publish(self._topics.coordinator_status, status, retain=True)
+        await self._leadership.give_up(link)
 
     async def _serve(self, link: Link) -> None:
         broadcast = self._broadcast
@@ -148,11 +197,14 @@ class Coordinator:
         updates = () if self._settings.aggregation.aggregators else (topics.updates, topics.devices("updates"))
         said = map(topics.devices, ("status", "profile", "request", "report"))
         await link.subscribe(topics.kept, *said, topics.partials, topics.aggregators, *updates)
+        await self._leadership.attend(link)
         if not self._listens:
             self._listens = True
             federation.listen(now())
+            if not federation.finished:
+                await broadcast.forget(topics.round)  # the end of an earlier training is not the end of this one
         await broadcast.say(topics.coordinator_status, self._status())
-        for name, device in federation.devices.items():
+        for name, device in list(federation.devices.items()):  # more may come meanwhile
             await broadcast.say(topics.device(name, "task"), device.task)
         await broadcast.files()
 
@@ -193,6 +245,8 @@ class Coordinator:
             return
         address = self._topics.parse(delivery.topic)
         match address.kind:
+            case "lease" | "question":
+                await self._leadership.hear(broadcast.link, delivery)
             case "layer_update":
                 self._uplink_bytes += len(delivery.payload)
                 await self._hear_update(delivery.payload, address)
@@ -274,16 +328,33 @@ class Coordinator:
     # -- what is finished ----------------------------------------------------------------------------------------------
 
     async def _commit(self, outcome: RoundOutcome) -> None:
-        await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
-        await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
+        done = self._chronicle.note(outcome)
+        moved = outcome.snapshot, outcome.values, outcome.owed, outcome.memory
+        await asyncio.to_thread(self._journal.commit, done, *moved)
         self._committed.set()
+        await self._chronicle.add(done, outcome)
+        await self._stop_if_stalled()
+
+    async def _do_rounds(self) -> None:
+        await self._stop_if_stalled()
+        await self._rounds.run()
+
+    async def _stop_if_stalled(self) -> None:
+        """End training with its cycle, where evaluations have been no better than the best one for too long."""
+        patience = self._settings.evaluation.stop_after
+        if not patience or self._federation.finished or self._federation.snapshot.cohort:
+            return
+        await self._chronicle.caught_up()
+        if self._chronicle.evaluations.stalled(patience):
+            log.info("no better than before in %d evaluations (evaluation.stop_after): training ends", patience)
+            self._federation.stop()
 
     async def _settle_commits(self) -> None:
         """Whenever there is one; where the disk is slower than the rounds, several at once."""
         while True:
             await self._committed.wait()
             self._committed.clear()
-            await asyncio.to_thread(self._store.settle)
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
 
     # -- saying how it stands ----------------------------------------------------------------------------------------
 
@@ -296,15 +367,20 @@ class Coordinator:
         snapshot = federation.snapshot
         await broadcast.values()
         await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
-        await broadcast.say(topics.coordinator_status, self._status("finished"))
-        for name in federation.devices:
+        for name in list(federation.devices):
             await broadcast.forget(topics.device(name, "task"))
+        await self._chronicle.caught_up()  # the status says the accuracy of the last round
+        await broadcast.say(topics.coordinator_status, self._status("finished"))
+        await self._leadership.give_up(broadcast.link)
 
     def _status(self, state: str = "") -> CoordinatorStatus:
         federation = self._federation
         snapshot = federation.snapshot
+        if not state:
+            begun = federation.round or snapshot.round
+            state = "finished" if federation.finished else "training" if begun else "waiting"
         return CoordinatorStatus(
-            state=state or ("training" if federation.round or snapshot.round else "waiting"),  # type: ignore[arg-type] # one of the four
+            state=state,  # type: ignore[arg-type] # one of the five
             epoch=snapshot.epoch,
             manifest=self._bundle.digest,
             round=snapshot.round,
@@ -316,6 +392,7 @@ class Coordinator:
 
     def _result(self) -> RunResult:
         federation, snapshot = self._federation, self._federation.snapshot
+        best = self._chronicle.evaluations.best
         return RunResult(
             accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
@@ -326,15 +403,17 @@ class Coordinator:
             downlink_bytes=federation.downlink_bytes,
             fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
             aggregations=snapshot.versions,  # a version is an aggregation
+            best_round=best[0] if best else None,
+            best_accuracy=best[1] if best else None,
         )
 
     # -- beginning ---------------------------------------------------------------------------------------------------
 
-    def _restore(self) -> Federation:
-        """The federation as the store has it, or a new one."""
+    def _begun(self, saved: Saved | None) -> Federation:
+        """The federation as it was saved, or a new one."""
         bundle, settings = self._bundle, self._settings
         manifest = bundle.manifest
-        if saved := self._store.load(manifest.spec, bundle.digest):
+        if saved:
             snapshot, values, owed, memory = saved
             snapshot.check(settings)
             log.info("going on after round %d of %s", snapshot.round, settings.federation)
