@@ -183,6 +183,7 @@ def _agents(asked: Asked, broker: RunningBroker, folder: Path) -> list[AgentSett
             folder=str(folder / f"device-{index:04}"),
             keep_state=False,
             broker_s=_WAIT_S,
+            once=True,
         )
         for index in range(asked.devices)
     ]

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from lamina.broker.link.memory import MemoryBroker
-from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.errors import BrokerUnreachable, ConfigError, DataError, TakenOver
+from lamina.models.samples import LabelledSamples
+from tests.patience import PATIENCE_S
 from tests.scripted_coordinator import Coordinator, Vector, coordinator_on
 from tests.tiny_training import Twin, write_trainable_bundle
 
 X = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
 Y = np.array([0, 2, 1, 1, 0])
-MANY = TrainingData(np.zeros((50_000, 2), np.float32), np.zeros(50_000, int))
+MANY = LabelledSamples(np.zeros((50_000, 2), np.float32), np.zeros(50_000, int))
 LONG = 300_000  # steps: seconds
 START = Twin.start()
 PARAMETERS, STATISTICS = START.parameters.astype(np.float32), START.shift.astype(np.float32)
@@ -41,21 +44,21 @@ class Lab:
     coordinator: Coordinator
     running: list[asyncio.Task[None]] = field(default_factory=list)
 
-    def agent(self, data: TrainingData | None = None, **settings: object) -> Agent:
+    def agent(self, data: LabelledSamples | None = None, **settings: object) -> Agent:
         """A new agent, running."""
         agent = self.agent_at_rest(data, **settings)
         self.running.append(asyncio.create_task(agent.run()))
         return agent
 
-    def agent_at_rest(self, data: TrainingData | None = None, **settings: object) -> Agent:
-        given: dict[str, object] = {"budget_mib": 8.0, "threads": 1, "folder": str(self.folder / "agent")}
+    def agent_at_rest(self, data: LabelledSamples | None = None, **settings: object) -> Agent:
+        given: dict[str, object] = {"budget_mib": 8.0, "threads": 1, "folder": str(self.folder / "agent"), "once": True}
         return Agent(
             AgentSettings("lab", "pi", "in memory", **{**given, **settings}),  # type: ignore[arg-type]
-            data or TrainingData(X, Y),
+            data or LabelledSamples(X, Y),
             self.broker.dial,
         )
 
-    async def ready(self, cut: int = 0, data: TrainingData | None = None, **settings: object) -> Agent:
+    async def ready(self, cut: int = 0, data: LabelledSamples | None = None, **settings: object) -> Agent:
         """An agent that has been accepted, with the initial values published as version 0."""
         agent = self.agent(data, **settings)
         await self.coordinator.until_profile()
@@ -71,7 +74,7 @@ class Lab:
 
     async def end(self) -> None:
         """How the agent ends by itself."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await self.running.pop()
 
 
@@ -107,6 +110,12 @@ def layers_of(twin: Twin) -> tuple[Vector, Vector]:
         np.concatenate([twin.parameters[:6], twin.shift]).astype(np.float32),
         twin.parameters[6:].astype(np.float32),
     )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def test_an_agent_introduces_itself(lab: Lab) -> None:
@@ -222,6 +231,45 @@ async def test_a_finished_federation_ends_the_agent(lab: Lab) -> None:
     await lab.coordinator.until_status("sleeping")
 
 
+async def test_a_service_waits_for_the_next_training(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    await lab.ready(once=False)
+    await lab.coordinator.plan(0, (0, 0))
+    await lab.coordinator.until_report()
+    await lab.coordinator.finish()
+    await until(lambda: "federation lab is finished, after" in caplog.text)
+    assert "waiting for the next training" in caplog.text
+    await lab.coordinator.accept()  # the same federation is given more rounds
+    await lab.coordinator.plan(1, (0, 0))
+    await lab.coordinator.until_report(2)
+    assert not lab.running[0].done()
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_an_agent_that_comes_after_the_end_is_told(
+    lab: Lab, caplog: pytest.LogCaptureFixture, once: bool
+) -> None:
+    caplog.set_level("INFO")
+    await lab.coordinator.finish()
+    lab.agent(once=once)
+    await until(lambda: "waiting for the next training" in caplog.text)
+    await lab.coordinator.until_profile()
+    await lab.coordinator.publish_values(PARAMETERS, STATISTICS, (0, 0))
+    await lab.coordinator.accept()
+    await lab.coordinator.plan(0, (0, 0))
+    await lab.coordinator.until_report()
+
+
+async def test_a_rival_that_the_broker_says_nothing_of_is_found_by_its_profile(lab: Lab) -> None:
+    await lab.ready()
+    rival = msgspec.structs.replace(lab.coordinator.profiles[-1], instance="another")
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await lab.coordinator.say(lab.coordinator.topics.device("pi", "profile"), rival)
+    with pytest.raises(TakenOver, match="another program takes part as device 'pi' of federation 'lab'"):
+        await lab.end()
+
+
 async def test_a_refused_agent_says_why(lab: Lab) -> None:
     lab.agent()
     await lab.coordinator.until_profile()
@@ -238,7 +286,7 @@ async def test_an_old_refusal_does_not_stop_a_new_attempt(lab: Lab) -> None:
 
 
 async def test_samples_that_do_not_suit_the_model_end_the_agent(lab: Lab) -> None:
-    lab.agent(TrainingData(X[:, :1], Y, "train.npz"))
+    lab.agent(LabelledSamples(X[:, :1], Y, "train.npz"))
     await lab.coordinator.until_profile()
     await lab.coordinator.accept()
     with pytest.raises(DataError, match=r"train\.npz: its samples have the shape \(1,\), and model tiny takes \(2,\)"):
@@ -256,7 +304,7 @@ async def test_an_agent_that_is_stopped_while_training_leaves_off(lab: Lab) -> N
     await lab.ready(data=MANY)
     await lab.coordinator.plan(0, (0, 0), local_steps=LONG)
     await asyncio.sleep(0.1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await lab.stop()
     await lab.coordinator.until_status("sleeping")
 

@@ -18,6 +18,7 @@ from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.reconnect import FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S, keep_linked, wait_before
 from lamina.broker.link.seam import Link, Will
 from lamina.models.errors import BrokerUnreachable, ConfigError, LinkError
+from tests.patience import PATIENCE_S
 
 REFUSED = "broker somewhere:1883: connection refused"
 
@@ -259,7 +260,7 @@ async def test_service_goes_on_when_a_real_broker_comes_back(any_broker: Running
         delivery.acknowledge()
         return delivery.payload
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         with running_broker(any_broker.kind) as broker:
             dial = mqtt_dial(broker.address)
             service = asyncio.create_task(keep_linked(dial, root, None, serve))

@@ -46,7 +46,8 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     """Retained: is there a coordinator, and how far is it?
 
     Attributes:
-        state: ``waiting`` (for devices), ``training``, ``finished``, ``lost`` (its will).
+        state: ``waiting`` (for devices), ``training``, ``stopped`` (it was ended before its
+            time, and can go on), ``finished``, ``lost`` (its will).
         epoch: identifies this run of the federation; messages of another epoch are stale.
         manifest: SHA-256 of the bundle's manifest.
         round: rounds completed.
@@ -56,7 +57,7 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
         c_ratio: parameters communicated, relative to FedAvg.
     """
 
-    state: Literal["waiting", "training", "finished", "lost"]
+    state: Literal["waiting", "training", "stopped", "finished", "lost"]
     epoch: Epoch
     manifest: Digest = ""
     round: Count = 0
@@ -64,6 +65,36 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     devices: Count = 0
     accuracy: float | None = None
     c_ratio: float | None = None
+
+
+class Lease(Message, frozen=True, kw_only=True, tag="lease"):
+    """Retained: which coordinator leads the federation.
+
+    Attributes:
+        holder: random, unlike any other's.
+        process: its process id.
+        host: its machine, for a person.
+        since: local time, for a person.
+        machine: what tells its machine from all others; empty where nothing does.
+        started: when its process began, as its machine counts.
+    """
+
+    holder: Name
+    process: Count
+    host: Text
+    since: Name
+    machine: Text = ""
+    started: Name = ""
+
+
+class Question(Message, frozen=True, kw_only=True, tag="question"):
+    """Coordinator to coordinator: is the holder of the lease there? It answers by saying its lease again.
+
+    Attributes:
+        asker: as in `Lease.holder`.
+    """
+
+    asker: Name
 
 
 class Kept(Message, frozen=True, kw_only=True, tag="kept"):
@@ -161,8 +192,10 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         num_examples: samples in its training data.
         classes: how many classes its labels span (largest label + 1).
         sample_shape: shape of one of its samples.
+        sample_dtype: NumPy's name for the type of their elements; empty from agents that don't say it.
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
+        instance: random, of this start of the agent.
     """
 
     device: DeviceName
@@ -176,6 +209,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     sample_shape: Shape
     agent_version: Text
     savings: Names = ()
+    sample_dtype: Text = ""
+    instance: Name = ""
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import msgspec
 
 from lamina.broker.link.address import host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
 from lamina.broker.settings import load_toml
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import read_bundle
+from lamina.models.sources import resolved_source
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.replace import replace_file
 
@@ -41,7 +44,10 @@ def run(options: argparse.Namespace) -> int:
         Store(Path(settings.folder)).clear()
     line = ProgressLine(bundle.manifest.spec)
     coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
-    result = asyncio.run(coordinator.run())
+    result = run_until_signalled(coordinator.run())
+    if isinstance(result, signal.Signals):
+        print(f"ended by {result.name}; `lamina run {options.config}` goes on where this left off", file=sys.stderr)
+        return STATUS_OF[result]
     replace_file(Path(settings.folder) / "summary.json", msgspec.json.format(msgspec.json.encode(result)))
     print(_closing_line(result, settings.folder))
     return 0
@@ -73,7 +79,7 @@ def _resolved(settings: FederationSettings, folder: Path) -> FederationSettings:
     """Relative paths start at the file's own folder."""
     evaluation = settings.evaluation
     if evaluation.data:
-        evaluation = msgspec.structs.replace(evaluation, data=str(folder / evaluation.data))
+        evaluation = msgspec.structs.replace(evaluation, data=resolved_source(evaluation.data, folder))
     return msgspec.structs.replace(
         settings, bundle=str(folder / settings.bundle), folder=str(folder / settings.folder), evaluation=evaluation
     )

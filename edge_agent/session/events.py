@@ -229,8 +229,17 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """Tell the operator that the federation is finished, after so many rounds: the next training is waited for."""
+
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """End: the federation is finished."""
 
 
-Command = Prepare | Subscribe | Unsubscribe | Train | Abandon | Deliver | Withdraw | Save | Complain | Refuse | End
+Command = (
+    Prepare | Subscribe | Unsubscribe | Train | Abandon | Deliver | Withdraw | Save | Complain | Refuse | Rest | End
+)

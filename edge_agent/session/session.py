@@ -6,7 +6,7 @@
     gathering   global values are missing                   ──(the last one is taken)──────► training
     training    the local steps run                         ──(Trained)────────────────────► delivering
     delivering  updates and report go out, or wait to       ──(the last one Published)─────► idle
-    ended       the federation is finished, or the device refused
+    ended       the federation is finished and the session was for once, or the device is refused
 
 The rules, which hold in every state and for every order of events:
 
@@ -33,7 +33,9 @@ The rules, which hold in every state and for every order of events:
     goes out: a device that is killed when the coordinator has them all, and has gone on, is still in step.
 8.  A round whose loss is not finite has no updates: the device reports it, and begins the next one afresh.
 9.  A refusal counts only when the coordinator says it now: one that the broker kept may be older than the profile. In
-    the same way, a finished plan ends the session only if this agent has seen its epoch alive.
+    the same way, a finished plan that the broker kept says nothing of an epoch that this agent has not seen alive: that
+    training is over, or is about to be given more rounds.
+10. Once the federation is finished, a session that is to take part once ends. Any other forgets the task, and waits.
 """
 
 from __future__ import annotations
@@ -62,6 +64,7 @@ from lamina.edge_agent.session.events import (
     Progress,
     Published,
     Refuse,
+    Rest,
     Save,
     Strayed,
     Subscribe,
@@ -86,10 +89,13 @@ class Session:
 
     Args:
         device: its name.
+        once: whether the session ends with the federation's training, rather than wait for the next.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, once: bool = True) -> None:
         self._device = device
+        self._once = once
+        self._told: tuple[int, int] | None = None  # the end that was told of: its epoch and round
         self._ended = False
         self._linked = False
         self._heard = False  # the plan, on the present link
@@ -215,6 +221,8 @@ class Session:
     def _note_plan(self, plan: RoundPlan, retained: bool) -> list[Command]:
         if fault := self._fault(plan):
             return [Complain(fault)]
+        if plan.state == "finished" and retained and plan.epoch not in self._alive:
+            return self._tell(plan)
         first, self._heard = not self._heard, True
         self._plan = plan
         self._note_versions()
@@ -309,8 +317,19 @@ class Session:
         commands = [*self._withdraw(), *self._stand_by()]
         if plan.epoch not in self._alive:
             return commands
-        self._ended = True
-        return [*commands, End()]
+        if self._once:
+            self._ended = True
+            return [*commands, End()]
+        self._forget()
+        self._task = self._plan = None
+        self._alive.discard(plan.epoch)
+        return [*commands, *self._tell(plan)]
+
+    def _tell(self, plan: RoundPlan) -> list[Command]:
+        """Say that it is over, once."""
+        end = plan.epoch, plan.round
+        told, self._told = self._told, end
+        return [] if told == end else [Rest(plan.round)]
 
     def _follow(self, plan: RoundPlan) -> list[Command]:
         """Act upon a plan of the present epoch."""

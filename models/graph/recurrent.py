@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lamina.models.errors import ModelError
+from lamina.models.graph.custom_functions import again
 
 _TRACED_ONLY = "this operator is traced, and never run"
 
@@ -222,4 +223,8 @@ def _like(tensor: Tensor, shape: Sequence[int], count: int) -> list[Tensor]:
 
 
 # What stands in for an operator of torch's when a section is run.
-STAND_INS: dict[Any, Callable[..., Any]] = {torch.ops.aten.lstm.input: lstm, torch.ops.aten.gru.input: gru}
+STAND_INS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.lstm.input: lstm,
+    torch.ops.aten.gru.input: gru,
+    torch.ops.lamina.autograd_function.default: again,
+}

@@ -92,7 +92,24 @@ def arithmetic(
     if alpha != 1:
         y = Value(g.Mul(cast(g, y, call.dtype), cast(g, alpha, call.dtype)), (), call.dtype)
     result: str = getattr(g, _ARITHMETIC[call.packet])(cast(g, x, call.dtype), cast(g, y, call.dtype))
-    return g.Floor(result) if rounding_mode == "floor" else result
+    if rounding_mode is None:
+        return result
+    return _rounded_quotient(g, result, cast(g, x, call.dtype), cast(g, y, call.dtype), call.dtype, rounding_mode)
+
+
+def _rounded_quotient(g: GraphWriter, quotient: str, x: str, y: str, dtype: str, rounding_mode: str) -> str:
+    """The quotient x / y without its fraction: towards zero (``trunc``), or the next whole number below (``floor``).
+
+    As in torch, the floor is that of the exact quotient: x / y itself may have been rounded up to a whole number.
+    """
+    if "float" not in dtype:  # ONNX's division of integers is towards zero
+        return quotient if rounding_mode == "trunc" else g.Div(g.Sub(x, g.Mod(x, y)), y)
+    if rounding_mode == "trunc":
+        return g.Mul(g.Sign(quotient), g.Floor(g.Abs(quotient)))
+    rest = g.Mod(x, y, fmod=1)  # with the sign of x
+    whole = g.Round(g.Div(g.Sub(x, rest), y))
+    below = g.And(g.Not(g.Equal(rest, 0.0)), g.Xor(g.Less(rest, 0.0), g.Less(y, 0.0)))
+    return g.Sub(whole, g.Cast(below, to=ELEMENT_TYPES[dtype]))
 
 
 @rule(*_COMPARISONS)
@@ -169,10 +186,17 @@ def rsqrt(g: GraphWriter, call: Call, x: Value) -> str:
     return g.Reciprocal(g.Sqrt(x))
 
 
-@rule("log1p", "expm1")
-def near_zero(g: GraphWriter, call: Call, x: Value) -> str:
-    """Log(1 + x) or exp(x) - 1."""
-    return g.Log(g.Add(x, 1.0)) if call.packet == "log1p" else g.Sub(g.Exp(x), 1.0)
+@rule("log1p")
+def log1p(g: GraphWriter, call: Call, x: Value) -> str:
+    """The logarithm of 1 + x. Near 0, where 1 + x would be rounded, it is 2 atanh(x / (2 + x))."""
+    near = g.Atanh(g.Div(x, g.Add(x, 2.0)))
+    return g.Where(g.Less(g.Abs(x), 0.5), g.Add(near, near), g.Log(g.Add(x, 1.0)))
+
+
+@rule("expm1")
+def expm1(g: GraphWriter, call: Call, x: Value) -> str:
+    """Exp(x) - 1, as tanh(x / 2) (exp(x) + 1), which loses nothing near 0."""
+    return g.Mul(g.Tanh(g.Mul(x, 0.5)), g.Add(g.Exp(x), 1.0))
 
 
 # Steep enough that every normal positive float32 ends up at 1.

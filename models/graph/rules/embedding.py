@@ -64,6 +64,11 @@ def scatter_add(g: GraphWriter, call: Call, x: Value, dim: int, index: Value, va
 @rule("index", "_unsafe_index")
 def index(g: GraphWriter, call: Call, x: Value, indices: Sequence[Value | None]) -> str:
     """Elements of x at indices along one dimension, or along several neighbouring ones."""
+    if any(index is not None and index.dtype == "bool" for index in indices):
+        raise ModelError(
+            "how many elements a boolean mask chooses is known only when it is run: "
+            "write torch.where(mask, x, 0), or multiply by the mask"
+        )
     first, count, at = _flat_index(g, x, indices)
     return g.Gather(_merged(g, x, first, count), at, axis=first)
 
@@ -72,7 +77,12 @@ def index(g: GraphWriter, call: Call, x: Value, indices: Sequence[Value | None])
 def index_put(
     g: GraphWriter, call: Call, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False
 ) -> str:
-    """X with values put at, or added to, indices along one dimension, or along several neighbouring ones."""
+    """X with values put at, or added to, indices along one dimension, or along several neighbouring ones.
+
+    A boolean mask chooses elements, too: its values stand in the place of those that it chooses.
+    """
+    if any(index is not None and index.dtype == "bool" for index in indices):
+        return _put_where(g, x, indices, values, accumulate)
     first, count, at = _flat_index(g, x, indices)
     rank, width = len(x.shape) - count + 1, len(indices[first].shape)  # type: ignore[union-attr]  # _flat_index saw it
     to_front = [first, *(dim for dim in range(rank) if dim != first)]
@@ -84,6 +94,23 @@ def index_put(
     updates = g.Transpose(full, perm=ahead)
     put = g.ScatterND(target, g.Unsqueeze(at, [-1]), updates, reduction="add" if accumulate else "none")
     return reshaped(g, g.Transpose(put, perm=back), x.shape)
+
+
+def _put_where(g: GraphWriter, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool) -> str:
+    """X with values where one boolean mask says so; they must be the same for all that it chooses."""
+    dims = [dim for dim, index in enumerate(indices) if index is not None]
+    mask = indices[dims[0]]
+    if len(dims) != 1 or mask is None:
+        raise ModelError("an assignment by a boolean mask and other indices is not supported: use torch.where")
+    after = len(x.shape) - dims[0] - len(mask.shape)  # dimensions of x behind those of the mask
+    if len(values.shape) > after and any(extent != 1 for extent in values.shape[: len(values.shape) - after]):
+        raise ModelError(
+            "an assignment by a boolean mask must put the same value at all places that the mask chooses: "
+            "write torch.where(mask, values, x), with values in the shape of x"
+        )
+    chosen = g.Unsqueeze(mask, list(range(-after, 0))) if after else mask
+    put = reshaped(g, values, values.shape[max(0, len(values.shape) - after) :] if after else ())
+    return g.Where(chosen, g.Add(x, put) if accumulate else put, x)
 
 
 def _flat_index(g: GraphWriter, x: Value, indices: Sequence[Value | None]) -> tuple[int, int, str]:

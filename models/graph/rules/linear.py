@@ -6,16 +6,27 @@ import numpy as np
 
 from lamina.models.graph.registry import rule
 from lamina.models.graph.rules.elementwise import cast
-from lamina.models.graph.values import Call, Value
+from lamina.models.graph.values import Call, Value, reshaped
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-@rule("mm", "bmm", "mv", "dot")
+@rule("mm", "bmm")
 def product(g: GraphWriter, call: Call, x: Value, y: Value) -> str:
     """X times y, over their last and last but one dimension."""
     return g.MatMul(x, y)
+
+
+@rule("mv", "dot", "vdot")
+def product_with_vector(g: GraphWriter, call: Call, x: Value, y: Value) -> str:
+    """X (M, K) or (K,) times y (K,), written as a product of matrices.
+
+    ONNX's MatMul takes vectors, too. But from its extended optimisations on, ONNX Runtime (1.18 to 1.31) makes of a
+    transposed matrix times a vector a product with the matrix as it was: no vector may stand in a MatMul.
+    """
+    rows = x if len(x.shape) == 2 else g.Unsqueeze(x, [0])
+    return reshaped(g, g.MatMul(rows, g.Unsqueeze(y, [1])), call.shape)
 
 
 @rule("addmm")

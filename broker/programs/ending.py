@@ -1,0 +1,49 @@
+"""How a program ends that is asked to: SIGTERM and Ctrl-C alike cancel what runs, which then says goodbye.
+
+A second signal ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+STATUS_OF = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""The exit status of a program that a signal kept from its end, as shells have it."""
+
+
+def run_until_signalled(main: Coroutine[Any, Any, _T]) -> _T | signal.Signals:
+    """What the coroutine returns, or the signal that ended it."""
+    return asyncio.run(_until_signalled(main))
+
+
+async def _until_signalled(main: Coroutine[Any, Any, _T]) -> _T | signal.Signals:
+    running = asyncio.ensure_future(main)
+    caught: list[signal.Signals] = []
+    loop = asyncio.get_running_loop()
+
+    def end(number: signal.Signals) -> None:
+        caught.append(number)
+        running.cancel()
+        for each in STATUS_OF:  # the next one does what it would have done without us
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in STATUS_OF:
+        loop.add_signal_handler(number, end, number)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        if caught:
+            return caught[0]
+        raise
+
+
+def drop_output() -> None:
+    """Have what is still to be printed go nowhere: whoever read standard output has closed it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
