@@ -31,7 +31,6 @@ from lamina.coordinator.settings import (
     Training,
     Wire,
 )
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.emulation.faults.broker import SimulatedBroker
@@ -50,6 +49,7 @@ from lamina.emulation.faults.small_bundle import WIDTHS
 from lamina.emulation.faults.virtual_time import Process, Stalled, VirtualLoop
 from lamina.models.bundle import Bundle
 from lamina.models.errors import LaminaError
+from lamina.models.samples import LabelledSamples
 
 NAME = "faults"
 LIMIT_S = 4 * ROUND_S
@@ -224,7 +224,7 @@ class World:
     def _agent(self, index: int, device: str) -> Callable[[], Coroutine[Any, Any, None]]:
         scenario = self.scenario
         x = np.zeros((4 + index, WIDTHS[0]), np.float32)
-        data = TrainingData(x, np.arange(4 + index) % 3)
+        data = LabelledSamples(x, np.arange(4 + index) % 3)
         settings = AgentSettings(
             federation=NAME,
             device=device,
@@ -232,6 +232,7 @@ class World:
             budget_mib=scenario.budgets_mib[index],
             threads=1,
             folder=str(self._folder / device),
+            once=True,
             shared_process=True,
         )
 

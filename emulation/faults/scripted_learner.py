@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from lamina.broker.wire.messages import RoundPlan
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.session.events import Outcome
 from lamina.edge_agent.training.activation_cache import Element
 from lamina.edge_agent.training.engine import Engine
@@ -21,6 +20,7 @@ from lamina.edge_agent.training.input_side import Stop
 from lamina.edge_agent.training.learner import Learner
 from lamina.emulation.faults.virtual_time import spend
 from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.samples import LabelledSamples
 from lamina.models.values import Vector
 
 _LR, _MOMENTUM = np.float32(0.1), np.float32(0.5)
@@ -36,7 +36,7 @@ class ScriptedLearner(Learner):
         manifest: Manifest,
         cut: int,
         path: Callable[[FileEntry], Path],
-        data: TrainingData,
+        data: LabelledSamples,
         spill_folder: Path,
         engine: Engine,
         *,

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, TypeVarTuple, Unpack
 _Ts = TypeVarTuple("_Ts")
 _PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 _JOB = threading.local()  # .job: the one that this thread runs
+_MOST_TURNS = 100_000  # of the loop, between two moves of the clock
 _AFTERLIFE_S = 1000.0  # for dead processes to come out of their ``finally`` blocks
 
 
@@ -215,8 +216,12 @@ class _Jump:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
+        self._turns = 0  # since the clock moved
 
     def select(self, timeout: float | None) -> tuple[()]:
+        self._turns = 0 if timeout else self._turns + 1
+        if self._turns > _MOST_TURNS:
+            raise Stalled(f"tasks wake one another for ever at {self._loop.time():.3f} s")
         if timeout is None:
             raise Stalled(f"nothing is going to happen any more at {self._loop.time():.3f} s")
         if timeout > 0:
