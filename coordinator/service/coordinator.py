@@ -61,6 +61,7 @@ class Coordinator:
         observe_cycle: is told of every adjustment of the intervals.
         new_epoch: draws the number that tells this run of the federation from all others.
         disk: state and records lie on; what the models are exported to is the machine's own.
+        leadership: makes this coordinator's side of the lease.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Coordinator:
         observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
         new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
         disk: Disk = DISK,
+        leadership: Callable[[Topics], Leadership] = Leadership,
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
@@ -91,7 +93,7 @@ class Coordinator:
         self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
-        self._leadership = Leadership(self._topics)
+        self._leadership = leadership(self._topics)
         self._refusals = Refusals()
 
     async def run(self) -> RunResult:

@@ -26,6 +26,8 @@ from lamina.broker.link.seam import Will
 from lamina.broker.wire.filters import matches, split_filter
 
 PACKET_OVERHEAD = 64
+TAKEN_OVER = "Session taken over"
+"""The reason that MQTT 5 gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class SimulatedBroker:
         session = self._sessions.get(client)
         if session is not None and session.peer is not None:
             other, session.peer = session.peer, None
-            other.end("Session taken over")
+            other.end(TAKEN_OVER)
             self._vanished(session, will_now=clean_start)
         if session is not None and clean_start:
             self._forget(session)

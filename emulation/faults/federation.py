@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from lamina.broker.link import reconnect
+from lamina.broker.wire.messages import Lease
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.service.aggregator import Aggregator
 from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.service.lease import Leadership
 from lamina.coordinator.settings import (
     Aggregation,
     Cohorts,
@@ -34,6 +36,7 @@ from lamina.coordinator.settings import (
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.emulation.faults.broker import SimulatedBroker
+from lamina.emulation.faults.machine_disk import MachineDisk
 from lamina.emulation.faults.network import Network
 from lamina.emulation.faults.scenario import (
     AGGREGATOR,
@@ -46,10 +49,11 @@ from lamina.emulation.faults.scenario import (
 )
 from lamina.emulation.faults.scripted_learner import paced
 from lamina.emulation.faults.small_bundle import WIDTHS
-from lamina.emulation.faults.virtual_time import Process, Stalled, VirtualLoop
+from lamina.emulation.faults.virtual_time import Process, Stalled, VirtualLoop, current_process
 from lamina.models.bundle import Bundle
 from lamina.models.errors import LaminaError
 from lamina.models.samples import LabelledSamples
+from lamina.models.storage.disk import read
 
 NAME = "faults"
 LIMIT_S = 4 * ROUND_S
@@ -172,6 +176,11 @@ class World:
         self._finished_at: float | None = None
         self.over = False
         self._ended = self.loop.create_future()
+        self._leaders: dict[str, Process] = {}
+        self.disks = {
+            name: MachineDisk(random.Random(f"{scenario.seed} disk {name}").getrandbits(64))
+            for name in (COORDINATOR, *scenario.devices)
+        }
         self.programs = {COORDINATOR: Program(self, COORDINATOR, self._coordinate)}
         for index, device in enumerate(scenario.devices):
             self.programs[device] = Program(self, device, self._agent(index, device))
@@ -215,11 +224,22 @@ class World:
             self.bundle,
             self.network.dial_from(COORDINATOR),
             new_epoch=lambda: self._epochs.getrandbits(53),
+            disk=self.disks[COORDINATOR],
+            leadership=self._leadership,
         )
         await coordinator.run()
         self._finished_at = self.loop.time()
         self.say("the federation is finished")
         self.loop.at(self._finished_at + _LAST_WORDS_S, self.end)
+
+    def _leadership(self, topics: Topics) -> Leadership:
+        """A lease as a process of a machine of its own takes it: whether an earlier holder lives is plain to see."""
+        holder = f"{self._epochs.getrandbits(64):016x}"
+        process = current_process()
+        if process is not None:
+            self._leaders[holder] = process
+        lease = Lease(holder=holder, process=1, host="simulated", since="virtual time", machine="m", started="0")
+        return Leadership(topics, lease, lambda found: not self._leaders[found.holder].alive)
 
     def _agent(self, index: int, device: str) -> Callable[[], Coroutine[Any, Any, None]]:
         scenario = self.scenario
@@ -241,7 +261,8 @@ class World:
             return scenario.paces_s[index] * (20 if slow else 1)
 
         async def live() -> None:
-            await Agent(settings, data, self.network.dial_from(device), learner=paced(pace_s)).run()
+            dial, disk = self.network.dial_from(device), self.disks[device]
+            await Agent(settings, data, dial, learner=paced(pace_s), disk=disk).run()
 
         return live
 
@@ -285,6 +306,8 @@ class World:
             case "power":
                 self.network.freeze(target, for_s + 0.1)  # nobody is told that the machine is gone
                 self.programs[target].kill(for_s)
+                if target in self.disks:
+                    self.disks[target] = self.disks[target].after_power_cut()
             case "term":
                 self.programs[target].terminate(for_s)
             case "cut":
@@ -328,8 +351,10 @@ class World:
         return path.read_bytes() if path.exists() else b""
 
     def _rows(self) -> list[dict[str, str]]:
-        path = self._folder / COORDINATOR / "rounds.csv"
-        return list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+        path, disk = self._folder / COORDINATOR / "rounds.csv", self.disks[COORDINATOR]
+        if path.name not in disk.names(path.parent):
+            return []
+        return list(csv.DictReader(io.StringIO(read(path, disk).decode())))
 
 
 def quiet() -> None:

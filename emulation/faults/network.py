@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire.filters import matches, split_filter
-from lamina.emulation.faults.broker import SimulatedBroker
+from lamina.emulation.faults.broker import TAKEN_OVER, SimulatedBroker
 from lamina.emulation.faults.virtual_time import Process, VirtualLoop, current_process
-from lamina.models.errors import LinkError
+from lamina.models.errors import LinkError, TakenOver
 
 KEEPALIVE_S = 30.0
 CONNECT_S = 5.0
@@ -122,6 +122,7 @@ class Connection:
         self._last = [0.0, 0.0]  # arrivals, upward and downward
         self._frozen_until = -1.0
         self._closed = ""  # at the client, why
+        self._taken_over = False
         self._gone = False  # at the broker
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._numbers = 0
@@ -208,7 +209,7 @@ class Connection:
     def check_open(self) -> None:
         """Raises `LinkError` once the connection has dropped."""
         if self._closed:
-            raise LinkError(f"{_NAME}: {self._closed}")
+            raise self._error()
 
     # The broker's side.
 
@@ -219,7 +220,7 @@ class Connection:
     def end(self, reason: str) -> None:
         """The broker closes the connection."""
         self._gone = True
-        self._down(lambda: self._drop(f"the connection dropped: {reason}"))
+        self._down(lambda: self._drop(f"the connection dropped: {reason}", taken_over=reason == TAKEN_OVER))
 
     # What befalls it.
 
@@ -275,14 +276,18 @@ class Connection:
         self._arrived.append(delivery)
         self._changed.set()
 
-    def _drop(self, reason: str) -> None:
+    def _error(self) -> LinkError:
+        kind = TakenOver if self._taken_over else LinkError
+        return kind(f"{_NAME}: {self._closed}")
+
+    def _drop(self, reason: str, *, taken_over: bool = False) -> None:
         """The client sees the connection end."""
         if self._closed:
             return
-        self._closed = reason
+        self._closed, self._taken_over = reason, taken_over
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(LinkError(f"{_NAME}: {reason}"))
+                answer.set_exception(self._error())
                 answer.exception()  # seen, where whoever waited was cancelled meanwhile
         self._changed.set()
 
