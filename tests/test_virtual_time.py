@@ -47,7 +47,7 @@ def test_threads_spend_virtual_time_and_one_executor_runs_one_job_at_a_time() ->
     async def main() -> list[float]:
         pool = ThreadPoolExecutor(1)
         jobs = [loop.run_in_executor(pool, job, "a", 2.0), loop.run_in_executor(pool, job, "b", 1.0)]
-        return await asyncio.gather(*jobs, asyncio.to_thread(job, "c", 0.5))
+        return await asyncio.gather(*jobs, loop.run_in_executor(None, job, "c", 0.5))
 
     assert run(main(), loop) == [2.0, 1.0, 0.5]
     assert [what for what in order if "c" not in what] == ["a begins", "a ends", "b begins", "b ends"]

@@ -363,10 +363,12 @@ class Coordinator:
     async def _retire(self, broadcast: Broadcast) -> None:
         """Tell everyone that it is over, and take the tasks back: who comes later waits for the next run.
 
+        It is said once the last commit would survive the machine: nobody is there to train a lost round again.
         Bundle and values stay retained: they are what somebody who looks at the finished federation may want.
         """
         federation, topics = self._federation, self._topics
         snapshot = federation.snapshot
+        await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
         await broadcast.values()
         await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
         for name in list(federation.devices):

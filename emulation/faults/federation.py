@@ -57,6 +57,7 @@ from lamina.models.storage.disk import read
 
 NAME = "faults"
 LIMIT_S = 4 * ROUND_S
+_START_S = 0.3  # until an interpreter has loaded a program
 _RESTART_S = 5.0
 _MOST_RESTARTS = 60
 _LAST_WORDS_S = 120.0  # for agents to hear of the end
@@ -122,7 +123,7 @@ class Program:
             self._task.cancel()
 
     def _down(self, down_s: float) -> None:
-        until = self._world.loop.time() + down_s
+        until = self._world.loop.time() + down_s + _START_S
         self._stays_down_until = max(self._stays_down_until, until)
         self._world.loop.at(until + 1e-6, self.start)
 
@@ -138,6 +139,7 @@ class Program:
             world.problems.append(f"{self.name} crashed: {type(error).__name__}: {error}")
             world.end()
         finally:
+            process.ended = True
             if self._process is process:  # else it was killed
                 self._process = None
                 if not self.done:
@@ -239,7 +241,7 @@ class World:
         if process is not None:
             self._leaders[holder] = process
         lease = Lease(holder=holder, process=1, host="simulated", since="virtual time", machine="m", started="0")
-        return Leadership(topics, lease, lambda found: not self._leaders[found.holder].alive)
+        return Leadership(topics, lease, lambda found: self._leaders[found.holder].ended)
 
     def _agent(self, index: int, device: str) -> Callable[[], Coroutine[Any, Any, None]]:
         scenario = self.scenario

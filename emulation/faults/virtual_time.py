@@ -2,7 +2,8 @@
 
 Nothing waits for real time. What a program hands to a thread (`asyncio.to_thread`, `run_in_executor`) runs in a real
 one, but while it runs nothing else does; it takes virtual time where it calls `spend`. Jobs for one executor run one
-after the other, as in a pool of one thread.
+after the other, as in a pool of one thread, and a process has one for `asyncio.to_thread`: so no job waits for a lock
+that another one holds.
 
 A *process* is whatever was started in one `Process` context. Killed, it does nothing more from that instant on: none
 of its callbacks, timers and jobs runs again, and no ``finally`` of it has an effect that others see.
@@ -45,12 +46,13 @@ class Process:
 
     Attributes:
         alive: whether it may still do anything.
+        ended: whether it was killed, or has come to its own end.
         at_death: called once when it is killed.
     """
 
     def __init__(self, loop: VirtualLoop, name: str) -> None:
         self.name = name
-        self.alive = True
+        self.alive, self.ended = True, False
         self.at_death: list[Callable[[], None]] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.jobs: set[_Job] = set()
@@ -68,7 +70,7 @@ class Process:
         """End it at once, as SIGKILL does."""
         if not self.alive:
             return
-        self.alive = False
+        self.alive, self.ended = False, True
         self._loop.forget(self)
         for job in sorted(self.jobs, key=lambda job: job.number):
             job.kill()
@@ -143,7 +145,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         job = _Job(next(self._numbers), process, func, args, self.create_future())
         if process is not None:
             process.jobs.add(job)
-        lane = self._lanes.setdefault(id(executor) if executor is not None else -job.number - 1, deque())
+        lane = self._lanes.setdefault(id(executor if executor is not None else process), deque())
         lane.append(job)
         if len(lane) == 1:
             self._begin(lane)
