@@ -1,4 +1,4 @@
-"""What does each device find when it starts? Its samples in a file, and its settings."""
+"""Writes what each device finds when it starts: its samples in a file, and its settings."""
 
 from __future__ import annotations
 

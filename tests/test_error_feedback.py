@@ -106,12 +106,15 @@ def test_saved_and_restored_it_goes_on_as_before() -> None:
     subject.sent(0, 4, 7, HALF)
     subject.sent(1, 4, 7, TWO)
     subject.settle(5, (8, 8, 0))
-    saved = {name: vector.copy() for name, vector in subject.vectors((0, 1), sizes).items()}
-    assert {name: vector.tolist() for name, vector in saved.items()} == {"owed.0": [0.5, -0.5], "owed.1": [2, 1]}
     subject.sent(0, 5, 8, TWO)
+    saved = {name: vector.copy() for name, vector in subject.vectors((0, 1), due=(0,), sizes=sizes).items()}
+    assert {name: vector.tolist() for name, vector in saved.items()} == {
+        "owed.0": [0.5, -0.5],
+        "lost.0": [2, 1],
+        "owed.1": [2, 1],
+    }
     other = ErrorFeedback()
-    other.restore(saved, 5)
-    other.sent(0, 5, 8, TWO)  # encoded again, it loses the same
+    other.restore(saved, 5, (8, 8, 0))
     for twin in (subject, other):
         twin.settle(6, (9, 8, 0))
         assert [owed(twin, 0), owed(twin, 1)] == [[2, 1], [2, 1]]
@@ -135,10 +138,6 @@ class Debts(RuleBasedStateMachine):
     )
     def play_a_round(self, delta: int, due: bool, times: int, fate: str, restart: bool) -> None:
         made, based_on, moved = floats(delta, 0), self.version, False
-        if restart:  # before the update goes out, or after it: it is encoded again
-            saved = self.subject.vectors((0,), (2,))
-            self.subject = ErrorFeedback()
-            self.subject.restore(saved, self.round)
         if due:
             payloads = set()
             for _ in range(times):  # the link drops, and it is made again
@@ -151,6 +150,10 @@ class Debts(RuleBasedStateMachine):
                 self.folded += float(sent[0])
                 self.learnt += delta
             moved = fate != "nobody"
+        if restart:
+            saved = self.subject.vectors((0,), (0,) if due else (), (2,))
+            self.subject = ErrorFeedback()
+            self.subject.restore(saved, self.round, (based_on,))
         self.round += 1
         self.version += moved
         self.subject.settle(self.round, (self.version,), (0,) if due and fate == "others only" else ())

@@ -24,7 +24,6 @@ from lamina.edge_agent.session.events import (
     Progress,
     Published,
     Refuse,
-    Save,
     Strayed,
     Subscribe,
     Taken,
@@ -179,10 +178,6 @@ def test_a_refusal_that_the_broker_kept_may_be_outdated() -> None:
     assert device.after(TaskCame(TASK)) == [Prepare(TASK)]
 
 
-def but_saving(commands: list[Command]) -> list[Command]:
-    return [command for command in commands if not isinstance(command, Save)]
-
-
 # A round.
 
 
@@ -193,10 +188,10 @@ def test_a_round_goes_from_values_to_steps_to_updates() -> None:
     assert device.state == "gathering"
     assert device.after(Taken(1, ((2, 0),))) == [Train(plan(), (0, 1, 2), afresh=True), Unsubscribe(ALL)]
     assert device.state == "training"
-    saved = Save(Progress(1, "aa", 0, plan(), (0, 0, 0), OUTCOME))
-    assert device.after(Trained(OUTCOME)) == [saved, Deliver(plan(), (0, 2), OUTCOME)]
+    assert device.after(Trained(OUTCOME)) == [Deliver(plan(), (0, 2), OUTCOME)]
     assert device.state == "delivering"
     assert device.after(*published(0)) == []
+    assert device.session.progress == Progress(1, "aa", 0, plan(), (0, 0, 0), OUTCOME)
     assert device.after(Published(1, 0, (2,))) == []
     assert device.state == "idle"
 
@@ -204,14 +199,14 @@ def test_a_round_goes_from_values_to_steps_to_updates() -> None:
 def test_a_weak_device_takes_all_layers_and_sends_those_it_trains() -> None:
     device = ready(WEAK)
     assert device.after(PlanCame(plan())) == [Subscribe(ALL)]
-    assert but_saving(device.after(*taken(), Trained(OUTCOME))) == [Deliver(plan(), (2,), OUTCOME)]
+    assert device.after(*taken(), Trained(OUTCOME)) == [Deliver(plan(), (2,), OUTCOME)]
 
 
 def test_where_nothing_is_due_the_report_goes_out_alone() -> None:
     device = ready()
     nothing_due = plan(due=())
-    saved = Save(Progress(1, "aa", 0, nothing_due, (0, 0, 0), OUTCOME))
-    assert device.after(PlanCame(nothing_due), *taken(), Trained(OUTCOME)) == [saved, Deliver(nothing_due, (), OUTCOME)]
+    assert device.after(PlanCame(nothing_due), *taken(), Trained(OUTCOME)) == [Deliver(nothing_due, (), OUTCOME)]
+    assert device.session.progress == Progress(1, "aa", 0, nothing_due, (0, 0, 0), OUTCOME)
     assert device.after(Published(1, 0, (REPORT,))) == []
 
 
@@ -330,7 +325,7 @@ def test_a_newer_plan_has_training_left_off_and_everything_begun_afresh() -> Non
 def test_training_that_ended_before_it_was_left_off_keeps_the_device_in_step() -> None:
     device = ready()
     device.after(PlanCame(plan(0)), *taken(), PlanCame(plan(1)))
-    assert but_saving(device.after(Trained(OUTCOME))) == [Subscribe(((0, 1), (2, 1)))]
+    assert device.after(Trained(OUTCOME)) == [Subscribe(((0, 1), (2, 1)))]
     assert device.after(*taken(((0, 1), (2, 1))))[0] == Train(plan(1), (0, 2), afresh=False)
 
 
@@ -339,7 +334,7 @@ def test_nothing_is_taken_while_training() -> None:
     device.after(PlanCame(plan(0)), *taken(), PlanCame(plan(1)))
     assert not device.session.wants(1, 0, 1)
     assert device.after(Taken(1, ((0, 1),))) == []
-    assert but_saving(device.after(Trained(OUTCOME))) == [Subscribe(((0, 1), (2, 1)))]
+    assert device.after(Trained(OUTCOME)) == [Subscribe(((0, 1), (2, 1)))]
 
 
 def test_leaving_the_cohort_has_training_left_off() -> None:
@@ -362,7 +357,7 @@ def test_an_abandoned_plan_that_comes_back_is_begun_afresh() -> None:
 def test_updates_wait_for_the_link_and_for_the_plan() -> None:
     device = ready()
     device.after(PlanCame(plan()), *taken())
-    assert but_saving(device.after(Unlinked(), Trained(OUTCOME))) == []
+    assert device.after(Unlinked(), Trained(OUTCOME)) == []
     assert device.after(Linked()) == []
     assert device.after(PlanCame(plan(), retained=True)) == [Deliver(plan(), (0, 2), OUTCOME)]
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from lamina.models.errors import require
 
 _T = TypeVar("_T")
 
@@ -42,6 +45,21 @@ async def _until_signalled(main: Coroutine[Any, Any, _T]) -> _T | signal.Signals
         if caught:
             return caught[0]
         raise
+
+
+def refuse_windows(platform: str = sys.platform) -> None:
+    """Say plainly what is not supported, before something fails for want of it.
+
+    Raises:
+        ConfigError: this is Windows.
+    """
+    require(platform != "win32", "Windows is not supported: run it in WSL 2, or in the container of the Dockerfile")
+
+
+def said_of(error: OSError) -> str:
+    """An error of the operating system in one line: what is wrong, and with which file."""
+    files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{files}: {error.strerror}" if files else str(error)
 
 
 def drop_output() -> None:

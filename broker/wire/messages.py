@@ -20,6 +20,8 @@ from lamina.broker.wire.bounds import (
     Digests,
     Elapsed,
     Epoch,
+    Factors,
+    Finite,
     Mebibytes,
     Name,
     Names,
@@ -32,6 +34,7 @@ from lamina.broker.wire.bounds import (
     Text,
     unpacked,
 )
+from lamina.broker.wire.local_work import LocalWork
 from lamina.broker.wire.topics import PROTOCOL
 from lamina.models.errors import DecodeError
 
@@ -55,6 +58,7 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
         devices: devices accepted and online.
         accuracy: of the averaged model, when it was last evaluated.
         c_ratio: parameters communicated, relative to FedAvg.
+        further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
     """
 
     state: Literal["waiting", "training", "stopped", "finished", "lost"]
@@ -65,6 +69,7 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     devices: Count = 0
     accuracy: float | None = None
     c_ratio: float | None = None
+    further: Names | msgspec.UnsetType = msgspec.UNSET
 
 
 class Lease(Message, frozen=True, kw_only=True, tag="lease"):
@@ -140,6 +145,10 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         deadline_s: seconds after which the coordinator stops waiting.
         norm_bounds: of every layer, the largest norms that an update's parameters and its statistics may have; empty:
             any.
+        steps: local steps of devices that make another number of them than ``local_steps``; left out: none do.
+        scalars: names of what each update says of itself (`wire.local_work`); left out: nothing.
+        reference: see `LocalWork`; left out: 0.
+        control: see `LocalWork`; left out: gradients are not corrected.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -165,6 +174,22 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     weighting: Literal["uniform", "num_examples"] = "uniform"
     deadline_s: Elapsed = 0.0
     norm_bounds: Pairs = ()
+    steps: PerDevice[Count] | msgspec.UnsetType = msgspec.UNSET
+    scalars: Names | msgspec.UnsetType = msgspec.UNSET
+    reference: Finite | msgspec.UnsetType = msgspec.UNSET
+    control: Factors | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def work(self) -> LocalWork:
+        """What the algorithm asks of devices beside their local steps."""
+        given = {
+            name: value for name in LocalWork.__struct_fields__ if (value := getattr(self, name)) is not msgspec.UNSET
+        }
+        return LocalWork(**given)
+
+    def steps_of(self, device: str) -> int:
+        """Local steps of a device."""
+        return self.work.steps.get(device, self.local_steps)
 
     def codec_of(self, device: str, elements: int) -> str:
         """Name of the codec for a device's update of a layer of so many elements."""
@@ -222,6 +247,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         reason: why not, or why this cut, for a person.
         cut: index of the first layer that it trains.
         manifest: SHA-256 of the bundle's manifest.
+        further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
     """
 
     epoch: Epoch
@@ -229,16 +255,19 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     reason: Text
     cut: Count = 0
     manifest: Digest = ""
+    further: Names | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
-    """Device to coordinator: the present values of these layers are wanted whole.
+    """Device to coordinator: the present values of these layers are wanted whole, or files of the bundle once more.
 
     Attributes:
         layers: their indices.
+        files: SHA-256 of each file that does not arrive.
     """
 
-    layers: Numbers
+    layers: Numbers = ()
+    files: Digests = ()
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):

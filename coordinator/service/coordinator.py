@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
@@ -39,6 +41,7 @@ from lamina.coordinator.service.round_loop import RoundLoop
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, LinkError, RejectedUpdate, RemoteError, TakenOver
+from lamina.models.further import with_further
 from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
@@ -80,14 +83,16 @@ class Coordinator:
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
         self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
-        saved, past = self._journal.recover(bundle.manifest.spec, bundle.digest)
+        saved, past = self._journal.recover(
+            with_further(bundle.manifest.spec, settings.algorithm.further), bundle.digest
+        )
         self._federation = self._begun(saved)
         self._chronicle = Chronicle(
             settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
         )
         self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes)
         self._listens = False  # from the first link on
-        self._joiner = Joiner(bundle.manifest.spec)
+        self._joiner = Joiner(self._federation.wire_spec)
         self._follow(None)
         self._rounds = RoundLoop(settings, self._federation, lambda: self._uplink_bytes, self._follow, self._commit)
         self._committed = asyncio.Event()
@@ -265,7 +270,9 @@ class Coordinator:
                 self._hear_of(address.device)
                 self._federation.report(address.device, messages.decode(delivery.payload, Report))
             case "request":
-                broadcast.request(messages.decode(delivery.payload, Request).layers)
+                request = messages.decode(delivery.payload, Request)
+                broadcast.request(request.layers)
+                broadcast.request_files(request.files)
             case "kept":
                 broadcast.hear_kept(messages.decode(delivery.payload, Kept))
             case "profile":
@@ -283,14 +290,14 @@ class Coordinator:
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
-        update = await joined_update(self._joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_update(self._joiner, payload, address, self._federation.wire_spec)
         if update is not None:
             self._federation.receive(update)
 
     async def _hear_batch(self, broadcast: Broadcast, payload: bytes, address: Address) -> None:
         """Each of its updates counts by itself."""
         self._hear_of(address.device)
-        updates, damaged = await joined_updates(self._joiner, payload, address, self._bundle.manifest.spec)
+        updates, damaged = await joined_updates(self._joiner, payload, address, self._federation.wire_spec)
         for error in damaged:
             self._note_refused(broadcast, self._sender(self._topics.batch(address.device)), error)
         for update in updates:
@@ -301,7 +308,7 @@ class Coordinator:
 
     async def _hear_partial(self, payload: bytes, address: Address) -> None:
         self._uplink_bytes += len(payload)
-        update = await joined_partial(self._joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_partial(self._joiner, payload, address, self._federation.wire_spec)
         if update is not None:
             for device in update.partial.devices:
                 self._hear_of(device)
@@ -392,6 +399,7 @@ class Coordinator:
             devices=federation.accepted,
             accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
+            further=self._settings.algorithm.further or msgspec.UNSET,
         )
 
     def _result(self) -> RunResult:

@@ -36,7 +36,6 @@ from lamina.edge_agent.session.events import (
     Published,
     Refuse,
     Rest,
-    Save,
     Taken,
     Train,
     Trained,
@@ -91,7 +90,7 @@ class Agent:
         self._topics = Topics(settings.federation)
         self._session = Session(settings.device, once=settings.once)
         self._learning = learning
-        self._fetcher = Fetcher(self._topics, Path(settings.folder) / "bundle")
+        self._fetcher = Fetcher(self._topics, settings.device, Path(settings.folder) / "bundle")
         self._trainings: asyncio.Queue[Train] = asyncio.Queue()
         self._connection: Connection | None = None
         self._useful = 0  # what links have brought: values taken, updates that the broker has
@@ -171,8 +170,6 @@ class Agent:
                 self._trainings.put_nowait(command)
             case Abandon():
                 self._learning.leave_off()
-            case Save(progress):
-                self._learning.save(progress)
             case Complain(text):
                 self.tally.refused["round"] += 1
                 log.warning("%s: %s", self._device, text)

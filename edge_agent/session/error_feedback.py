@@ -99,21 +99,33 @@ class ErrorFeedback:
         self._owed.clear()
         self._sent.clear()
 
-    def vectors(self, biased: Iterable[int], sizes: Sequence[int]) -> dict[str, Vector]:
-        """What is to be saved when a round is trained, before its updates are encoded, by name and in place.
+    def vectors(self, biased: Iterable[int], due: Collection[int], sizes: Sequence[int]) -> dict[str, Vector]:
+        """What is to be saved when a round's updates are out, by name and in place.
 
         Args:
             biased: layers trained here whose codec is biased.
+            due: layers whose updates went out.
             sizes: length of every layer's vector.
         """
-        return {f"owed.{layer}": self._owed.get(layer, np.zeros(sizes[layer], np.float32)) for layer in biased}
+        vectors = {}
+        for layer in biased:
+            vectors[f"owed.{layer}"] = self._owed.get(layer, np.zeros(sizes[layer], np.float32))
+            if layer in due:
+                sent = self._sent.get(layer)
+                lost = None if sent is None else sent.lost
+                vectors[f"lost.{layer}"] = np.zeros(sizes[layer], np.float32) if lost is None else lost
+        return vectors
 
-    def restore(self, vectors: Mapping[str, Vector], round_: int) -> None:
-        """Go on from what `vectors` gave after that round; its updates are then to be encoded again."""
+    def restore(self, vectors: Mapping[str, Vector], round_: int, versions: Sequence[int]) -> None:
+        """Go on from what `vectors` gave after that round, which was based on these versions."""
         self.forget()
         self._settled = round_
         for name, vector in vectors.items():
-            self._owed[int(name.split(".")[1])] = vector
+            kind, layer = name.split(".")
+            if kind == "owed":
+                self._owed[int(layer)] = vector
+            else:
+                self._sent[int(layer)] = _Sent(round_, versions[int(layer)], vector)
 
     def _owe(self, layer: int, lost: Vector | None) -> None:
         if lost is None:

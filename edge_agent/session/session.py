@@ -29,8 +29,7 @@ The rules, which hold in every state and for every order of events:
 7.  Updates belong to the plan whose steps are done, and are void once there is another plan. They go out when that
     plan has been heard on the present link, and all go out again when it is heard on another link, or when the
     coordinator itself repeats it: what the broker acknowledged may have died with it, or before the coordinator heard.
-    In the same way values that are still missing are asked for again. The state is saved before the first of them
-    goes out: a device that is killed when the coordinator has them all, and has gone on, is still in step.
+    In the same way values that are still missing are asked for again.
 8.  A round whose loss is not finite has no updates: the device reports it, and begins the next one afresh.
 9.  A refusal counts only when the coordinator says it now: one that the broker kept may be older than the profile. In
     the same way, a finished plan that the broker kept says nothing of an epoch that this agent has not seen alive: that
@@ -65,7 +64,6 @@ from lamina.edge_agent.session.events import (
     Published,
     Refuse,
     Rest,
-    Save,
     Strayed,
     Subscribe,
     Taken,
@@ -141,7 +139,11 @@ class Session:
 
     @property
     def progress(self) -> Progress | None:
-        """What a saved state says of itself; ``None`` where there is nothing worth saving."""
+        """What a state that is saved now says of itself; ``None`` where there is nothing worth saving.
+
+        It is saved before a round's report goes out. So a device that dies is, when it is back, in step with the round
+        that the coordinator has counted it in, or does the last one again, with the same result.
+        """
         if self._task is None or self._done is None or self._outcome is None or self._diverged:
             return None
         versions = tuple(version for version in self._versions if version is not None)
@@ -198,9 +200,9 @@ class Session:
                 if self._task is not None and epoch == self._task.epoch:
                     self._passed[layer] = version
             case Trained(outcome):
-                return self._note_trained(outcome)
+                self._note_trained(outcome)
             case Published(epoch, round_, layers):
-                self._note_published(epoch, round_, set(layers))
+                return self._note_published(epoch, round_, set(layers))
         return []
 
     def _note_task(self, task: Task, retained: bool) -> list[Command]:
@@ -271,19 +273,21 @@ class Session:
             self._void = self._running is not None
         self._latest = plan
 
-    def _note_trained(self, outcome: Outcome | None) -> list[Command]:
+    def _note_trained(self, outcome: Outcome | None) -> None:
         plan, self._running = self._running, None
         void, self._void = self._void, False
         if plan is None or outcome is None or void or self._manifest is None:  # left off, or under a task that is past
-            return []
+            return
         self._done, self._outcome = plan, outcome
         self._owe(plan)
-        return [Save(self.progress)] if self.progress is not None else []
 
-    def _note_published(self, epoch: int, round_: int, layers: set[int]) -> None:
-        if self._done is not None and (epoch, round_) == (self._done.epoch, self._done.round):
-            self._owed -= layers
-            self._in_flight -= layers
+    def _note_published(self, epoch: int, round_: int, layers: set[int]) -> list[Command]:
+        done = self._done
+        if done is None or (epoch, round_) != (done.epoch, done.round) or not layers & self._owed:
+            return []
+        self._owed -= layers
+        self._in_flight -= layers
+        return []
 
     # What to do.
 
@@ -442,8 +446,9 @@ class Session:
         """What a plan asks of this device: two may differ in what they say of others, in what they offer, and so on."""
         mine = (self._device,) if self._device in plan.cohort else ()
         codecs = {device: codec for device, codec in plan.codecs.items() if device == self._device}
+        steps = {self._device: plan.steps_of(self._device)} if mine else {}
         return msgspec.structs.replace(
-            plan, cohort=mine, codecs=codecs, deadline_s=0.0, unfolded={}, advanced=(), norm_bounds=()
+            plan, cohort=mine, codecs=codecs, steps=steps, deadline_s=0.0, unfolded={}, advanced=(), norm_bounds=()
         )
 
     def _owe(self, plan: RoundPlan) -> None:
@@ -488,6 +493,8 @@ def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
         return f"it asks for {plan.local_steps} steps of {plan.batch_size} samples"
     if unknown := sorted(plan.hyperparameters.keys() - manifest.hyperparameters.keys()):
         return f"the training graphs have no hyperparameter {unknown[0]!r}"
+    if fault := plan.work.fault:
+        return fault
     for codec in (plan.codec, plan.small_codec or plan.codec, *plan.codecs.values()):
         if codec not in CODECS:
             return f"there is no codec {codec!r}"

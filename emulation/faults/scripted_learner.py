@@ -14,6 +14,7 @@ import numpy as np
 
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.session.events import Outcome
+from lamina.edge_agent.session.local_memory import LocalMemory
 from lamina.edge_agent.training.activation_cache import Element
 from lamina.edge_agent.training.engine import Engine
 from lamina.edge_agent.training.input_side import Stop
@@ -44,8 +45,10 @@ class ScriptedLearner(Learner):
         micro_batch: int = 0,
         recomputes: bool = False,
         spill: Element = "float32",
+        further: tuple[str, ...] = (),
     ) -> None:
         self._spec, self._cut, self._input_side = manifest.spec, cut, None
+        self.memory = LocalMemory()
         self._global: list[Vector | None] = [None] * len(manifest.spec.layers)
         sizes = {layer: spec.vector_size for layer, spec in enumerate(manifest.spec.layers) if layer >= cut}
         self._mine = {layer: np.zeros(size, np.float32) for layer, size in sizes.items()}
@@ -62,7 +65,7 @@ class ScriptedLearner(Learner):
             for momentum in self._momentum.values():
                 momentum[...] = 0
         frozen = np.float32(sum(float(self.held(layer).sum()) for layer in range(self._cut)))
-        for step in range(plan.local_steps):
+        for step in range(plan.steps_of(device)):
             spend(self.pace_s())
             if stop():
                 return None
@@ -71,7 +74,7 @@ class ScriptedLearner(Learner):
                 self._momentum[layer] *= _MOMENTUM
                 self._momentum[layer] += gradient
                 mine -= _LR * self._momentum[layer]
-        return Outcome(steps=plan.local_steps, loss=1.0, accuracy=0.5, step_s=0.1, forward_s=0.0)
+        return Outcome(steps=plan.steps_of(device), loss=1.0, accuracy=0.5, step_s=0.1, forward_s=0.0)
 
     def update(self, layer: int) -> Vector:
         """Local minus global value."""

@@ -1,4 +1,4 @@
-"""What does the network compute? Its forward pass as a graph of aten operators, traced by ``torch.export``.
+"""The forward pass of a network as a graph of aten operators, traced by ``torch.export``.
 
 The graph is at the level of the module's own calls (``aten.conv2d``, ``aten.batch_norm``, ``aten.lstm``), still
 differentiable, with a symbolic batch extent. Every tensor of the module stands in it as a placeholder.
@@ -89,7 +89,7 @@ def _forward(
     definition: Definition, exported: torch.export.ExportedProgram, functions: tuple[FunctionCall, ...]
 ) -> Forward:
     placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
-    first_names = _first_names(definition.module)
+    first = first_names(definition.module)
     tensors, values, samples = {}, {}, []
     for spec in exported.graph_signature.input_specs:
         placeholder = placeholders[spec.arg.name]
@@ -97,7 +97,7 @@ def _forward(
             samples.append(placeholder)
             continue
         target = str(spec.target)
-        name = tensors[placeholder] = first_names.get(target, target)
+        name = tensors[placeholder] = first.get(target, target)
         values[name] = exported.state_dict[target] if target in exported.state_dict else exported.constants[target]
     return Forward(
         name=definition.name,
@@ -123,7 +123,7 @@ def _output(definition: Definition, graph: fx.Graph) -> fx.Node:
     return outputs[0]  # type: ignore[no-any-return]  # checked above
 
 
-def _first_names(module: nn.Module) -> dict[str, str]:
+def first_names(module: nn.Module) -> dict[str, str]:
     """Every name of a parameter or buffer to the first name of the same tensor."""
     first: dict[int, str] = {}
     names = {}
@@ -189,7 +189,7 @@ def _no_hooks() -> Iterator[None]:
 def _untraceable(name: str, error: Exception) -> str:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_torchs(frame.filename)]
-    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own[1:] else ""
+    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""
     return f"model {name}: its forward pass can't be traced: {reason}{place}"
 
 

@@ -18,8 +18,9 @@ from torch import Tensor, fx
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.anatomy import dissect
+from lamina.models.graph.places import place
+from lamina.models.graph.registry import operator_name
 from lamina.models.graph.tracing import Forward, mode_of, trace
-from lamina.models.graph.translation import operator_name, place
 from lamina.models.proof.judging import Difference
 from lamina.models.spec import ModelSpec
 
@@ -96,11 +97,11 @@ def _suspects(refusal: Refusal, layer: int | None) -> Iterator[str]:
     wrong_forward = layer is None or any(each.name == "loss" for each in refusal.different)
     near = [] if wrong_forward or layer is None else list(_between(forward, refusal.spec, layer))
     for operator in _odd(near) or _odd(forward.operators) or near:
-        yield f"operator {operator_name(operator)}{place(operator)}"
+        yield f"operator {operator_name(operator.target)}{place(operator)}"
 
 
 def _odd(operators: Sequence[fx.Node]) -> list[fx.Node]:
-    """Those of kinds that might be at fault."""
+    """Return the operators of kinds that might be at fault."""
     return [operator for operator in operators if not any(name in str(operator.target) for name in _PLAIN)]
 
 

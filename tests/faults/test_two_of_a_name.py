@@ -74,7 +74,8 @@ def test_of_two_boards_with_one_name_one_says_so_and_ends(rig: MakeRig) -> None:
     clone = fleet.agent(3, device="device-1", data=str(fleet.data[0]))
     clone.start()
     assert original.wait() == 2
-    assert "another program has connected as 'rig/device/device-1'" in original.words
+    assert "another program" in original.words
+    assert "device-1" in original.words.splitlines()[-1]
     fleet.wait_for_round(fleet.committed + 5)
     assert clone.running
     assert "taken" not in clone.words
