@@ -85,7 +85,7 @@ def test_a_seed_means_the_same_in_every_process() -> None:
 
 def test_a_federation_that_loses_a_device_goes_on_without_it(bundle: Bundle) -> None:
     scenario = replace(draw_scenario(1), rounds=4, phi=1)
-    away = (Event(6.0, "kill", "d1", 1000.0),)
+    away = (Event(8.0, "kill", "d1", 1000.0),)
     assert may_lose(scenario, away) == {"d1"}
     undisturbed, ending = played(scenario, (), bundle), played(scenario, away, bundle)
     assert broken_promises(scenario, away, undisturbed, ending) == []
