@@ -189,7 +189,7 @@ def _no_hooks() -> Iterator[None]:
 def _untraceable(name: str, error: Exception) -> str:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_torchs(frame.filename)]
-    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own[1:] else ""
+    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""
     return f"model {name}: its forward pass can't be traced: {reason}{place}"
 
 
