@@ -2,7 +2,7 @@
 FROM python:3.12-slim AS base
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
-COPY lamina lamina
+COPY src src
 COPY models models
 COPY broker broker
 COPY coordinator coordinator

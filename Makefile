@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Memory and speed do not depend on how many threads a library fancies.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick lint clean setup
+.PHONY: demo test thorough quick lint clean setup
 
 setup: $(VENV)/.ready
 
@@ -21,19 +21,20 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Minutes of the same for every network: in CI alone.
-CHOSEN := $(if $(CI),,-m "not exhaustive")
 # A process for each core, four at most, as each loads torch. WORKERS=0: all in one, as a debugger wants it.
 WORKERS ?= logical
 SPREAD := -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
-test: lint  ## everything but what takes minutes, with the coverage of the pure files
+test: lint  ## everything but what takes minutes, with the coverage of the pure rooms
 	$(BIN)/coverage erase
-	$(BIN)/pytest $(SPREAD) --cov --cov-report= $(CHOSEN) $(PYTEST_FLAGS)
+	$(BIN)/pytest $(SPREAD) --cov --cov-report= -m "not exhaustive and not nightly" $(PYTEST_FLAGS)
 	$(BIN)/coverage report
 
+thorough: setup  ## what needs a real broker, and what repeats the same for every network: minutes each
+	$(BIN)/pytest $(SPREAD) -m "(broker or exhaustive) and not nightly" $(PYTEST_FLAGS)
+
 quick: setup  ## the tests that take no more than a few seconds each
-	$(BIN)/pytest $(SPREAD) -m "not slow and not exhaustive" $(PYTEST_FLAGS)
+	$(BIN)/pytest $(SPREAD) -m "not slow and not exhaustive and not nightly" $(PYTEST_FLAGS)
 
 clean:
 	rm -rf $(VENV) runs build dist .coverage .mypy_cache .ruff_cache .pytest_cache

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamina.broker.wire.messages import RoundPlan
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.session.events import Outcome
 from lamina.edge_agent.training.activation_cache import Element
 from lamina.edge_agent.training.engine import Engine
@@ -25,6 +24,7 @@ from lamina.edge_agent.training.input_side import Stop
 from lamina.edge_agent.training.learner import Learner
 from lamina.emulation.host import main
 from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.samples import LabelledSamples
 from lamina.models.values import Vector
 
 PROGRAM = (sys.executable, "-m", "benchmarks.untrained")
@@ -39,7 +39,7 @@ class Untrained(Learner):
         manifest: Manifest,
         cut: int,
         path: Callable[[FileEntry], Path],
-        data: TrainingData,
+        data: LabelledSamples,
         spill_folder: Path,
         engine: Engine,
         *,

@@ -114,13 +114,13 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         phi: a relaxed layer's interval is ``phi * local_steps``; 1 is FedAvg.
         warmup_rounds: no adjustment before this many rounds are done.
         accelerate: shorten the intervals of the layers that drift most, in place of relaxing those that drift least.
-        weighting: ``uniform`` (1/m), or by ``num_examples``.
+            weighting: ``uniform`` (1/m, the default: a device counts the same whatever it holds), or ``num_examples``.
         intervals: name of the rule that adjusts the intervals at a cycle's end; ``random`` and ``round_robin`` are
             controls, which relax as many parameters as the default and other layers.
         fold: name of the aggregation rule, ``mean`` by default; others bear devices that lie (docs/robustness.md).
         norm_bound: an update is refused whose norm is more than so many times that of its layer's recent updates; 0
             takes all.
-        aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
+            aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
             coordinator does it itself.
     """
 
@@ -283,18 +283,37 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the averaged model is judged.
 
     Attributes:
-        data: an ``.npz`` with ``x`` and ``y``; empty: no evaluation.
+        data: held-out samples, given and scaled as an agent's ``data`` is; empty: no evaluation.
         every: rounds between two evaluations; the last round is always evaluated.
         batch_size: samples at once.
+        keep_best: whether the best round by evaluation is kept, and at the end exported beside the last one.
+        stop_after: evaluations in a row without a better one, after which training ends with its cycle; 0: never. No
+            cycle begins, then, before the last one's rounds are evaluated.
     """
 
     data: str = ""
     every: int = 1
     batch_size: int = 256
+    keep_best: bool = True
+    stop_after: int = 0
 
     def __post_init__(self) -> None:
+        require(self.stop_after >= 0, "evaluation.stop_after can't be negative")
         require(self.every > 0, "evaluation.every must be at least 1")
         require(self.batch_size > 0, "evaluation.batch_size must be at least 1")
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a run on disk, so that it can go on, go back or be exported.
+
+    Attributes:
+        generations: how many of the last rounds, and how many of the last cycles' ends.
+    """
+
+    generations: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.generations > 0, "state.generations must be at least 1")
 
 
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -344,6 +363,13 @@ class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_onl
     devices: Devices = msgspec.field(default_factory=Devices)
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
+    state: State = msgspec.field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        require(
+            self.evaluation.data != "" or not self.evaluation.stop_after,
+            "evaluation.stop_after needs evaluation.data to judge by",
+        )
 
 
 def _check_codec(key: str, name: str) -> None:

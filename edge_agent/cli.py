@@ -22,10 +22,10 @@ import msgspec
 from lamina.broker.link.address import host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.settings import convert, read_toml
-from lamina.edge_agent.data import load_data
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings, anchored, anchored_data
 from lamina.models.errors import ConfigError, LinkError
+from lamina.models.sources import load_samples
 
 INTERRUPTED = 130
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     settings = settings_of(options)
-    agent = Agent(settings, load_data(settings.data), mqtt_dial(settings.broker))
+    agent = Agent(settings, load_samples(settings.data), mqtt_dial(settings.broker))
     if options.check:
         for name, value in msgspec.structs.asdict(agent.profile).items():
             if name != "v":  # the message's version says nothing of the board

@@ -25,6 +25,7 @@ from lamina.emulation.readers.npz import read_npz
 from lamina.emulation.readers.raw import Array, Raw, Samples
 from lamina.emulation.scaling import scale
 from lamina.models.errors import DataError, did_you_mean
+from lamina.models.samples import LabelledSamples
 
 TEST_SHARE = 0.2
 BUILT_IN = {"digits": read_digits, "digit-tokens": read_digit_tokens}
@@ -138,19 +139,8 @@ def _check_test(name: str, train: Samples, test: Samples) -> None:
 
 
 def _check(where: str, samples: Samples) -> None:
-    x, y = samples.x, samples.y
-    if x.ndim < 2 or x.size == 0:
-        raise DataError(f"{where}: x must hold samples, batch first, and has the shape {x.shape}")
-    if x.dtype.kind not in "uif":
-        raise DataError(f"{where}: x must hold numbers, and holds {x.dtype}")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        raise DataError(f"{where}: x holds values that are not finite")
-    if y.ndim != 1 or y.dtype.kind not in "ui":
-        raise DataError(f"{where}: y must be one whole number a sample, and is {y.dtype} {y.shape}")
-    if len(x) != len(y):
-        raise DataError(f"{where}: {len(x)} samples in x, and {len(y)} labels in y")
-    if y.min() < 0:
-        raise DataError(f"{where}: labels count from 0, and one is {y.min()}")
+    """The rules are those for the samples of an agent."""
+    LabelledSamples(samples.x, samples.y, where)
 
 
 def _classes(name: str, announced: int | None, train: Samples, test: Samples) -> int:

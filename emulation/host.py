@@ -20,11 +20,11 @@ import msgspec
 from lamina.broker.link.address import BrokerAddress
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Dial
-from lamina.edge_agent.data import load_data
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training.learner import Learner
 from lamina.models.errors import LaminaError
+from lamina.models.sources import load_samples
 
 log = logging.getLogger("lamina.host")
 
@@ -60,7 +60,7 @@ async def _run_one(
     settings: AgentSettings, dial: Dial, on_failure: Callable[[str], None], learner: type[Learner]
 ) -> None:
     try:
-        await Agent(settings, load_data(settings.data), dial, learner=learner).run()
+        await Agent(settings, load_samples(settings.data), dial, learner=learner).run()
     except LaminaError as error:
         on_failure(f"{settings.device}: {error}")
     except Exception as error:

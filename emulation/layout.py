@@ -18,6 +18,7 @@ from lamina.emulation.partition import Indices
 from lamina.emulation.planning import PlannedDevice, admitted
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError
+from lamina.models.samples import unsuitable
 from lamina.models.spec import ModelSpec
 
 _PARTITION_STREAM = 1  # of the random numbers that an experiment's seed stands for; the data's split is another
@@ -30,14 +31,9 @@ def check_fit(dataset: Dataset, spec: ModelSpec) -> None:
     Raises:
         DataError: the shape, the type, or the number of classes says that it can't.
     """
-    held, wanted = dataset.sample_shape, spec.input_shape
-    if held != wanted or str(dataset.x_train.dtype) != spec.input_dtype:
-        raise DataError(
-            f"samples of {dataset.name} are {dataset.x_train.dtype} {held}, and the model {spec.name} takes "
-            f"{spec.input_dtype} {wanted}: choose another --model or --data"
-        )
-    if dataset.classes > spec.classes:
-        raise DataError(f"{dataset.name} has {dataset.classes} classes, and the model {spec.name} tells {spec.classes}")
+    dtype = dataset.x_train.dtype.name
+    if reason := unsuitable(spec, dataset.sample_shape, dtype, dataset.classes):
+        raise DataError(f"{dataset.name}: {reason}; or choose another --model or --data")
 
 
 def share_samples(experiment: Experiment, dataset: Dataset) -> list[Indices]:

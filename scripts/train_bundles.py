@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from lamina.broker.wire.messages import RoundPlan
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec
 from lamina.models.values import flatten, layer_vector
 
@@ -65,12 +65,12 @@ def trained(bundle: Bundle, cut: int) -> list[float]:
     return losses
 
 
-def samples(spec: ModelSpec) -> TrainingData:
+def samples(spec: ModelSpec) -> LabelledSamples:
     """One batch, so that every step sees the same samples."""
     rng = np.random.default_rng(0)
     shape = (BATCH, *spec.input_shape)
     x = rng.integers(0, 1000, shape) if spec.input_dtype == "int64" else rng.standard_normal(shape, np.float32)
-    return TrainingData(x, rng.integers(0, spec.classes, BATCH))
+    return LabelledSamples(x, rng.integers(0, spec.classes, BATCH))
 
 
 if __name__ == "__main__":

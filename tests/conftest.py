@@ -14,7 +14,7 @@ from typing import Never
 import pytest
 from hypothesis import settings
 
-from lamina.broker.brokers.starter import RunningBroker, find_mosquitto, has_amqtt, running_broker
+from lamina.broker.brokers.starter import Kind, RunningBroker, find_mosquitto, has_amqtt, running_broker
 from lamina.broker.link.memory import MemoryBroker
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Dial
@@ -28,14 +28,22 @@ _numbers = count()
 _real = pytest.mark.broker
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave coverage out of the tests of networks.
+_BROKERS = {"mosquitto", "mosquitto_program", "amqtt", "any_broker", "installed_broker"}
 
-    It sees every call of torch's, which takes half as long again, and finds nothing: the files that it is of are pure.
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a real broker, and leave coverage out of those of networks.
+
+    Coverage sees every call of torch's, which takes half as long again, and finds nothing: the files that it is of are
+    pure.
     """
     for item in items:
-        if isinstance(item, pytest.Function) and hasattr(item.module, "torch"):
+        if not isinstance(item, pytest.Function):
+            continue
+        if hasattr(item.module, "torch"):
             item.add_marker("no_cover")
+        if _BROKERS & set(item.fixturenames):
+            item.add_marker("broker")
 
 
 def missing(what: str) -> Never:
@@ -69,6 +77,14 @@ def any_broker(request: pytest.FixtureRequest) -> RunningBroker:
     """Each real broker in turn."""
     broker: RunningBroker = request.getfixturevalue(request.param)
     return broker
+
+
+@pytest.fixture(scope="session")
+def installed_broker() -> Kind:
+    """The real broker that is at hand, where a test needs one and not a certain one."""
+    if find_mosquitto():
+        return "mosquitto"
+    return "amqtt" if has_amqtt() else missing("neither mosquitto nor amqtt is installed")
 
 
 @pytest.fixture(params=["memory", *(pytest.param(kind, marks=_real) for kind in ("mosquitto", "amqtt"))])

@@ -30,6 +30,7 @@ from lamina.broker.wire.messages import (
 from lamina.broker.wire.topics import Topics
 from lamina.models.bundle import MANIFEST_NAME, Bundle, entries, read_bundle
 from lamina.models.values import layer_vector
+from tests.patience import PATIENCE_S
 
 Vector = NDArray[np.float32]
 
@@ -144,7 +145,7 @@ class Coordinator:
         await self._until(lambda: self.statuses[-1:] == [status])
 
     async def _until(self, condition) -> None:  # type: ignore[no-untyped-def]  # a lambda of the lines above
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition():
                 self._news.clear()
                 await self._news.wait()

@@ -16,6 +16,7 @@ from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.wire.messages import DeviceStatus, decode
 from lamina.broker.wire.topics import Topics
 from lamina.edge_agent.cli import main, options_of, settings_of
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 
@@ -134,7 +135,7 @@ async def test_a_signal_makes_it_say_goodbye(
         sys.executable, *command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
     said: list[str] = []
-    async with asyncio.timeout(20), mqtt_dial(mosquitto.address)(f"{root}-watcher", None) as link:
+    async with asyncio.timeout(PATIENCE_S), mqtt_dial(mosquitto.address)(f"{root}-watcher", None) as link:
         await link.subscribe(topic)
         async for delivery in link.deliveries():
             said.append(decode(delivery.payload, DeviceStatus).state)

@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 
 from lamina.broker.link.memory import MemoryBroker
-from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.errors import BrokerUnreachable, ConfigError, DataError, TakenOver
+from lamina.models.samples import LabelledSamples
+from tests.patience import PATIENCE_S
 from tests.scripted_coordinator import Coordinator, Vector, coordinator_on
 from tests.tiny_training import Twin, write_trainable_bundle
 
 X = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
 Y = np.array([0, 2, 1, 1, 0])
-MANY = TrainingData(np.zeros((50_000, 2), np.float32), np.zeros(50_000, int))
+MANY = LabelledSamples(np.zeros((50_000, 2), np.float32), np.zeros(50_000, int))
 LONG = 300_000  # steps: seconds
 START = Twin.start()
 PARAMETERS, STATISTICS = START.parameters.astype(np.float32), START.shift.astype(np.float32)
@@ -41,21 +43,21 @@ class Lab:
     coordinator: Coordinator
     running: list[asyncio.Task[None]] = field(default_factory=list)
 
-    def agent(self, data: TrainingData | None = None, **settings: object) -> Agent:
+    def agent(self, data: LabelledSamples | None = None, **settings: object) -> Agent:
         """A new agent, running."""
         agent = self.agent_at_rest(data, **settings)
         self.running.append(asyncio.create_task(agent.run()))
         return agent
 
-    def agent_at_rest(self, data: TrainingData | None = None, **settings: object) -> Agent:
+    def agent_at_rest(self, data: LabelledSamples | None = None, **settings: object) -> Agent:
         given: dict[str, object] = {"budget_mib": 8.0, "threads": 1, "folder": str(self.folder / "agent")}
         return Agent(
             AgentSettings("lab", "pi", "in memory", **{**given, **settings}),  # type: ignore[arg-type]
-            data or TrainingData(X, Y),
+            data or LabelledSamples(X, Y),
             self.broker.dial,
         )
 
-    async def ready(self, cut: int = 0, data: TrainingData | None = None, **settings: object) -> Agent:
+    async def ready(self, cut: int = 0, data: LabelledSamples | None = None, **settings: object) -> Agent:
         """An agent that has been accepted, with the initial values published as version 0."""
         agent = self.agent(data, **settings)
         await self.coordinator.until_profile()
@@ -71,7 +73,7 @@ class Lab:
 
     async def end(self) -> None:
         """How the agent ends by itself."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await self.running.pop()
 
 
@@ -238,7 +240,7 @@ async def test_an_old_refusal_does_not_stop_a_new_attempt(lab: Lab) -> None:
 
 
 async def test_samples_that_do_not_suit_the_model_end_the_agent(lab: Lab) -> None:
-    lab.agent(TrainingData(X[:, :1], Y, "train.npz"))
+    lab.agent(LabelledSamples(X[:, :1], Y, "train.npz"))
     await lab.coordinator.until_profile()
     await lab.coordinator.accept()
     with pytest.raises(DataError, match=r"train\.npz: its samples have the shape \(1,\), and model tiny takes \(2,\)"):
@@ -256,7 +258,7 @@ async def test_an_agent_that_is_stopped_while_training_leaves_off(lab: Lab) -> N
     await lab.ready(data=MANY)
     await lab.coordinator.plan(0, (0, 0), local_steps=LONG)
     await asyncio.sleep(0.1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await lab.stop()
     await lab.coordinator.until_status("sleeping")
 

@@ -27,6 +27,7 @@ from lamina.coordinator.settings import Aggregation
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError
 from tests.bridged_brokers import bridged
+from tests.patience import PATIENCE_S
 from tests.whole_federation import MODERATE, STRONG, WEAK, Setup, small_bundle
 
 BUDGETS = (STRONG, MODERATE, WEAK, STRONG)
@@ -52,7 +53,7 @@ async def running(*aggregators: Aggregator) -> AsyncIterator[list[asyncio.Task[N
     tasks = [asyncio.create_task(aggregator.run()) for aggregator in aggregators]
     try:
         yield tasks
-        await asyncio.wait_for(asyncio.gather(*tasks), 5)  # they end with the federation
+        await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_S)  # they end with the federation
     finally:
         for task in tasks:
             task.cancel()
@@ -94,7 +95,7 @@ async def test_two_mosquittos_and_the_bridge_of_site_conf_end_in_the_same_bits(
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             async with running(Aggregator("bridged", "barn", site)), agents_at(whole, (site, site, centre, site)):
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(PATIENCE_S):
                     result = await whole.coordinator().run()
         finally:
             process.terminate()
@@ -129,7 +130,7 @@ async def test_a_tree_of_sites_ends_in_the_bits_of_the_flat_federation(tmp_path:
         )
         # two devices in the barn, one in the field, and one that has no site
         await stack.enter_async_context(agents_at(whole, (barn.dial, field.dial, barn.dial, centre.dial)))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             result = await whole.coordinator().run()
     assert whole.final_model() == model
     assert same(result, expected)

@@ -16,6 +16,7 @@ from lamina.broker.settings import convert, load_toml
 from lamina.coordinator.settings import FederationSettings
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.bundle import read_bundle
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -72,7 +73,7 @@ def test_the_same_commands_as_processes_end_well(tmp_path: Path, mosquitto: Runn
             agents.append(subprocess.Popen([sys.executable, "-m", "lamina.edge_agent.cli", *command], cwd=ROOT))
         command = [_moved(word, tmp_path) for word in COMPOSE["services"]["coordinator"]["command"]]
         _run(["lamina", *command], tmp_path)
-        assert [agent.wait(timeout=30) for agent in agents] == [0] * len(AGENTS)
+        assert [agent.wait(timeout=PATIENCE_S) for agent in agents] == [0] * len(AGENTS)
     finally:
         for agent in agents:
             agent.kill()

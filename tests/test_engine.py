@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from lamina.broker.wire.messages import RoundPlan
-from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.training.engine import Engine, FrozenPiece, InParts, PathOf, StepResult, SubModelTrainer
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.models.errors import ModelError
 from lamina.models.manifest import Manifest, SubModel
+from lamina.models.samples import LabelledSamples
 from lamina.models.values import Vector, layer_vector
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS
 from tests.tiny_training import Twin, write_trainable_bundle
@@ -117,7 +118,7 @@ def test_a_new_trainer_holds_zeros_and_is_written_into(
 def test_a_round_is_the_same_whatever_trains_it(
     engine: Callable[[], Engine], manifest: Manifest, tmp_path: Path
 ) -> None:
-    learner = Learner(manifest, 0, path_in(tmp_path), TrainingData(X, Y), tmp_path / "spill", engine())
+    learner = Learner(manifest, 0, path_in(tmp_path), LabelledSamples(X, Y), tmp_path / "spill", engine())
     for layer in range(2):
         learner.take(layer, layer_vector(SPEC, layer, PARAMETERS / 10, STATISTICS / 10))
     outcome = learner.train(PLAN, "pi", reset=(0, 1), afresh=True)

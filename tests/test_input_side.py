@@ -9,7 +9,6 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.training.activation_cache import SpillFull
 from lamina.edge_agent.training.input_side import InputSide
 from lamina.edge_agent.training.trainer import OnnxRuntime
@@ -17,8 +16,9 @@ from lamina.models.definition import initial_values, load_definition
 from lamina.models.graph import forward_graph
 from lamina.models.layout import derive_spec
 from lamina.models.manifest import FileEntry, Piece
+from lamina.models.samples import LabelledSamples
 from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
-from tests.test_spill import room_of
+from tests.test_activation_cache import room_of
 
 # x (2,) -> tanh(x @ a) (2,) -> tanh(. @ b) (3,) -> the rest, which this test does not need.
 SPEC = ModelSpec(
@@ -38,7 +38,7 @@ VALUES = {
     "c": np.eye(3, dtype=np.float32),
 }
 X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
-DATA = TrainingData(X, np.zeros(20, int))
+DATA = LabelledSamples(X, np.zeros(20, int))
 ALL = np.arange(20)
 
 
@@ -141,7 +141,7 @@ def test_a_convolutional_network_in_two_pieces_gives_bit_for_bit_what_it_gives_i
     spec = derive_spec(definition)
     middle, end = (spec.block_at(cut) for cut in spec.cuts[1:3])
     values = initial_values(definition, spec)
-    data = TrainingData(
+    data = LabelledSamples(
         np.random.default_rng(0).normal(size=(10, *spec.input_shape)).astype(np.float32), np.zeros(10, int)
     )
     found = []

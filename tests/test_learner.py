@@ -9,17 +9,18 @@ import pytest
 from msgspec.structs import replace
 
 from lamina.broker.wire.messages import RoundPlan
-from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.models.errors import DataError
 from lamina.models.manifest import Manifest
+from lamina.models.samples import LabelledSamples
 from lamina.models.values import layer_vector
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS
 from tests.tiny_training import Twin, write_trainable_bundle
 
 X = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
-DATA = TrainingData(X, np.array([0, 2, 1, 1, 0]))
+DATA = LabelledSamples(X, np.array([0, 2, 1, 1, 0]))
 PLAN = RoundPlan(epoch=1, round=0, local_steps=4, batch_size=3, hyperparameters={"lr": 0.5, "momentum": 0.9})
 GLOBALS = [layer_vector(SPEC, layer, PARAMETERS / 10, STATISTICS / 10) for layer in range(2)]
 BOTH = (0, 1)
@@ -30,7 +31,7 @@ def manifest(tmp_path: Path) -> Manifest:
     return write_trainable_bundle(tmp_path / "bundle")
 
 
-def learner_of(manifest: Manifest, folder: Path, cut: int = 0, data: TrainingData = DATA) -> Learner:
+def learner_of(manifest: Manifest, folder: Path, cut: int = 0, data: LabelledSamples = DATA) -> Learner:
     return Learner(
         manifest, cut, lambda entry: folder / "bundle" / entry.file_name, data, folder / "spill", OnnxRuntime()
     )
@@ -153,4 +154,4 @@ def test_what_is_written_into_its_vectors_restores_a_learner(
 
 def test_a_learner_with_unsuitable_samples_is_not_built(manifest: Manifest, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="takes"):
-        learner_of(manifest, tmp_path, data=TrainingData(X[:, :1], DATA.y))
+        learner_of(manifest, tmp_path, data=LabelledSamples(X[:, :1], DATA.y))

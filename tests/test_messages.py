@@ -12,6 +12,7 @@ from lamina.broker.wire.messages import (
     CoordinatorStatus,
     DeviceProfile,
     DeviceStatus,
+    Kept,
     Message,
     Report,
     Request,
@@ -22,7 +23,7 @@ from lamina.broker.wire.messages import (
 )
 from lamina.models.errors import DecodeError
 
-KINDS = (CoordinatorStatus, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request)
+KINDS = (CoordinatorStatus, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request, Kept)
 
 
 def test_golden_bytes_of_protocol_1() -> None:

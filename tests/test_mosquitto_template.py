@@ -20,6 +20,7 @@ from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.wire.topics import Topics
 from lamina.models.errors import LinkError
 from tests.conftest import missing
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.broker
 
@@ -107,7 +108,7 @@ async def test_device_reads_what_it_needs_and_no_more(folder: Path, port: int) -
         LAB.bundle("ab", 0),
         LAB.device("board-1", "task"),
     ]
-    async with coordinator("c", None) as writing, board("board-1", None) as link, asyncio.timeout(20):
+    async with coordinator("c", None) as writing, board("board-1", None) as link, asyncio.timeout(PATIENCE_S):
         await link.subscribe(f"{LAB.root}/#")
         for topic in forbidden + allowed:
             await writing.publish(topic, b"x")
@@ -160,7 +161,7 @@ async def test_client_of_another_authority_does_not_trust_the_broker(folder: Pat
 
 async def test_large_messages_pass_over_tls(folder: Path, port: int) -> None:
     payloads = [bytes([n]) * (256 * 1024) for n in range(8)]
-    async with mqtt_dial(address(folder, port, "coordinator"))("c", None) as link, asyncio.timeout(20):
+    async with mqtt_dial(address(folder, port, "coordinator"))("c", None) as link, asyncio.timeout(PATIENCE_S):
         await link.subscribe(LAB.round)
         await asyncio.gather(*(link.publish(LAB.round, payload) for payload in payloads))
         deliveries = link.deliveries()

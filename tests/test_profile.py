@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from lamina.broker.wire.codecs import CODECS
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.service.profile import budget_mib, probe, threads
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.errors import ConfigError
+from lamina.models.samples import LabelledSamples
 
-DATA = TrainingData(np.zeros((5, 1, 8, 8), np.float32), np.array([0, 3, 1, 3, 2]))
+DATA = LabelledSamples(np.zeros((5, 1, 8, 8), np.float32), np.array([0, 3, 1, 3, 2]))
 
 
 def settings(**more: object) -> AgentSettings:

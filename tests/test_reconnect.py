@@ -18,6 +18,7 @@ from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.reconnect import FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S, keep_linked, wait_before
 from lamina.broker.link.seam import Link, Will
 from lamina.models.errors import BrokerUnreachable, ConfigError, LinkError
+from tests.patience import PATIENCE_S
 
 REFUSED = "broker somewhere:1883: connection refused"
 
@@ -259,7 +260,7 @@ async def test_service_goes_on_when_a_real_broker_comes_back(any_broker: Running
         delivery.acknowledge()
         return delivery.payload
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         with running_broker(any_broker.kind) as broker:
             dial = mqtt_dial(broker.address)
             service = asyncio.create_task(keep_linked(dial, root, None, serve))
@@ -272,3 +273,30 @@ async def test_service_goes_on_when_a_real_broker_comes_back(any_broker: Running
             async with dial(f"{root}-sender", None) as sender:
                 await sender.publish(root, b"back")
             assert await service == b"back"
+
+
+async def test_a_link_that_did_useful_work_is_dialled_again_quickly_however_soon_it_was_lost() -> None:
+    world, done_so_far = World(), 0
+
+    async def serve(link: Link) -> str:
+        nonlocal done_so_far
+        world.now += 0.5
+        if len(world.waits) in (3, 4):
+            done_so_far += 1
+        if len(world.waits) == 7:
+            return "done"
+        raise LinkError("cut")
+
+    await keep_linked(
+        world.dial,
+        "pi",
+        None,
+        serve,
+        progress=lambda: done_so_far,
+        on_retry=world.note,
+        rng=Upper(),
+        clock=world.clock,
+        sleep=world.sleep,
+    )
+    first = FIRST_WAIT_S
+    assert world.waits == [first, 2 * first, 4 * first, first, first, 2 * first, 4 * first]

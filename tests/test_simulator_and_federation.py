@@ -31,7 +31,6 @@ from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.coordinator.records.records import RunResult
 from lamina.coordinator.service.coordinator import Coordinator
 from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, FederationSettings, Server, Training, Wire
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.emulation.experiment import Partition
@@ -42,6 +41,7 @@ from lamina.emulation.simulator.simulation import State
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import load_definition
+from lamina.models.samples import LabelledSamples
 from tests.simulated import simulate
 
 ATOL = 5e-6
@@ -129,7 +129,7 @@ async def federate(
                 federation="parity", device=device, data="in memory", budget_mib=PEAKS[tier], threads=1,
                 folder=str(folder / device), broker_s=20.0, shared_process=True,
             ),
-            TrainingData(x[held], y[held]),
+            LabelledSamples(x[held], y[held]),
             dial,
         )  # fmt: skip
 

@@ -15,6 +15,7 @@ import pytest
 from lamina.broker.brokers.starter import Kind, RunningBroker, choose, mosquitto_configuration, running_broker
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.models.errors import ConfigError
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.broker
 
@@ -120,7 +121,7 @@ async def test_folder_keeps_retained_messages_from_run_to_run(mosquitto_program:
         async with mqtt_dial(broker.address)("a", None) as link:
             await link.publish("kept", b"x", retain=True)
     with running_broker("mosquitto", folder=folder) as broker:
-        async with mqtt_dial(broker.address)("a", None) as link, asyncio.timeout(20):
+        async with mqtt_dial(broker.address)("a", None) as link, asyncio.timeout(PATIENCE_S):
             await link.subscribe("kept")
             assert (await anext(link.deliveries())).payload == b"x"
 

@@ -11,17 +11,17 @@ from msgspec.structs import replace
 from torch import nn
 
 from lamina.broker.wire.messages import RoundPlan
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
+from lamina.models.samples import LabelledSamples
 from lamina.models.values import flatten, layer_vector
 
 RNG = np.random.default_rng(0)
-DATA = TrainingData(RNG.standard_normal((20, 2, 4, 4), np.float32), RNG.integers(0, 3, 20))
+DATA = LabelledSamples(RNG.standard_normal((20, 2, 4, 4), np.float32), RNG.integers(0, 3, 20))
 PLAN = RoundPlan(
     epoch=1, round=0, local_steps=6, batch_size=7, hyperparameters={"lr": 0.05, "mu": 0.3, "clip_norm": 0.7}
 )

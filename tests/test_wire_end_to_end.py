@@ -19,6 +19,7 @@ from lamina.edge_agent.session.events import Outcome, Progress, Train
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.bundle import Bundle
 from lamina.models.values import flatten, layer_vector
+from tests.patience import PATIENCE_S
 from tests.whole_federation import STRONG, Setup, samples, small_bundle
 
 OUTCOME = Outcome(steps=2, loss=0.5, accuracy=0.5, step_s=0.01, forward_s=0.0)
@@ -31,7 +32,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 async def run(setup: Setup, wire: Wire) -> RunResult:
-    async with setup.agents(), asyncio.timeout(60):
+    async with setup.agents(), asyncio.timeout(PATIENCE_S):
         return await setup.coordinator(wire=wire).run()
 
 
@@ -80,7 +81,7 @@ async def test_a_device_that_can_not_encode_the_codec_takes_part_with_another(tm
         **{name: getattr(modest.profile, name) for name in modest.profile.__struct_fields__} | {"codecs": ("float16",)}
     )
     tasks = [asyncio.create_task(agent.run()) for agent in (setup.agent(0), modest)]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         result = await setup.coordinator(wire=Wire(fallback_codec="float16")).run()
         await asyncio.gather(*tasks)
     assert [device.rounds_done for device in result.devices] == [4, 4]

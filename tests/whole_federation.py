@@ -16,15 +16,16 @@ from lamina.broker.link.seam import Dial
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.service.coordinator import Coordinator
 from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, Evaluation, FederationSettings, Training
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import Definition
+from lamina.models.samples import LabelledSamples
+from tests.patience import PATIENCE_S
 
 FEATURES, CLASSES = 6, 3
-PATIENCE_S = 240  # machines may be busy
+
 PEAKS = {0: 30.0, 1: 20.0, 2: 10.0}  # MiB, by rank of the cut
 STRONG, MODERATE, WEAK, TOO_SMALL = 30.0, 20.0, 10.0, 9.0
 
@@ -41,12 +42,12 @@ def small_bundle(folder: Path) -> Bundle:
     return read_bundle(folder)
 
 
-def samples(seed: int, count: int = 24) -> TrainingData:
+def samples(seed: int, count: int = 24) -> LabelledSamples:
     """Three clouds that a small network can tell apart; the device with seed s has mostly class s % 3."""
     rng = np.random.default_rng(seed)
     y = np.where(rng.random(count) < 0.6, seed % CLASSES, rng.integers(0, CLASSES, count))
     x = rng.normal(size=(count, FEATURES)) + 3.0 * np.eye(CLASSES, FEATURES)[y]
-    return TrainingData(x.astype(np.float32), y.astype(np.int64))
+    return LabelledSamples(x.astype(np.float32), y.astype(np.int64))
 
 
 @dataclass

@@ -45,6 +45,7 @@ async def keep_linked(
     *,
     give_up_s: float = 0.0,
     patient: bool = False,
+    progress: Callable[[], object] = lambda: None,
     on_retry: Callable[[LinkError, float], None] = lambda error, wait_s: None,
     rng: random.Random = jitter,
     clock: Callable[[], float] = now,
@@ -61,6 +62,8 @@ async def keep_linked(
         serve: the service's life on one link. It is started anew on each, so it subscribes first of all.
         give_up_s: seconds without a link after which to give up; 0 is never.
         patient: whether to try again even where the broker denies access: an operator may let the client in later.
+        progress: a value that changes where a link did useful work; the next wait is then short again, however soon
+            the link was lost.
         on_retry: told of each failure, and of the seconds until the next attempt.
         rng: spreads the waits.
         clock: seconds that only grow.
@@ -74,6 +77,7 @@ async def keep_linked(
     failures, without_since = 0, clock()
     while True:
         linked_at: float | None = None
+        before = progress()
         try:
             async with dial(client_id, will) as link:
                 linked_at = clock()
@@ -87,7 +91,8 @@ async def keep_linked(
                 raise error from None
         if linked_at is not None:
             without_since = clock()
-            failures = 0 if without_since - linked_at >= STEADY_S else failures
+            useful = without_since - linked_at >= STEADY_S or progress() != before
+            failures = 0 if useful else failures
         failures += 1
         wait_s = wait_before(failures, rng)
         if give_up_s > 0:

@@ -53,6 +53,8 @@ Text: TypeAlias = Annotated[str, Meta(max_length=1000)]
 """Words for a person."""
 Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{64})?\Z", max_length=64)]
 """SHA-256 in hex, or empty."""
+Digests: TypeAlias = Annotated[tuple[Digest, ...], Meta(max_length=4096)]
+"""The files of a bundle."""
 
 Devices: TypeAlias = Annotated[tuple[DeviceName, ...], Meta(max_length=MOST_DEVICES)]
 Scalars: TypeAlias = Annotated[dict[Name, Finite], Meta(max_length=64)]

@@ -17,6 +17,7 @@ from lamina.broker.wire.bounds import (
     DeviceName,
     Devices,
     Digest,
+    Digests,
     Elapsed,
     Epoch,
     Mebibytes,
@@ -63,6 +64,20 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     devices: Count = 0
     accuracy: float | None = None
     c_ratio: float | None = None
+
+
+class Kept(Message, frozen=True, kw_only=True, tag="kept"):
+    """Retained, by the coordinator for itself: which files of the bundle the broker keeps.
+
+    Attributes:
+        chunk_bytes: the size of chunks that they were cut into.
+        files: SHA-256 of each; they were all published before this message.
+        echo: not 0: nothing is kept by this message, which asks to be returned.
+    """
+
+    chunk_bytes: Count = 0
+    files: Digests = ()
+    echo: Epoch = 0
 
 
 class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
@@ -146,6 +161,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         num_examples: samples in its training data.
         classes: how many classes its labels span (largest label + 1).
         sample_shape: shape of one of its samples.
+        sample_dtype: NumPy's name for the type of their elements; empty from agents that don't say it.
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
     """
@@ -161,6 +177,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     sample_shape: Shape
     agent_version: Text
     savings: Names = ()
+    sample_dtype: Text = ""
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):

@@ -66,6 +66,11 @@ class Topics:
         return f"{self.root}/coordinator/status"
 
     @property
+    def kept(self) -> str:
+        """Retained: which files of the bundle are there, by the coordinator for itself."""
+        return f"{self.root}/coordinator/kept"
+
+    @property
     def round(self) -> str:
         """Retained: the plan of the round."""
         return f"{self.root}/round"
@@ -150,6 +155,8 @@ class Topics:
         match parts:
             case ["coordinator", "status"]:
                 return Address("coordinator_status")
+            case ["coordinator", "kept"]:
+                return Address("kept")
             case ["round"]:
                 return Address("round")
             case ["layer", layer, "global", chunk] if _LAYER.fullmatch(layer) and _is_number(chunk):

@@ -17,6 +17,7 @@ from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import read_bundle
+from lamina.models.sources import resolved_source
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.replace import replace_file
 
@@ -73,7 +74,7 @@ def _resolved(settings: FederationSettings, folder: Path) -> FederationSettings:
     """Relative paths start at the file's own folder."""
     evaluation = settings.evaluation
     if evaluation.data:
-        evaluation = msgspec.structs.replace(evaluation, data=str(folder / evaluation.data))
+        evaluation = msgspec.structs.replace(evaluation, data=resolved_source(evaluation.data, folder))
     return msgspec.structs.replace(
         settings, bundle=str(folder / settings.bundle), folder=str(folder / settings.folder), evaluation=evaluation
     )

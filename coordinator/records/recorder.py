@@ -1,14 +1,24 @@
-"""Where are a run's records? ``rounds.csv``, a line a round, and ``cycles.jsonl``, a line an adjustment."""
+"""A run's records, for people and programs: ``rounds.csv``, a line a round; ``cycles.jsonl``, a line an adjustment.
+
+Both are derived from the history (`lamina.coordinator.records.history`): they are made anew when a run begins or goes
+on, and grow while it lasts. Nothing that matters is read from them.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from lamina.coordinator.records.history import RoundDone
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
+from lamina.models.storage.disk import DISK, Disk
+from lamina.models.storage.replace import replace_file
 
+ROUNDS = "rounds.csv"
 CYCLES = "cycles.jsonl"
 _FIELDS = RoundRecord.__struct_fields__
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(CycleRecord)
@@ -19,37 +29,22 @@ class Recorder:
 
     Args:
         folder: of the run.
-        round: the first round to be recorded: what an earlier, broken-off run wrote from there on is dropped.
+        before: the rounds that are done already, in order.
+        disk: the files lie on.
     """
 
-    def __init__(self, folder: Path, round: int = 0) -> None:  # noqa: A002 - the project's word
-        folder.mkdir(parents=True, exist_ok=True)
-        self._rounds, self._cycles = folder / "rounds.csv", folder / CYCLES
-        kept = [row for row in self._old_rows() if int(row["round"]) < round]
-        with self._rounds.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _FIELDS)
-            writer.writeheader()
-            writer.writerows(kept)
-        last_cycle = max((int(row["cycle"]) for row in kept), default=-1)
-        cycles = [record for record in read_cycles(self._cycles) if record.cycle <= last_cycle]
-        self._cycles.write_bytes(_encoder.encode_lines(cycles))
+    def __init__(self, folder: Path, before: Iterable[RoundDone] = (), disk: Disk = DISK) -> None:
+        self._disk = disk
+        self._rounds, self._cycles = folder / ROUNDS, folder / CYCLES
+        cycles: list[bytes] = []
+        replace_file(self._rounds, _table(before, cycles), disk)
+        replace_file(self._cycles, cycles, disk)
 
-    def add_round(self, record: RoundRecord) -> None:
-        """Append a line."""
-        with self._rounds.open("a", newline="") as file:
-            csv.writer(file).writerow([_cell(getattr(record, name)) for name in _FIELDS])
-
-    def add_cycle(self, record: CycleRecord) -> None:
-        """Append a line."""
-        with self._cycles.open("ab") as file:
-            file.write(_encoder.encode_lines([record]))
-
-    def _old_rows(self) -> list[dict[str, str]]:
-        try:
-            with self._rounds.open(newline="") as file:
-                return list(csv.DictReader(file))
-        except FileNotFoundError:
-            return []
+    def add(self, done: RoundDone) -> None:
+        """Append a round's lines."""
+        self._disk.append(self._rounds, _row(done.record))
+        if done.adjustment:
+            self._disk.append(self._cycles, _encoder.encode_lines([done.adjustment]))
 
 
 def read_cycles(path: Path) -> list[CycleRecord]:
@@ -59,6 +54,25 @@ def read_cycles(path: Path) -> list[CycleRecord]:
     except FileNotFoundError:
         return []
     return [_decoder.decode(line) for line in lines]
+
+
+def _table(rounds: Iterable[RoundDone], cycles: list[bytes]) -> Iterator[bytes]:
+    """The lines of ``rounds.csv``; those of the other file are added to ``cycles``."""
+    yield _line(_FIELDS)
+    for done in rounds:
+        yield _row(done.record)
+        if done.adjustment:
+            cycles.append(_encoder.encode_lines([done.adjustment]))
+
+
+def _row(record: RoundRecord) -> bytes:
+    return _line([_cell(getattr(record, name)) for name in _FIELDS])
+
+
+def _line(cells: Iterable[object]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)
+    return text.getvalue().encode()
 
 
 def _cell(value: object) -> object:

@@ -19,8 +19,8 @@ class RoundRecord(msgspec.Struct, frozen=True):
         expected: layer updates that the plan asked for.
         rejected: layer updates refused in this round.
         lr: learning rate.
-        loss: mean of the devices' training losses; ``None`` when no report came.
-        train_accuracy: mean of the devices' training accuracies.
+        loss: mean of the devices' training losses, weighted by their samples; ``None`` when no report came.
+        train_accuracy: mean of the devices' training accuracies, weighted by their samples.
         accuracy: of the averaged model on the evaluation data; ``None`` when it was not evaluated.
         c_ratio: parameters communicated so far, relative to FedAvg with the same cohorts and cuts.
         uplink_bytes: payload bytes of updates received so far.
@@ -128,6 +128,8 @@ class RunResult(msgspec.Struct, frozen=True):
         downlink_bytes: payload bytes of layer values that devices received.
         fedavg_uplink_bytes: what FedAvg, float32, would have sent up for the same steps.
         aggregations: times each layer was aggregated, by layer index.
+        best_round: rounds done when the model was best, by evaluation; ``None`` without evaluation data.
+        best_accuracy: its accuracy.
     """
 
     accuracy: float | None
@@ -139,3 +141,5 @@ class RunResult(msgspec.Struct, frozen=True):
     downlink_bytes: int
     fedavg_uplink_bytes: int
     aggregations: tuple[int, ...]
+    best_round: int | None = None
+    best_accuracy: float | None = None

@@ -23,6 +23,7 @@ class Snapshot(RunState, frozen=True, kw_only=True):
         wall_s: seconds spent in rounds, and in waiting between them.
         uplink_bytes: payload bytes of updates received.
         unfolded: devices, and the layers due from them in the last round that were not folded.
+        downlink_bytes: payload bytes of layer values that devices received, as they reported.
         present: devices that were accepted and there when the last round ended, ascending.
         norms: what every layer's recent updates were like (`coordinator.rounds.norms`); empty before the first.
     """
@@ -37,6 +38,7 @@ class Snapshot(RunState, frozen=True, kw_only=True):
     unfolded: dict[str, tuple[int, ...]] = msgspec.field(default_factory=dict)
     present: tuple[str, ...] = ()
     norms: tuple[tuple[float, float], ...] = ()
+    downlink_bytes: int = 0
 
     def check(self, settings: FederationSettings) -> None:
         """Whether a run can go on with these settings.

@@ -83,6 +83,7 @@ class Federation:
     def __post_init__(self) -> None:
         _check_hyperparameters(self.settings, self.manifest)
         self._spec = self.manifest.spec
+        self._stopped = False
         self._model = GlobalModel(
             self._spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
         )
@@ -116,8 +117,8 @@ class Federation:
 
     @property
     def downlink_bytes(self) -> int:
-        """Payload bytes that devices received, as they last reported."""
-        return self._registry.downlink_bytes
+        """Payload bytes that devices received, as they last reported; after a restart they count up to it again."""
+        return max(self._registry.downlink_bytes, self.snapshot.downlink_bytes)
 
     def register(self, profile: DeviceProfile) -> Task:
         """Judge a device by its profile. Registering again (a restart, another budget) replaces the judgement."""
@@ -172,8 +173,12 @@ class Federation:
 
     @property
     def finished(self) -> bool:
-        """All rounds are done."""
-        return self.snapshot.round >= self.rounds
+        """All rounds are done, or training was stopped."""
+        return self._stopped or self.snapshot.round >= self.rounds
+
+    def stop(self) -> None:
+        """Do no more rounds; called between two cycles, when all devices have the same values."""
+        self._stopped = True
 
     def listen(self, now: float) -> None:
         """Devices can be heard from now on, in seconds: those that were there at the last commit are waited for."""
@@ -349,6 +354,7 @@ class Federation:
             state,
             wall_s=state.wall_s + self._waited_s + seconds,
             uplink_bytes=uplink_bytes,
+            downlink_bytes=self.downlink_bytes,
             unfolded=round_.unfolded(),
             norms=norms.remembered(self.snapshot.norms, seen, len(self._spec.layers)),
             devices=self.device_records(),

@@ -11,6 +11,7 @@ from lamina.coordinator.settings import Devices, Wire
 from lamina.models.errors import brief
 from lamina.models.fitting import choose
 from lamina.models.manifest import Manifest
+from lamina.models.samples import unsuitable
 
 DISHONEST = frozenset({"undecodable", "weight", "not_finite", "out_of_bounds", "norm"})
 """Reasons to refuse an update that no device meets by being late, or by not knowing of another round."""
@@ -150,7 +151,7 @@ class Registry:
         return tuple(known[name] for name in sorted(known))
 
     def _record(self, device: Device) -> DeviceRecord:
-        report = device.last_report
+        report, before = device.last_report, self._before.get(device.profile.device)
         return DeviceRecord(
             id=device.profile.device,
             budget_mib=device.profile.budget_mib,
@@ -159,8 +160,8 @@ class Registry:
             cut=device.task.cut,
             tier=self._manifest.spec.tier(device.task.cut) if device.task.accepted else "",
             rounds_done=device.rounds_done,
-            peak_mib=report.peak_mib if report else None,
-            step_s=report.step_s if report else None,
+            peak_mib=report.peak_mib if report else before.peak_mib if before else None,
+            step_s=report.step_s if report else before.step_s if before else None,
             refused=device.refused,
         )
 
@@ -196,13 +197,8 @@ class Registry:
         spec, wire = self._manifest.spec, self._wire
         if profile.num_examples < 1:
             return None, "it has no training examples"
-        if profile.sample_shape != spec.input_shape:
-            return (
-                None,
-                f"its samples have shape {profile.sample_shape}, the model {spec.name} takes {spec.input_shape}",
-            )
-        if profile.classes > spec.classes:
-            return None, f"its labels reach {profile.classes - 1}, the model {spec.name} has {spec.classes} classes"
+        if reason := unsuitable(spec, profile.sample_shape, profile.sample_dtype, profile.classes):
+            return None, reason
         if wire.codec_for(profile.codecs) is None:
             return (
                 None,

@@ -1,55 +1,97 @@
-"""What does the coordinator say on one link, and what does the broker keep of it? Everything that it says is retained.
+"""The coordinator says everything retained, so the broker answers for it when it is away, or when a device comes late.
 
-It is said anew on every connection: a broker that lost its memory, or a device that comes late, needs nothing else. The
-plan goes out with its advance behind it; a layer's value at the beginning, at the end, and when a device requests it.
+What the broker has, it isn't sent again: a retained message lists the bundle's files that are there, and was published
+after them, so a broker that has the list has the files. To see whether it is there, the coordinator says something to
+itself on the same topic, which the broker delivers behind what it has kept. The plan goes out on every connection, with
+its advance behind it; a layer's value when a device requests it, and at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterable, Iterator
 from typing import NamedTuple
 
+from lamina.broker.link.reconnect import jitter
 from lamina.broker.link.seam import Link
 from lamina.broker.wire import batches, chunks, messages
 from lamina.broker.wire.chunks import split_file
-from lamina.broker.wire.messages import Message, RoundPlan
+from lamina.broker.wire.messages import Kept, Message, RoundPlan
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.rounds.federation import Federation
 from lamina.models.bundle import MANIFEST_NAME, Bundle, entries
 
+log = logging.getLogger("lamina.coordinator")
+
+_ECHO_S = 20.0
+"""How long a broker may take to return what was said to see what it has kept."""
+
 
 class _Said(NamedTuple):
-    """A layer's value that was published: its version, and in how many chunks."""
+    """A layer's value that the broker may keep: its version, in how many chunks, and whether this link published it."""
 
     version: int
     chunks: int
+    is_sure: bool
 
 
 class Broadcast:
-    """The coordinator's voice on one link.
+    """The coordinator's voice, and what the broker keeps of it. It is given a link before it speaks.
 
     Args:
-        link: it.
         topics: of the federation.
         bundle: what is trained.
         federation: whose values are published.
         chunk_bytes: of a message, at most.
+
+    Attributes:
+        link: the present one.
     """
 
-    def __init__(self, link: Link, topics: Topics, bundle: Bundle, federation: Federation, chunk_bytes: int) -> None:
-        self._link, self._topics, self._bundle = link, topics, bundle
+    link: Link
+
+    def __init__(self, topics: Topics, bundle: Bundle, federation: Federation, chunk_bytes: int) -> None:
+        self._topics, self._bundle = topics, bundle
         self._federation, self._chunk_bytes = federation, chunk_bytes
         self._layers = bundle.manifest.spec.layers
-        self._said: dict[int, _Said] = {}  # by layer; it stays on the broker
+        # A coordinator before this one may have left values of any version.
+        self._said = {
+            index: _Said(-1, 2 + 8 * layer.vector_size // chunk_bytes, False)
+            for index, layer in enumerate(self._layers)
+        }
         self._parts = 0  # messages of the last advance
         self._requested: set[int] = set()  # layers, whose values are to be published
         self._outbox: list[tuple[str, Message]] = []
         self._asked = asyncio.Event()
+        self._kept = Kept()  # what the broker is known to have
+        self._echo = 0
+        self._echoed = asyncio.Event()
+
+    @property
+    def files_kept(self) -> int:
+        """Files of the bundle that the broker is known to have."""
+        return len(self._kept.files)
+
+    def use(self, link: Link) -> None:
+        """Speak on this link from now on; what the broker kept of the one before is not sure any more."""
+        self.link = link
+        self._said = {layer: said._replace(is_sure=False) for layer, said in self._said.items()}
+        self._kept = Kept()
+        self._echo = jitter.getrandbits(53)
+        self._echoed.clear()
+
+    def hear_kept(self, kept: Kept) -> None:
+        """What the broker has kept came back, or what was said to see whether it has."""
+        if kept.echo:
+            if kept.echo == self._echo:
+                self._echoed.set()
+        elif kept.chunk_bytes == self._chunk_bytes:
+            self._kept = kept
 
     async def say(self, topic: str, message: Message, *, retain: bool = True) -> None:
         """Have a message kept at a topic, over the one before; or, not retained, heard by whoever is there."""
-        await self._link.publish(topic, messages.encode(message), retain=retain)
+        await self.link.publish(topic, messages.encode(message), retain=retain)
 
     def say_later(self, topic: str, message: Message) -> None:
         """Have a message kept at a topic soon, in the order of the calls."""
@@ -58,25 +100,39 @@ class Broadcast:
 
     async def forget(self, topic: str) -> None:
         """Have what is kept at a topic forgotten."""
-        await self._link.publish(topic, b"", retain=True)
+        await self.link.publish(topic, b"", retain=True)
 
     async def files(self) -> None:
-        """The bundle."""
-        for path in {self._bundle.path(entry) for entry in entries(self._bundle.manifest)}:
-            await self._file(path.stem, path.read_bytes())
-        await self._file(self._bundle.digest, (self._bundle.folder / MANIFEST_NAME).read_bytes())
+        """The bundle's files that the broker doesn't have, the manifest last."""
+        await self._hear_what_is_kept()
+        manifest = self._bundle.folder / MANIFEST_NAME
+        paths = {path.stem: path for path in map(self._bundle.path, entries(self._bundle.manifest))}
+        for sha256, path in {**paths, self._bundle.digest: manifest}.items():
+            if sha256 not in self._kept.files:
+                await self._file(sha256, path.read_bytes())
+                self._kept = Kept(chunk_bytes=self._chunk_bytes, files=(*self._kept.files, sha256))
+                await self.say(self._topics.kept, self._kept)
+
+    async def _hear_what_is_kept(self) -> None:
+        await self.link.publish(self._topics.kept, messages.encode(Kept(echo=self._echo)))
+        try:
+            async with asyncio.timeout(_ECHO_S):
+                await self._echoed.wait()
+        except TimeoutError:  # a broker that denies the topic, before MQTT 5 without a word
+            log.warning("the broker doesn't return what is said on %s: the bundle is sent anew", self._topics.kept)
 
     async def values(self, layers: Iterable[int] | None = None) -> None:
-        """The values of these layers, or of all, unless the broker has them."""
+        """The values of these layers, or of all, unless the broker has them: this link has published them."""
         publishes: list[Awaitable[None]] = []
         for layer in range(len(self._layers)) if layers is None else layers:
-            if layer in self._said and self._said[layer].version == self._federation.snapshot.versions[layer]:
+            said = self._said.get(layer)
+            if said is not None and said.is_sure and said.version == self._federation.snapshot.versions[layer]:
                 continue
             value = self._federation.whole(layer)
             parts = chunks.split(value, self._chunk_bytes)
-            self._said[layer] = _Said(value.version, len(parts))
+            self._said[layer] = _Said(value.version, len(parts), is_sure=True)
             publishes += [
-                self._link.publish(self._topics.layer_global(self._layers[layer].name, index), part, retain=True)
+                self.link.publish(self._topics.layer_global(self._layers[layer].name, index), part, retain=True)
                 for index, part in enumerate(parts)
             ]
         await _together(publishes)
@@ -90,7 +146,7 @@ class Broadcast:
         await _together(
             [
                 self.say(topics.round, plan),
-                *(self._link.publish(topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
+                *(self.link.publish(topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
                 *(self.forget(topics.advance(index)) for index in needless),
                 *(self.forget(topic) for topic in self._outdated(plan)),
             ]
@@ -126,8 +182,7 @@ class Broadcast:
     async def _file(self, sha256: str, content: bytes) -> None:
         parts = split_file(content, self._chunk_bytes)
         await _together(
-            self._link.publish(self._topics.bundle(sha256, index), part, retain=True)
-            for index, part in enumerate(parts)
+            self.link.publish(self._topics.bundle(sha256, index), part, retain=True) for index, part in enumerate(parts)
         )
 
 

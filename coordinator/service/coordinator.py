@@ -1,9 +1,9 @@
-"""How do bytes reach the federation, and its decisions the network? The coordinator's thin asyncio shell.
+"""The coordinator's thin asyncio shell moves bytes between the network and the federation's decisions.
 
-Three tasks share one link: *listen* feeds what arrives into the pure `Federation`, *drive* has its decisions said, and
-*serve requests* the values that devices ask for (`service.broadcast`). Two more outlive the link, and work while
-the next round trains: *record* evaluates finished rounds and writes them down (`service.round_log`), *settle* sees
-that commits are on the disk.
+On each link, *listen* feeds what arrives into the pure `Federation`, plans are said as they are made, and *serve
+requests* publishes the values that devices ask for (`service.broadcast`). Three tasks outlive the link: the rounds are
+opened and finished (`service.round_loop`), *record* evaluates finished rounds and writes them down
+(`service.round_log`), and *settle* sees that commits are on the disk.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
 from lamina.broker.wire.chunks import Joiner
-from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Report, Request, RoundPlan
+from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Kept, Report, Request, RoundPlan
 from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
+from lamina.coordinator.records.commits import Saved
+from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
-from lamina.coordinator.records.store import Store
-from lamina.coordinator.rounds.federation import Federation
-from lamina.coordinator.rounds.round import Round
+from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
 from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import Chronicle
+from lamina.coordinator.service.round_loop import RoundLoop
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
-from lamina.models.errors import ConfigError, RejectedUpdate, RemoteError
+from lamina.models.errors import RejectedUpdate, RemoteError
+from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
 log = logging.getLogger("lamina.coordinator")
@@ -54,6 +56,7 @@ class Coordinator:
         observe: is told of every finished round, in order.
         observe_cycle: is told of every adjustment of the intervals.
         new_epoch: draws the number that tells this run of the federation from all others.
+        disk: state and records lie on; what the models are exported to is the machine's own.
     """
 
     def __init__(
@@ -65,17 +68,23 @@ class Coordinator:
         observe: Callable[[RoundRecord], None] = lambda record: None,
         observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
         new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
+        disk: Disk = DISK,
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
-        self._store = Store(Path(settings.folder))
-        self._federation = self._restore()
-        self._chronicle = Chronicle(settings, bundle, self._federation, observe, observe_cycle)
+        self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
+        saved, past = self._journal.recover(bundle.manifest.spec, bundle.digest)
+        self._federation = self._begun(saved)
+        self._chronicle = Chronicle(
+            settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
+        )
+        self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes)
         self._listens = False  # from the first link on
         self._joiner = Joiner(bundle.manifest.spec)
         self._follow(None)
-        self._changed, self._committed = asyncio.Event(), asyncio.Event()
+        self._rounds = RoundLoop(settings, self._federation, lambda: self._uplink_bytes, self._follow, self._commit)
+        self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
         self._refusals = Refusals()
@@ -92,10 +101,11 @@ class Coordinator:
                 group.create_task(asyncio.to_thread(self._load_passes), name="load passes")
                 group.create_task(self._chronicle.keep(), name="record")
                 settling = group.create_task(self._settle_commits(), name="settle")
+                group.create_task(self._do_rounds(), name="rounds")
                 await self._keep_serving()
                 await self._chronicle.end()
                 settling.cancel()
-            await asyncio.to_thread(self._store.settle)
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
         return self._result()
@@ -113,41 +123,49 @@ class Coordinator:
             Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S),
             self._serve,
             give_up_s=self._settings.deadlines.broker_s,
+            progress=self._progress,
             on_retry=lambda error, wait_s: log.warning("%s; trying again in %.1f s", error, wait_s),
         )
+
+    def _progress(self) -> object:
+        """It differs where a link has brought the federation on."""
+        federation, round_ = self._federation, self._federation.round
+        folded = (round_.updates, len(round_.reports)) if round_ else ()
+        return federation.snapshot.round, folded, len(federation.devices), self._broadcast.files_kept
 
     # -- one connection ----------------------------------------------------------------------------------------------
 
     async def _serve(self, link: Link) -> None:
-        broadcast = Broadcast(link, self._topics, self._bundle, self._federation, self._settings.wire.chunk_bytes)
-        await self._announce(link, broadcast)
+        broadcast = self._broadcast
+        broadcast.use(link)
         async with asyncio.TaskGroup() as group:
             serving = [
                 group.create_task(self._listen(link, broadcast), name="listen"),
                 group.create_task(broadcast.serve_requests(), name="serve requests"),
             ]
-            await self._drive(broadcast)
+            await self._announce(link, broadcast)
+            await self._rounds.say_plans(self._say_plan)  # devices that are done answer at once
             for task in serving:
                 task.cancel()
         await self._retire(broadcast)
 
     async def _announce(self, link: Link, broadcast: Broadcast) -> None:
-        """Say everything that a device may need, ask for everything that devices say, and have them go on."""
+        """Ask for everything that devices say, and then say whatever a device may need and the broker doesn't have."""
         federation, topics = self._federation, self._topics
-        await broadcast.say(topics.coordinator_status, self._status())
-        await broadcast.files()
-        await broadcast.values()
-        for name, device in federation.devices.items():
-            await broadcast.say(topics.device(name, "task"), device.task)
-        await link.subscribe(*map(topics.devices, ("status", "profile", "request", "report")))
-        await link.subscribe(topics.partials, topics.aggregators)
-        if not self._settings.aggregation.aggregators:
-            await link.subscribe(topics.updates, topics.devices("updates"))
+        updates = () if self._settings.aggregation.aggregators else (topics.updates, topics.devices("updates"))
+        said = map(topics.devices, ("status", "profile", "request", "report"))
+        await link.subscribe(topics.kept, *said, topics.partials, topics.aggregators, *updates)
         if not self._listens:
             self._listens = True
             federation.listen(now())
-        if federation.round:  # last: devices that are done answer at once, and a broker drops what nobody asked for
-            await broadcast.plan(federation.round.plan)
+        await broadcast.say(topics.coordinator_status, self._status())
+        for name, device in list(federation.devices.items()):  # more may come meanwhile
+            await broadcast.say(topics.device(name, "task"), device.task)
+        await broadcast.files()
+
+    async def _say_plan(self, plan: RoundPlan) -> None:
+        await self._broadcast.plan(plan)
+        await self._broadcast.say(self._topics.coordinator_status, self._status())
 
     async def _listen(self, link: Link, broadcast: Broadcast) -> None:
         await hear_all(
@@ -167,7 +185,7 @@ class Coordinator:
         if task := self._federation.refused(device, reason):
             log.warning("%s is %s", device, task.reason)
             broadcast.say_later(self._topics.device(device, "task"), task)
-            self._changed.set()
+            self._rounds.tell()
 
     def _sender(self, topic: str) -> str:
         """The device whose topic it is; empty where it is nobody's that is known."""
@@ -199,9 +217,11 @@ class Coordinator:
                 self._federation.report(address.device, messages.decode(delivery.payload, Report))
             case "request":
                 broadcast.request(messages.decode(delivery.payload, Request).layers)
+            case "kept":
+                broadcast.hear_kept(messages.decode(delivery.payload, Kept))
             case "profile":
                 await self._hear_profile(broadcast, messages.decode(delivery.payload, DeviceProfile), address)
-        self._changed.set()
+        self._rounds.tell()
 
     async def _hear_profile(self, broadcast: Broadcast, profile: DeviceProfile, address: Address) -> None:
         if profile.device != address.device:
@@ -258,82 +278,36 @@ class Coordinator:
         if self._federation.came(device):
             log.info("%s is online", device)
 
-    # -- the loop over rounds ----------------------------------------------------------------------------------------
+    # -- what is finished ----------------------------------------------------------------------------------------------
 
-    async def _drive(self, broadcast: Broadcast) -> None:
-        federation = self._federation
-        while not federation.finished:
-            if federation.round is None:
-                await self._devices_are_there()
-                plan = federation.begin(now())
-                self._follow(plan.round)
-                await broadcast.plan(plan)
-                await broadcast.say(self._topics.coordinator_status, self._status())
-            await self._finish_round()
-
-    async def _devices_are_there(self) -> None:
-        began, wait_s = now(), self._settings.cohorts.wait_s
-        while not self._federation.can_begin(now()):
-            if wait_s and not self._federation.snapshot.round and now() - began > wait_s:
-                raise ConfigError(self._too_few(wait_s))
-            await self._news(1.0)
-
-    async def _finish_round(self) -> None:
-        """Close the open round's layers as they become ready, and commit it before the next one is planned.
-
-        A coordinator that dies before the commit plans the round again, and is sent the same updates again. One that
-        had planned the next round already would find devices that are ahead of it.
-        """
-        federation, round_ = self._federation, self._federation.round
-        assert round_ is not None
-        while True:
-            federation.close(round_.ready(now()))
-            if round_.done(now()):
-                break
-            await self._news(round_.patience_ends(now()) - now())
-        if round_.empty:
-            self._note_empty(federation.abandon(now()))
-            self._follow(None)
-            return
-        outcome = federation.finish(now(), self._uplink_bytes)
-        self._follow(None)
-        for name, cycles in outcome.late.items():
-            log.warning(
-                "%s owed something when the deadline of round %d passed (deadlines.round_s = %g): it sits out %d "
-                "cycles; a longer deadline or fewer training.local_steps give it time",
-                name, round_.plan.round, round_.plan.deadline_s, cycles,
-            )  # fmt: skip
-        await self._chronicle.add(outcome)  # first: a line too many is dropped at a restart, none is added
-        await asyncio.to_thread(self._store.commit, outcome.snapshot, outcome.values, outcome.owed, outcome.memory)
+    async def _commit(self, outcome: RoundOutcome) -> None:
+        done = self._chronicle.note(outcome)
+        moved = outcome.snapshot, outcome.values, outcome.owed, outcome.memory
+        await asyncio.to_thread(self._journal.commit, done, *moved)
         self._committed.set()
+        await self._chronicle.add(done, outcome)
+        await self._stop_if_stalled()
 
-    def _note_empty(self, round_: Round) -> None:
-        """A round in which nobody delivered does not count: it is planned again."""
-        why = [
-            f"{what}: {', '.join(names)}"
-            for what, names in (("a loss that is not finite", round_.diverged), ("refused", round_.refused()))
-            if names
-        ]
-        log.warning(
-            "nobody delivered in round %d within deadlines.round_s = %g (%s): it does not count, and is planned again",
-            round_.plan.round, round_.plan.deadline_s, "; ".join(why) or "nothing came",
-        )  # fmt: skip
+    async def _do_rounds(self) -> None:
+        await self._stop_if_stalled()
+        await self._rounds.run()
+
+    async def _stop_if_stalled(self) -> None:
+        """End training with its cycle, where evaluations have been no better than the best one for too long."""
+        patience = self._settings.evaluation.stop_after
+        if not patience or self._federation.finished or self._federation.snapshot.cohort:
+            return
+        await self._chronicle.caught_up()
+        if self._chronicle.evaluations.stalled(patience):
+            log.info("no better than before in %d evaluations (evaluation.stop_after): training ends", patience)
+            self._federation.stop()
 
     async def _settle_commits(self) -> None:
         """Whenever there is one; where the disk is slower than the rounds, several at once."""
         while True:
             await self._committed.wait()
             self._committed.clear()
-            await asyncio.to_thread(self._store.settle)
-
-    async def _news(self, timeout_s: float) -> None:
-        """Until something has arrived, or the time is up."""
-        try:
-            async with asyncio.timeout(max(timeout_s, 0.0)):  # wait_for would swallow a cancellation now and then
-                await self._changed.wait()
-        except TimeoutError:
-            return
-        self._changed.clear()
+            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
 
     # -- saying how it stands ----------------------------------------------------------------------------------------
 
@@ -347,7 +321,7 @@ class Coordinator:
         await broadcast.values()
         await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
         await broadcast.say(topics.coordinator_status, self._status("finished"))
-        for name in federation.devices:
+        for name in list(federation.devices):
             await broadcast.forget(topics.device(name, "task"))
 
     def _status(self, state: str = "") -> CoordinatorStatus:
@@ -366,6 +340,7 @@ class Coordinator:
 
     def _result(self) -> RunResult:
         federation, snapshot = self._federation, self._federation.snapshot
+        best = self._chronicle.evaluations.best
         return RunResult(
             accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
@@ -376,15 +351,17 @@ class Coordinator:
             downlink_bytes=federation.downlink_bytes,
             fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
             aggregations=snapshot.versions,  # a version is an aggregation
+            best_round=best[0] if best else None,
+            best_accuracy=best[1] if best else None,
         )
 
     # -- beginning ---------------------------------------------------------------------------------------------------
 
-    def _restore(self) -> Federation:
-        """The federation as the store has it, or a new one."""
+    def _begun(self, saved: Saved | None) -> Federation:
+        """The federation as it was saved, or a new one."""
         bundle, settings = self._bundle, self._settings
         manifest = bundle.manifest
-        if saved := self._store.load(manifest.spec, bundle.digest):
+        if saved:
             snapshot, values, owed, memory = saved
             snapshot.check(settings)
             log.info("going on after round %d of %s", snapshot.round, settings.federation)
@@ -395,13 +372,3 @@ class Coordinator:
             indices = range(len(manifest.spec.layers))
             values = [layer_vector(manifest.spec, index, parameters, statistics) for index in indices]
         return Federation(settings, manifest, bundle.digest, values, snapshot, owed, memory)
-
-    def _too_few(self, wait_s: float) -> str:
-        federation = self._federation
-        refused = [f"{name} ({device.task.reason})" for name, device in sorted(federation.devices.items())
-                   if not device.task.accepted]  # fmt: skip
-        text = (
-            f"only {federation.accepted} of {self._settings.cohorts.min_devices} devices came within {wait_s:g} s "
-            "(cohorts.min_devices, cohorts.wait_s)"
-        )
-        return f"{text}; refused: {', '.join(refused)}" if refused else text

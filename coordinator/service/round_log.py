@@ -1,28 +1,46 @@
-"""What becomes of a finished round? It is evaluated, written down and told of, while the next one trains.
+"""What becomes of a finished round: it is evaluated, written down and told of, while the next one trains.
 
-At the end the averaged model is exported.
+At the end the averaged model is exported, and beside it the best one by evaluation. What a run that was broken off had
+not evaluated yet is evaluated when it goes on, as far as the store has kept it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from lamina.coordinator.records.evaluate import Evaluator, read_evaluation_data
+from lamina.coordinator.records.evaluate import Evaluator
+from lamina.coordinator.records.evaluations import Evaluations
+from lamina.coordinator.records.exporting import export
+from lamina.coordinator.records.history import Evaluated, Past, RoundDone
+from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
-from lamina.models.export import export_model
-from lamina.models.values import layer_tensors, write_values
+from lamina.models.errors import ConfigError, DataError
+from lamina.models.sources import load_samples
+from lamina.models.storage.disk import Disk
+from lamina.models.values import Vector
+
+log = logging.getLogger("lamina.coordinator")
 
 _UNRECORDED = 4
 """Finished rounds, each with the model's values, that may wait to be evaluated before training waits for them."""
+
+
+class _Entry(NamedTuple):
+    """A finished round that is not written down yet, and the model after it."""
+
+    done: RoundDone
+    values: tuple[Vector, ...]
 
 
 class Chronicle:
@@ -32,11 +50,14 @@ class Chronicle:
         settings: the operator's.
         bundle: what is trained.
         federation: whose rounds are recorded.
+        journal: of the run, which was recovered.
+        past: what counts of its history.
+        disk: the records lie on.
         observe: is told of every finished round, in order.
         observe_cycle: is told of every adjustment of the intervals.
 
     Attributes:
-        accuracy: of the averaged model, when it was last evaluated.
+        evaluations: so far.
     """
 
     def __init__(
@@ -44,62 +65,116 @@ class Chronicle:
         settings: FederationSettings,
         bundle: Bundle,
         federation: Federation,
+        journal: Journal,
+        past: Past,
+        disk: Disk,
         observe: Callable[[RoundRecord], None],
         observe_cycle: Callable[[CycleRecord], None],
     ) -> None:
         self._settings, self._bundle, self._federation = settings, bundle, federation
+        self._store, self._history = journal.store, journal.history
+        self._past, self._disk = past, disk
         self._observe, self._observe_cycle = observe, observe_cycle
         self._folder = Path(settings.folder)
-        self._recorder = Recorder(self._folder, federation.snapshot.round)
         self._evaluator = _evaluator(settings, bundle)
-        self._outcomes: asyncio.Queue[RoundOutcome | None] = asyncio.Queue(_UNRECORDED)
-        self.accuracy: float | None = None
+        self.evaluations = Evaluations(past.accuracies)
+        self._left_over = self._unevaluated()
+        self._unjudged = frozenset(self._left_over)  # generations that are to be evaluated; replaced, never changed
+        self._recorder = Recorder(self._folder, self._history.rounds(past), disk)
+        self._entries: asyncio.Queue[_Entry | None] = asyncio.Queue(_UNRECORDED)
+        self._resumed = asyncio.Event()
 
-    async def add(self, outcome: RoundOutcome) -> None:
-        """Have a round recorded; waits where too many are not recorded yet."""
-        await self._outcomes.put(outcome)
+    @property
+    def accuracy(self) -> float | None:
+        """Of the averaged model, when it was last evaluated."""
+        return self.evaluations.last[1] if self.evaluations.last else None
+
+    def pinned(self) -> frozenset[int]:
+        """Generations that the store must keep, besides the last ones. Any thread may ask."""
+        best = self.evaluations.best
+        return self._unjudged | ({best[0]} if best and self._settings.evaluation.keep_best else set())
+
+    def note(self, outcome: RoundOutcome) -> RoundDone:
+        """What the history says of a round that is about to be committed."""
+        if self._is_evaluated(outcome.snapshot.round):
+            self._unjudged |= {outcome.snapshot.round}
+        return RoundDone(self._round_record(outcome), outcome.adjustment)
+
+    async def add(self, done: RoundDone, outcome: RoundOutcome) -> None:
+        """Have a round evaluated and written down; waits where too many are not yet."""
+        await self._entries.put(_Entry(done, outcome.values))
 
     async def end(self) -> None:
         """There are no more rounds."""
-        await self._outcomes.put(None)
+        await self._entries.put(None)
+
+    async def caught_up(self) -> None:
+        """Return when all rounds so far are evaluated."""
+        await self._resumed.wait()
+        await self._entries.join()
 
     async def keep(self) -> None:
-        """Evaluate, write down and report each outcome; ``None`` ends it. Cancelled, it evaluates no more."""
-        outcome: RoundOutcome | None = None
+        """Evaluate, write down and report each round. Cancelled, it writes down what is left, and evaluates no more."""
+        entry: _Entry | None = None
         try:
-            while (outcome := await self._outcomes.get()) is not None:
-                self._record(outcome, await self._accuracy_of(outcome))
-                outcome = None
+            await self._resume()
+            while (entry := await self._entries.get()) is not None:
+                self._record(entry.done, await self._accuracy_of(entry.done.record.round + 1, entry.values))
+                entry = None
+                self._entries.task_done()
         except asyncio.CancelledError:
-            left = [outcome]
-            while not self._outcomes.empty():
-                left.append(self._outcomes.get_nowait())
-            for outcome in filter(None, left):
-                self._record(outcome, None)
+            left = [entry]
+            while not self._entries.empty():
+                left.append(self._entries.get_nowait())
+            for entry in filter(None, left):
+                self._record(entry.done, None)
             raise
         await asyncio.to_thread(self._export)
 
-    async def _accuracy_of(self, outcome: RoundOutcome) -> float | None:
-        if self._evaluator is None or not self._is_evaluated(outcome.round.plan.round):
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    async def _resume(self) -> None:
+        """Evaluate what an earlier run had left, and write the records anew where that adds to them."""
+        for rounds in self._left_over:
+            values = (await asyncio.to_thread(self._store.at, rounds, self._bundle.manifest.spec)).values
+            accuracy = await self._accuracy_of(rounds, tuple(values))
+            if accuracy is not None:
+                self._past.accuracies[rounds] = accuracy
+        if self._left_over:
+            self._recorder = Recorder(self._folder, self._history.rounds(self._past), self._disk)
+        self._resumed.set()
+
+    def _unevaluated(self) -> list[int]:
+        """Rounds done of generations that were to be evaluated, and were not."""
+        missing = {round_ + 1 for round_ in self._past.lines if self._is_evaluated(round_ + 1)}
+        missing -= self._past.accuracies.keys()
+        return sorted(missing.intersection(self._store.generations())) if missing else []
+
+    async def _accuracy_of(self, rounds: int, values: tuple[Vector, ...]) -> float | None:
+        if self._evaluator is None or not self._is_evaluated(rounds):
             return None
-        self.accuracy = await asyncio.to_thread(self._evaluator.accuracy, outcome.values)
-        return self.accuracy
+        accuracy = await asyncio.to_thread(self._evaluator.accuracy, values)
+        self._history.add(Evaluated(rounds, accuracy))
+        self.evaluations.add(rounds, accuracy)
+        self._unjudged -= {rounds}
+        return accuracy
 
-    def _record(self, outcome: RoundOutcome, accuracy: float | None) -> None:
-        record = self._round_record(outcome, accuracy)
-        self._recorder.add_round(record)
-        if outcome.adjustment:
-            self._recorder.add_cycle(outcome.adjustment)
-            self._observe_cycle(outcome.adjustment)
-        self._observe(record)
+    def _record(self, done: RoundDone, accuracy: float | None) -> None:
+        done = done.with_accuracy(accuracy)
+        self._recorder.add(done)
+        if done.adjustment:
+            self._observe_cycle(done.adjustment)
+        self._observe(done.record)
 
-    def _is_evaluated(self, round_: int) -> bool:
-        done = round_ + 1
-        return done % self._settings.evaluation.every == 0 or done == self._federation.rounds
+    def _is_evaluated(self, rounds: int) -> bool:
+        """Whether the model after so many rounds is."""
+        due = rounds % self._settings.evaluation.every == 0 or rounds == self._federation.rounds
+        return self._evaluator is not None and due
 
-    def _round_record(self, outcome: RoundOutcome, accuracy: float | None) -> RoundRecord:
+    def _round_record(self, outcome: RoundOutcome) -> RoundRecord:
         round_, plan = outcome.round, outcome.round.plan
-        reports = [report for report in round_.reports.values() if math.isfinite(report.loss)]
+        finite = {name: report for name, report in round_.reports.items() if math.isfinite(report.loss)}
+        weights = [self._federation.devices[name].profile.num_examples for name in finite]
         return RoundRecord(
             round=plan.round,
             cycle=plan.cycle,
@@ -109,12 +184,12 @@ class Chronicle:
             expected=outcome.expected,
             rejected=round_.rejected,
             lr=plan.hyperparameters["lr"],
-            loss=float(np.mean([report.loss for report in reports])) if reports else None,
-            train_accuracy=float(np.mean([report.accuracy for report in reports])) if reports else None,
-            accuracy=accuracy,
+            loss=weighted_mean([report.loss for report in finite.values()], weights),
+            train_accuracy=weighted_mean([report.accuracy for report in finite.values()], weights),
+            accuracy=None,
             c_ratio=outcome.snapshot.ledger.c_ratio,
             uplink_bytes=outcome.snapshot.uplink_bytes,
-            downlink_bytes=self._federation.downlink_bytes,
+            downlink_bytes=outcome.snapshot.downlink_bytes,
             fedavg_uplink_bytes=outcome.snapshot.ledger.fedavg_uplink_bytes,
             wall_s=outcome.snapshot.wall_s,
             round_s=outcome.seconds,
@@ -122,20 +197,29 @@ class Chronicle:
         )
 
     def _export(self) -> None:
-        """``model.safetensors`` and ``model.onnx`` of the averaged model."""
-        spec = self._bundle.manifest.spec
-        tensors = {
-            name: tensor
-            for layer, vector in enumerate(self._federation.values)
-            for name, tensor in layer_tensors(spec, layer, vector).items()
-        }
-        write_values(self._folder / "model.safetensors", tensors)
-        export_model(self._bundle, tensors, self._folder / "model.onnx")
+        """The averaged model as ``model``, and the best one by evaluation as ``best``."""
+        export(self._bundle, self._federation.values, self._folder, "model")
+        best = self.evaluations.best
+        if best is None or not self._settings.evaluation.keep_best:
+            return
+        try:
+            saved = self._store.at(best[0], self._bundle.manifest.spec)
+        except ConfigError as error:
+            log.warning("the best model, of round %d, is not exported: %s", best[0], error)
+        else:
+            export(self._bundle, saved.values, self._folder, "best")
 
 
 def _evaluator(settings: FederationSettings, bundle: Bundle) -> Evaluator | None:
     evaluation = settings.evaluation
     if not evaluation.data:
         return None
-    x, y = read_evaluation_data(Path(evaluation.data))
-    return Evaluator(bundle, x, y, evaluation.batch_size)
+    try:
+        return Evaluator(bundle, load_samples(evaluation.data), evaluation.batch_size)
+    except DataError as error:
+        raise DataError(f"evaluation.data: {error}") from error
+
+
+def weighted_mean(figures: Sequence[float], num_examples: Sequence[int]) -> float | None:
+    """Mean over the samples of all devices, of a figure a device; ``None`` without a device."""
+    return float(np.average(figures, weights=num_examples)) if figures else None

@@ -16,7 +16,6 @@ from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Dial, Link, Will
 from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, encode
 from lamina.broker.wire.topics import Topics
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.service.agent_context import Agency, Tally
 from lamina.edge_agent.service.connection import Connection, LinkCommand
 from lamina.edge_agent.service.fetch import Fetcher
@@ -29,8 +28,11 @@ from lamina.edge_agent.session.events import (
     End,
     Event,
     Outcome,
+    Prepared,
+    Published,
     Refuse,
     Save,
+    Taken,
     Train,
     Trained,
 )
@@ -38,6 +40,7 @@ from lamina.edge_agent.session.session import Session
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training.learner import Learner
 from lamina.models.errors import ConfigError, LinkError
+from lamina.models.samples import LabelledSamples
 
 log = logging.getLogger("lamina.agent")
 
@@ -61,7 +64,7 @@ class Agent:
     """
 
     def __init__(
-        self, settings: AgentSettings, data: TrainingData, dial: Dial, *, learner: type[Learner] = Learner
+        self, settings: AgentSettings, data: LabelledSamples, dial: Dial, *, learner: type[Learner] = Learner
     ) -> None:
         learning = Learning(settings, data, learner)
         self.profile: DeviceProfile = probe(settings, data, learning.engine.name)
@@ -76,6 +79,7 @@ class Agent:
         self._fetcher = Fetcher(self._topics, Path(settings.folder) / "bundle")
         self._trainings: asyncio.Queue[Train] = asyncio.Queue()
         self._connection: Connection | None = None
+        self._useful = 0  # what links have brought: values taken, updates that the broker has
         self._ending: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
@@ -108,6 +112,7 @@ class Agent:
             Will(topic, encode(DeviceStatus(state="lost"))),  # at once: it is the coordinator that has patience
             self._serve,
             give_up_s=self._settings.broker_s,
+            progress=lambda: (self._useful, self._fetcher.fetched),
             patient=True,  # nobody stands beside a board; the operator may let it in later
             on_retry=self._note_retry,
         )
@@ -135,6 +140,8 @@ class Agent:
 
     def _feed(self, event: Event) -> None:
         """Tell the session what happened, and do what it wants."""
+        if isinstance(event, Taken | Published | Prepared):
+            self._useful += 1
         for command in self._session.receive(event):
             self._do(command)
 

@@ -29,6 +29,7 @@ class Fetcher:
         self._topics = topics
         self._folder = folder
         self._joiners: dict[str, FileJoiner] = {}  # by SHA-256: what is on its way
+        self.fetched = 0  # files that came over a link
         self._arrivals: dict[str, asyncio.Future[bytes]] = {}
 
     def path(self, entry: FileEntry) -> Path:
@@ -60,16 +61,17 @@ class Fetcher:
     async def _fetch(self, link: Link, sha256: str, size_bytes: int | None, path: Path) -> bytes:
         content = await asyncio.to_thread(_read_if_whole, path, sha256)
         if content is None:
-            content = await self._receive(link, sha256, size_bytes)
-            await asyncio.to_thread(_write, path, content)
+            content = await self._receive(link, sha256, size_bytes, path)
         return content
 
-    async def _receive(self, link: Link, sha256: str, size_bytes: int | None) -> bytes:
+    async def _receive(self, link: Link, sha256: str, size_bytes: int | None, path: Path) -> bytes:
         self._joiners[sha256] = FileJoiner(sha256, size_bytes)
         self._arrivals[sha256] = asyncio.get_running_loop().create_future()
         try:
             await link.subscribe(self._topics.bundle_chunks(sha256))
             content = await self._arrivals[sha256]
+            await asyncio.to_thread(_write, path, content)  # before the link can be lost
+            self.fetched += 1
             await link.unsubscribe(self._topics.bundle_chunks(sha256))
             return content
         finally:

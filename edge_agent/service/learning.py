@@ -20,7 +20,6 @@ from lamina.broker.wire.codecs import codec
 from lamina.broker.wire.deltas import applied, check_of
 from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.broker.wire.runs import runs
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.service.profile import threads
 from lamina.edge_agent.service.state import DamagedState, read_progress, restore_state, save_state
 from lamina.edge_agent.session.error_feedback import ErrorFeedback
@@ -35,6 +34,7 @@ from lamina.edge_agent.training.tuning import Tuned
 from lamina.models import fitting
 from lamina.models.errors import DecodeError
 from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.samples import LabelledSamples
 from lamina.models.spec import LayerSpec, ModelSpec
 from lamina.models.values import Vector
 
@@ -72,7 +72,7 @@ class Learning:
         ConfigError: the engine of the settings is not installed.
     """
 
-    def __init__(self, settings: AgentSettings, data: TrainingData, learner: type[Learner] = Learner) -> None:
+    def __init__(self, settings: AgentSettings, data: LabelledSamples, learner: type[Learner] = Learner) -> None:
         self._settings = settings
         self._data = data
         self._new_learner = learner

@@ -16,16 +16,16 @@ from pathlib import Path
 
 from lamina.broker.wire.codecs import CODECS
 from lamina.broker.wire.messages import DeviceProfile
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training import memory
 from lamina.models.errors import ConfigError
 from lamina.models.machine import usable_cores
+from lamina.models.samples import LabelledSamples
 
 BUDGET_SHARE = 0.8
 
 
-def probe(settings: AgentSettings, data: TrainingData, engine: str, root: Path = Path("/")) -> DeviceProfile:
+def probe(settings: AgentSettings, data: LabelledSamples, engine: str, root: Path = Path("/")) -> DeviceProfile:
     """What the coordinator must know of this board.
 
     Args:
@@ -47,6 +47,7 @@ def probe(settings: AgentSettings, data: TrainingData, engine: str, root: Path =
         num_examples=len(data),
         classes=data.classes,
         sample_shape=data.sample_shape,
+        sample_dtype=data.x.dtype.name,
         agent_version=_version(),
         savings=settings.savings,
     )

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.training.activation_cache import Element, Rows, Spill, SpillFull
 from lamina.edge_agent.training.engine import Engine
 from lamina.models.manifest import Piece
+from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec
 
 MICRO_BATCH = 8  # samples at once: a quarter of the memory that 32 take, for a few per cent of time
@@ -59,7 +59,7 @@ class InputSide:
         self,
         spec: ModelSpec,
         pieces: _Pieces,
-        data: TrainingData,
+        data: LabelledSamples,
         folder: Path,
         engine: Engine,
         *,

@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamina.broker.wire.messages import RoundPlan
-from lamina.edge_agent.data import TrainingData, sample_order
+from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.session.events import Outcome
 from lamina.edge_agent.training.activation_cache import Element
 from lamina.edge_agent.training.engine import Engine, Resident
 from lamina.edge_agent.training.input_side import Indices, InputSide, Stop
 from lamina.edge_agent.training.stepping import at_once, in_parts
 from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.samples import LabelledSamples
 from lamina.models.values import Vector, layer_tensors
 
 
@@ -55,7 +56,7 @@ class Learner:
         manifest: Manifest,
         cut: int,
         path: Callable[[FileEntry], Path],
-        data: TrainingData,
+        data: LabelledSamples,
         spill_folder: Path,
         engine: Engine,
         *,

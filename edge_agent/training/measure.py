@@ -20,13 +20,13 @@ import numpy as np
 import lamina.edge_agent.service.agent  # noqa: F401 - what an idle agent has loaded is not to be counted
 from lamina.broker.wire.chunks import Joiner, pack, split
 from lamina.broker.wire.messages import RoundPlan, Task
-from lamina.edge_agent.data import TrainingData
 from lamina.edge_agent.service.learning import Decoded, Learning
 from lamina.edge_agent.session.events import Progress, Train
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.errors import ConfigError, LaminaError
 from lamina.models.fitting import Way
+from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec
 from lamina.models.values import flatten, layer_vector
 
@@ -134,12 +134,12 @@ def _published(bundle: Bundle) -> list[bytes]:
     return chunks
 
 
-def _random_samples(spec: ModelSpec, count: int) -> TrainingData:
+def _random_samples(spec: ModelSpec, count: int) -> LabelledSamples:
     rng = np.random.default_rng(0)
     shape = (count, *spec.input_shape)
     # Token ids stay below any vocabulary's size.
     x = rng.integers(0, 2, shape) if spec.input_dtype == "int64" else rng.standard_normal(shape, np.float32)
-    return TrainingData(x, rng.integers(0, spec.classes, count))
+    return LabelledSamples(x, rng.integers(0, spec.classes, count))
 
 
 if __name__ == "__main__":

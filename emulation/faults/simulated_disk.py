@@ -197,8 +197,10 @@ class SimulatedDisk:
         return self
 
     def flip_bit(self, path: Path) -> None:
-        """Have one bit of a file read the wrong way from now on."""
+        """Have one bit of a file read the wrong way from now on, if it has any."""
         file = self._file(path)
+        if not file.content:
+            return
         bit = self._random.randrange(8 * len(file.content))
         file.content[bit // 8] ^= 1 << bit % 8
         file.synced = bytes(file.content)

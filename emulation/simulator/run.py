@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lamina.coordinator.records.history import History, RoundDone
 from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import RoundRecord
 from lamina.emulation.report import LayerSummary, versions
@@ -140,7 +141,10 @@ def run(
         spent = before_s + time.process_time() - began
         return msgspec.structs.replace(history, points=tuple(points), processor_s=spent)
 
-    recorder = Recorder(folder, state.run_state.round if state else 0)
+    log = History(folder / "history.log")
+    past = log.past()
+    log.go_back(past, state.run_state.round if state else 0, "restart")
+    recorder = Recorder(folder, log.rounds(past))
     with _begun(context, history.backend, state, processes, ray) as simulation:
         context = simulation.context
         saved = time.monotonic()
@@ -148,10 +152,11 @@ def run(
             record, adjustment = simulation.advance()
             if record.accuracy is not None:
                 points.append(Point(record.round + 1, record.accuracy, record.uplink_bytes, record.c_ratio))
-            recorder.add_round(record)
-            if adjustment:
-                recorder.add_cycle(adjustment)
+            done = RoundDone(record, adjustment)
+            log.add(done)
+            recorder.add(done)
             if time.monotonic() - saved >= checkpoint_s:
+                log.sync()
                 write_checkpoint(folder / CHECKPOINT, simulation.state(), so_far())
                 saved = time.monotonic()
             observe(record)

@@ -124,6 +124,7 @@ class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
         require(self.batch_size > 0, f"batch_size must be at least 1, and is {self.batch_size}")
         require(self.training.seed == Training().seed, "training.seed: give it once, as seed at the top")
         require(self.evaluation.data == "", "evaluation.data: a simulation judges by the test set of its data")
+        require(not self.evaluation.stop_after, "evaluation.stop_after: a simulation runs to its end")
         require(self.cohorts.min_devices == Cohorts().min_devices, "cohorts.min_devices: nobody is waited for here")
         require(
             self.reduction == "cut" or self.aggregation.phi == 1,

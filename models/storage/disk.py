@@ -56,7 +56,7 @@ class Disk(Protocol):
         """Remove a file; one that is not there is no error."""
 
     def remove_folder(self, folder: Path) -> None:
-        """Remove a folder with all that is in it; one that is not there is no error."""
+        """Remove a folder with all that is in it, for good; one that is not there is no error."""
 
 
 class RealDisk:
@@ -107,6 +107,7 @@ class RealDisk:
     def remove_folder(self, folder: Path) -> None:  # noqa: D102
         if folder.exists():
             shutil.rmtree(folder)
+            self.sync_folder(folder.parent)
 
 
 DISK: Disk = RealDisk()

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamina.edge_agent.data import TrainingData, load_data, sample_order
+from lamina.edge_agent.data import sample_order
 from lamina.models.errors import DataError
+from lamina.models.samples import LabelledSamples
+from lamina.models.sources import load_samples
 from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
 LAYER = LayerSpec("dense", (TensorSpec("weight", (2, 3), "kernel"),))
@@ -23,28 +25,28 @@ GOLDEN = [4, 0, 1, 2, 3, 2, 0]  # epochs of five: one, and the beginning of anot
 
 
 def test_pixels_become_fractions() -> None:
-    samples = TrainingData(X, Y).samples(ALL, "float32")
+    samples = LabelledSamples(X, Y).samples(ALL, "float32")
     assert samples.dtype == np.float32
     np.testing.assert_array_equal(samples, np.float32([[0, 1], [0.2, 0.4]]))
 
 
 def test_tokens_stay_whole() -> None:
     for kind in (np.uint8, np.int16, np.int64):
-        samples = TrainingData(X.astype(kind), Y).samples(ALL, "int64")
+        samples = LabelledSamples(X.astype(kind), Y).samples(ALL, "int64")
         assert samples.dtype == np.int64
         assert samples.tolist() == [[0, 255], [51, 102]]
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_floating_point_keeps_its_scale(kind: type) -> None:
-    samples = TrainingData(X.astype(kind), Y).samples(np.array([1]), "float32")
+    samples = LabelledSamples(X.astype(kind), Y).samples(np.array([1]), "float32")
     assert samples.dtype == np.float32
     assert samples.tolist() == [[51, 102]]
 
 
 def test_a_batch_is_contiguous_whatever_the_samples_are() -> None:
     columns = np.asfortranarray(np.arange(8, dtype=np.float32).reshape(4, 2))
-    samples = TrainingData(columns, np.zeros(4, int)).samples(np.array([3, 1, 3]), "float32")
+    samples = LabelledSamples(columns, np.zeros(4, int)).samples(np.array([3, 1, 3]), "float32")
     assert samples.flags.c_contiguous
     assert samples.tolist() == [[6, 7], [2, 3], [6, 7]]
 
@@ -58,20 +60,27 @@ def test_a_batch_is_contiguous_whatever_the_samples_are() -> None:
         (np.zeros((3, 2)), np.zeros((3, 1), int), r"y must be class indices of shape \(N,\), .* \(3, 1\)"),
         (np.zeros((3, 2)), np.zeros(3), "y must be integers, and is float64"),
         (np.zeros((3, 2), bool), np.zeros(3, int), "x must be floating point or integers, and is bool"),
+        (np.zeros((3, 2)), np.zeros((3, 1), int), r"shape \(3, 1\): give y\[:, 0\]"),
+        (np.zeros((3, 2)), np.eye(3), "it looks one-hot, so give y.argmax"),
+        (np.zeros((3, 2)), np.array(["a", "b", "a"]), "y must be integers, and is <U1: number the classes"),
+        (np.zeros((3, 2)), np.zeros(3, bool), "y must be integers, and is bool: give y.astype"),
+        (np.zeros((3, 2)), np.array([0, 2**64 - 1, 0], np.uint64), "label 1 is 18446744073709551615"),
+        (np.array([[0, 1], [1e300, 2]]), np.zeros(2, int), "sample 1 has values that are not finite float32"),
+        (np.array([[0, 1], [2, -3]]), np.zeros(2, int), "sample 1 has values below 0, and integers are token ids"),
         (np.zeros((3, 2)), np.array([0, 1, -2]), "label 2 is -2; class indices start at 0"),
-        (np.array([[0, 1], [2, np.nan]]), np.zeros(2, int), "sample 1 has values that are not finite"),
+        (np.array([[0, 1], [2, np.nan]]), np.zeros(2, int), "sample 1 has values that are not finite float32 numbers"),
     ],
 )  # fmt: skip
 def test_what_can_not_be_learnt_from_is_refused(x: np.ndarray, y: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        TrainingData(x, y)
+        LabelledSamples(x, y)
 
 
 def test_a_sample_that_is_not_finite_is_found_beyond_the_first_block() -> None:
     x = np.zeros((5000, 1), np.float32)
     x[4999] = np.inf
     with pytest.raises(DataError, match="sample 4999 has values"):
-        TrainingData(x, np.zeros(5000, int))
+        LabelledSamples(x, np.zeros(5000, int))
 
 
 @pytest.mark.parametrize(
@@ -80,33 +89,33 @@ def test_a_sample_that_is_not_finite_is_found_beyond_the_first_block() -> None:
         (np.zeros((2, 3)), Y, IMAGES, r"samples have the shape \(3,\), and model images takes \(2,\)"),
         (X.astype(np.int32), Y, IMAGES, "samples are int32, and model images takes float32: convert"),
         (X.astype(np.float32), Y, TOKENS, "samples are float32, and model tokens takes int64: give token ids"),
-        (X, np.array([1, 3]), IMAGES, "label 1 is 3, and model images has the classes 0 to 2"),
+        (X, np.array([1, 3]), IMAGES, "labels reach 3, and model images has the classes 0 to 2 .label 1 is 3."),
     ],
 )
 def test_samples_that_do_not_suit_the_model_are_refused(
     x: np.ndarray, y: np.ndarray, spec: ModelSpec, message: str
 ) -> None:
     with pytest.raises(DataError, match=f"train.npz: .*{message}"):
-        TrainingData(x, y, "train.npz").check(spec)
+        LabelledSamples(x, y, "train.npz").check(spec)
 
 
 def test_suitable_samples_pass() -> None:
-    TrainingData(X, Y).check(IMAGES)
-    TrainingData(X, Y).check(TOKENS)
-    TrainingData(X.astype(np.float64), Y).check(IMAGES)
-    TrainingData(X.astype(np.int16), Y).check(TOKENS)
+    LabelledSamples(X, Y).check(IMAGES)
+    LabelledSamples(X, Y).check(TOKENS)
+    LabelledSamples(X.astype(np.float64), Y).check(IMAGES)
+    LabelledSamples(X.astype(np.int16), Y).check(TOKENS)
 
 
 def test_an_archive_is_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", x=X, y=Y)
-    data = load_data(str(tmp_path / "train.npz"))
+    data = load_samples(str(tmp_path / "train.npz"))
     assert (len(data), data.classes, data.sample_shape) == (2, 3, (2,))
 
 
 def test_the_samples_of_a_pair_stay_on_disk(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     np.save(tmp_path / "y.npy", Y)
-    data = load_data(f"{tmp_path}/x.npy, {tmp_path}/y.npy")
+    data = load_samples(f"{tmp_path}/x.npy, {tmp_path}/y.npy")
     assert isinstance(data.x, np.memmap)
     assert data.samples(ALL, "int64").tolist() == X.tolist()
 
@@ -116,9 +125,9 @@ def test_a_function_gives_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "def samples():\n    return [[0.5], [1.5]], [0, 1]\ndef broken():\n    return 1 / 0\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    assert load_data("sensors_of_test:samples").samples(ALL, "float32").tolist() == [[0.5], [1.5]]
-    with pytest.raises(DataError, match="data sensors_of_test:broken: ZeroDivisionError: division by zero"):
-        load_data("sensors_of_test:broken")
+    assert load_samples("sensors_of_test:samples").samples(ALL, "float32").tolist() == [[0.5], [1.5]]
+    with pytest.raises(DataError, match="sensors_of_test:broken: ZeroDivisionError: division by zero"):
+        load_samples("sensors_of_test:broken")
 
 
 @pytest.mark.parametrize(
@@ -135,33 +144,33 @@ def test_a_function_gives_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 )
 def test_a_source_that_is_none_is_refused(source: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        load_data(source)
+        load_samples(source)
 
 
 def test_an_archive_without_labels_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", x=X, labels=Y)
     with pytest.raises(DataError, match="it has no array 'y', only x, labels"):
-        load_data(str(tmp_path / "train.npz"))
+        load_samples(str(tmp_path / "train.npz"))
 
 
 def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", X)
     (tmp_path / "train.npy").rename(tmp_path / "train.npz")
     with pytest.raises(DataError, match="it is a single array"):
-        load_data(str(tmp_path / "train.npz"))
+        load_samples(str(tmp_path / "train.npz"))
 
 
 def test_pickles_are_not_opened(tmp_path: Path) -> None:
     np.savez(tmp_path / "train.npz", x=np.array([{}, {}], object), y=Y)
     with pytest.raises(DataError, match=r"can.t be read as \.npz"):
-        load_data(str(tmp_path / "train.npz"))
+        load_samples(str(tmp_path / "train.npz"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 torn"])
 def test_a_damaged_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "train.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"can.t be read as \.npz"):
-        load_data(str(tmp_path / "train.npz"))
+        load_samples(str(tmp_path / "train.npz"))
 
 
 def test_the_order_of_samples_is_fixed() -> None:

@@ -1,0 +1,33 @@
+"""A model leaves the federation as two files: ``.safetensors``, and ``.onnx``, which any ONNX runtime loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lamina.models.bundle import Bundle
+from lamina.models.export import export_model
+from lamina.models.values import Vector, layer_tensors, write_values
+
+
+def export(bundle: Bundle, values: Sequence[Vector], folder: Path, name: str) -> tuple[Path, Path]:
+    """Write a model's files, each at once or not at all.
+
+    Args:
+        bundle: of the model.
+        values: every layer's, (vector_size,).
+        folder: for the files; it is made if need be.
+        name: of the files, without the suffix.
+
+    Returns:
+        the files' paths.
+    """
+    tensors = {
+        tensor: value
+        for layer, vector in enumerate(values)
+        for tensor, value in layer_tensors(bundle.manifest.spec, layer, vector).items()
+    }
+    paths = folder / f"{name}.safetensors", folder / f"{name}.onnx"
+    write_values(paths[0], tensors)
+    export_model(bundle, tensors, paths[1])
+    return paths
