@@ -12,6 +12,7 @@ import asyncio
 import logging
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,7 @@ import msgspec
 from lamina.broker.link.address import host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.settings import convert, read_toml
+from lamina.edge_agent.ending import PATIENCE_S, end_by_force_after
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings, anchored, anchored_data
 from lamina.models.errors import ConfigError, LinkError
@@ -62,18 +64,24 @@ async def _run_until_signalled(agent: Agent) -> int:
     running = asyncio.ensure_future(agent.run())
     status = 0
 
-    def interrupt() -> None:
+    forced: list[threading.Timer] = []
+
+    def end(with_status: int) -> None:
         nonlocal status
-        status = INTERRUPTED
+        status = with_status
         running.cancel()
+        forced.append(end_by_force_after(PATIENCE_S, with_status))
 
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, running.cancel)
-    loop.add_signal_handler(signal.SIGINT, interrupt)
+    loop.add_signal_handler(signal.SIGTERM, end, 0)
+    loop.add_signal_handler(signal.SIGINT, end, INTERRUPTED)
     try:
         await running
     except asyncio.CancelledError:
         logging.getLogger("lamina.agent").info("ended by a signal")
+    finally:
+        for timer in forced:
+            timer.cancel()
     return status
 
 

@@ -17,7 +17,7 @@ from lamina.edge_agent.admission.shapes import RULES, Extents, Form
 from lamina.models.errors import ModelError, brief
 
 MIB = 1 << 20
-_SLACK = 4.0
+_SLACK = 2.5
 """Times the budget that tensors may come to together, by the order in which operators are written."""
 
 _LEAST_MIB = (
@@ -43,14 +43,22 @@ def check_graph(
             don't fit.
     """
     try:
-        graph = read_graph(path.read_bytes())
-        _Walk(batch, _most_bytes(budget_mib)).graph(graph, {}, given or {})
+        content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"graph {path}: can't be read: {error.strerror}") from error
+    check_content(path.name, content, batch=batch, budget_mib=budget_mib, given=given)
+
+
+def check_content(
+    name: str, content: bytes, *, batch: int, budget_mib: float | None, given: Mapping[str, Extents] | None = None
+) -> None:
+    """`check_graph` of a file's content; ``name`` is the file's, for the error."""
+    try:
+        _Walk(batch, _most_bytes(budget_mib)).graph(read_graph(content), {}, given or {})
     except ModelError as error:
-        raise ModelError(f"graph {path.name[:16]}: {brief(str(error))}; it is not loaded") from error
-    except (ValueError, IndexError, OverflowError) as error:  # of a rule, met by a graph that no writer writes
-        raise ModelError(f"graph {path.name[:16]}: {brief(str(error))}; it is not loaded") from error
+        raise ModelError(f"graph {name[:16]}: {brief(str(error))}; it is not loaded") from error
+    except (ValueError, TypeError, IndexError, OverflowError) as error:  # met by a rule, of what no writer writes
+        raise ModelError(f"graph {name[:16]}: {brief(str(error))}; it is not loaded") from error
 
 
 def _most_bytes(budget_mib: float | None) -> float:

@@ -84,7 +84,7 @@ def read_graph(content: bytes) -> Graph:
         ModelError: it is no model, or has something that this project's models never have.
     """
     what = "the graph's file"
-    model = message(memoryview(content), {1, 2, 3, 4, 5, 6, 7, 8}, {7}, what)
+    model = message(memoryview(content), {1, 2, 3, 4, 5, 6, 7, 8, 14}, {7}, what)
     graphs = parts(model.get(7, []), what)
     if not graphs:
         raise ModelError(f"{what} holds no graph")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamina.edge_agent.admission.onnx_graph import BOOL, INT64, MOST_NUMBERS, Node, Numbers, Tensor
+from lamina.edge_agent.admission.onnx_graph import BOOL, FLOAT, INT64, MOST_NUMBERS, Node, Numbers, Tensor
 from lamina.models.errors import ModelError
 
 Extents = tuple[int, ...]
@@ -213,6 +213,11 @@ def _pooled(node: Node, forms: Forms) -> list[Form]:
     return [Form((*x.shape[:2], *_slid(node, x.shape[2:], _numbers(node, "kernel_shape", ()))), x.kind)]
 
 
+def _largest(node: Node, forms: Forms) -> list[Form]:
+    [pooled] = _pooled(node, forms)
+    return [pooled, Form(pooled.shape, INT64)][: len(node.outputs)]
+
+
 def _normalised(node: Node, forms: Forms) -> list[Form]:
     x, scale = _given(forms, 0), _given(forms, 1)
     return [Form(x.shape, x.kind), Form(scale.shape, x.kind), Form(scale.shape, x.kind)]
@@ -375,6 +380,29 @@ def _top(node: Node, forms: Forms) -> list[Form]:
     return [Form(shape, form.kind), Form(shape, INT64)]
 
 
+def _one_hot(node: Node, forms: Forms) -> list[Form]:
+    indices, [depth] = _given(forms, 0), _known(forms, 1)
+    axis = _axis(_number(node, "axis", -1), len(indices.shape) + 1)
+    return [Form((*indices.shape[:axis], depth, *indices.shape[axis:]), _given(forms, 2).kind)]
+
+
+def _filled(node: Node, forms: Forms) -> list[Form]:
+    tensor = node.attributes.get("value")
+    return [Form(tuple(_known(forms, 0)), tensor.kind if isinstance(tensor, Tensor) else FLOAT)]
+
+
+def _averaged(node: Node, forms: Forms) -> list[Form]:
+    x = _given(forms, 0)
+    return [Form((*x.shape[:2], *(1 for _ in x.shape[2:])), x.kind)]
+
+
+def _normalised_layer(node: Node, forms: Forms) -> list[Form]:
+    x = _given(forms, 0)
+    axis = _axis(_number(node, "axis", -1), len(x.shape))
+    kept = Form((*x.shape[:axis], *(1 for _ in x.shape[axis:])), x.kind)
+    return [Form(x.shape, x.kind), kept, kept]
+
+
 def _constant(node: Node, forms: Forms) -> list[Form]:
     tensor = node.attributes.get("value")
     if not isinstance(tensor, Tensor) or tensor.location:
@@ -387,19 +415,26 @@ def _all(rule: Rule, *operators: str) -> dict[str, Rule]:
 
 
 RULES: dict[str, Rule] = {
-    **_all(_same, "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Clip", "Cos", "Cosh", "CumSum",
-           "Erf", "Exp", "Floor", "HardSigmoid", "Log", "LogSoftmax", "Neg", "Not", "Reciprocal", "Relu", "Round",
+    **_all(_same, "Celu", "Elu", "HardSwish", "Hardmax", "LeakyRelu", "Mish", "Selu", "Softplus", "Softsign", "Trilu",
+           "InstanceNormalization", "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Clip", "Cos", "Cosh",
+           "CumSum", "Erf", "Exp", "Floor", "HardSigmoid", "Log", "LogSoftmax", "Neg", "Not", "Reciprocal", "Relu", "Round",
            "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Sqrt", "Tan", "Tanh"),
     **_all(_passed, "Identity", "com.microsoft.nchwc.ReorderInput", "com.microsoft.nchwc.ReorderOutput"),
-    **_all(_elementwise, "Add", "And", "BitShift", "BitwiseXor", "Div", "Max", "Min", "Mod", "Mul", "Or", "Pow", "Sub",
-           "Xor"),
+    **_all(_elementwise, "Add", "And", "BitShift", "BitwiseXor", "Div", "Max", "Min", "Mod", "Mul", "Or", "Pow",
+           "PRelu", "Sub", "Sum", "Mean", "Xor"),
     **_all(_compared, "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    **_all(_reduced, "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+    **_all(_reduced, "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+           "ReduceSum", "ReduceSumSquare"),
     **_all(_arg, "ArgMax", "ArgMin"),
     **_all(_conv, "Conv", "com.microsoft.nchwc.Conv"),
     "AveragePool": _pooled,
     "BatchNormalization": _normalised,
     "Cast": _cast,
+    "ConstantOfShape": _filled,
+    "GlobalAveragePool": _averaged,
+    "GlobalMaxPool": _averaged,
+    "LayerNormalization": _normalised_layer,
+    "OneHot": _one_hot,
     "Concat": _joined,
     "Constant": _constant,
     "ConvTranspose": _conv_transposed,
@@ -409,6 +444,7 @@ RULES: dict[str, Rule] = {
     "GatherElements": _gathered_elements,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "MaxPool": _largest,
     "Pad": _padded,
     "Range": _ranged,
     "Reshape": _reshaped,
