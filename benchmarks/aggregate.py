@@ -1,4 +1,4 @@
-"""What does it cost to fold an update, and does memory grow with the cohort?
+"""The cost of folding an update, and whether memory grows with the cohort.
 
 The yardstick is what a NumPy user writes to average, ``acc += w * x`` in float32, whose result depends on the order of
 arrival, which accepts NaN, and which tells no second moment. Beside it stand memcpy, the same sum without a temporary,

@@ -1,4 +1,4 @@
-"""How fast is a federation of nothing but paho, msgspec and NumPy? What ours is measured beside.
+"""A federation of nothing but paho, msgspec and NumPy: the baseline that ours is measured against.
 
 No session, no checks, no versions, no late joiners, nothing kept: a server says what to do and what the model is, each
 client answers, the server adds up. int8 in blocks with a scale each, without zstd. Two such federations:
@@ -47,7 +47,7 @@ class Layer(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a bare federation.
+    """The shape of a bare federation.
 
     Attributes:
         name: of its topics.
@@ -100,7 +100,7 @@ class Client:
             self._ready.wait()
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> mqtt.MQTTMessageInfo:
-        """At QoS 1."""
+        """Publish a message at QoS 1."""
         return self._client.publish(topic, payload, qos=1, retain=retain)
 
     def close(self) -> None:

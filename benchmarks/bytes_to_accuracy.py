@@ -1,4 +1,4 @@
-"""How many bytes cross the network until a federation is as good as dense FedAvg?
+"""The bytes that cross the network until a federation is as good as dense FedAvg.
 
 Every run is a simulated federation whose updates and global values go through the real codecs, with error feedback on
 both sides (`simulator.simulated_wire`). What is counted is what a broker would be sent and would send: the messages
@@ -300,7 +300,7 @@ def _packets(traffic: Traffic, topic: str) -> int:
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """From the command line."""
+    """Run the benchmark from the command line."""
     parser = command_line(QUESTION)
     parser.add_argument("--data", type=Path, metavar="FILE", help="Fashion-MNIST as .npz, to be learned as well")
     options = parser.parse_args(arguments)

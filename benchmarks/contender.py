@@ -1,4 +1,4 @@
-"""How does one engine take part in a comparison? In a process of its own, which steps when it is told to.
+"""One engine in a comparison: a process of its own, which steps when it is told to.
 
 A process each keeps memory apart, allows an engine an environment of its own, and lets all of them take turns. The
 process is told its part on its command line, and then reads commands, one a line, and answers each with a JSON line:

@@ -1,4 +1,4 @@
-"""How fast and how light is a training step on a board's engine, beside torch and onnxruntime-training?
+"""Time and memory of a training step on a board's engine, beside torch and onnxruntime-training.
 
 For each network, at each tier (its first, middle and last cut: full, moderate, weak) and on one and two threads, every
 engine takes steps of SGD with momentum on one batch of 32, each in a process of its own, one after the other in turns.
@@ -193,7 +193,7 @@ def _take_turns(case: Case, contenders: dict[str, Contender], found: Found, turn
 
 
 def _ready(case: Case, contenders: dict[str, Contender], found: Found) -> dict[str, Contender]:
-    """Those engines that take part in a case, after their first steps, which must agree."""
+    """Return the engines that take part in a case, after their first steps, which must agree."""
     ready, losses = {}, {}
     for engine, contender in contenders.items():
         if engine == COMPILED and case.threads > 1:
@@ -280,7 +280,7 @@ def _agents_peaks() -> Figures:
 
 
 def _plain(engine: str) -> str:
-    """Its name within a figure's."""
+    """Return a contender's name as it stands in a figure's name."""
     return engine.replace("-", "_").replace(".", "_")
 
 

@@ -1,4 +1,4 @@
-"""How far are a board's gradients from the exact ones? Every network of the zoo, against torch in float64.
+"""The distance of a board's gradients from the exact ones, for every network of the zoo; torch in float64 is the judge.
 
 A rectifier's gradient jumps where its input crosses zero, so whoever rounds otherwise may fall on its other side: torch
 in float32 is up to 4e-3 from torch in float64 on ResNet20. So each network is measured twice: with its kinks smoothed,
@@ -61,7 +61,7 @@ Batch = tuple[Array, NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Distances:
-    """From torch in float64: the training graph on a board's engine, and torch in float32."""
+    """Distances from torch in float64: of the training graph on a board's engine, and of torch in float32."""
 
     ours: float
     torchs: float
@@ -87,7 +87,9 @@ class Compared:
         self._start()
 
     def gradients(self, seed: int = 0) -> tuple[Exact, Exact, Exact]:
-        """By torch in float64, by the training graph, and by torch in float32, on one batch; each flat."""
+        """Return the gradients on one batch by torch in float64, by the training graph, and by torch in float32; each
+        is flat.
+        """
         self._start()
         batch = _batch(self._definition, self._batch_size, seed)
         self._trainer.step(*batch, STANDING)
@@ -105,7 +107,9 @@ class Compared:
         return Distances(median(ours), median(torchs))
 
     def after_steps(self, steps: int = STEPS) -> Distances:
-        """Of the parameters after steps of SGD, each on a batch of its own, the last of them half as large."""
+        """Return distances of the parameters after steps of SGD, each on a batch of its own; the last batch is half as
+        large.
+        """
         self._start()
         start = self._trainer.parameters.astype(np.float64)
         sizes = [self._batch_size] * (steps - 1) + [self._batch_size // 2]

@@ -1,4 +1,4 @@
-"""What does a round of a whole federation take, with 2 to 1,000 agents, and beside nothing but paho and NumPy?
+"""The time of a round of a whole federation with 2 to 1,000 agents, beside a federation of nothing but paho and NumPy.
 
 One mosquitto on this machine. A round's time is from its end to the end of the one before, as the coordinator records
 them; all else there is to a round (its commit to disk, the next plan) is in it.

@@ -1,4 +1,4 @@
-"""How is a whole federation measured? The real coordinator here, its agents in processes of their own, and a clock."""
+"""Measures a federation: the real coordinator in this process, agents in processes of their own, and a clock."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Measured:
 
     @property
     def median_s(self) -> float:
-        """Of the rounds."""
+        """The median of the rounds' times, in seconds."""
         return statistics.median(self.round_s)
 
 
@@ -183,6 +183,7 @@ def _agents(asked: Asked, broker: RunningBroker, folder: Path) -> list[AgentSett
             folder=str(folder / f"device-{index:04}"),
             keep_state=False,
             broker_s=_WAIT_S,
+            once=True,
         )
         for index in range(asked.devices)
     ]

@@ -1,4 +1,4 @@
-"""How long does a round take when training costs nothing? Two agents and a trivial model, over a real broker."""
+"""The time of a round in which training costs nothing: two agents and a trivial model, over a real broker."""
 
 from __future__ import annotations
 

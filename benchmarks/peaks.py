@@ -1,4 +1,5 @@
-"""How near is a predicted peak to the measured one? Every network at every tier, in every way that a device may train.
+"""Predicted peaks of memory against measured ones, for every network at every tier, by every memory plan that a device
+may use.
 
 Measured is what the agent's own learner takes above its idle process, in a fresh one (`training.measure`); predicted
 is what the manifest says (`lamina.models.peaks`), from the graphs alone.

@@ -1,4 +1,4 @@
-"""How does a benchmark say what it found? The same command line, the same table and the same JSON for all of them."""
+"""The command line, the table and the JSON that all benchmarks share."""
 
 from __future__ import annotations
 

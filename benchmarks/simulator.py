@@ -1,4 +1,4 @@
-"""What does a simulated device cost? Overhead a round without training, throughput, memory; beside bare torch.
+"""The cost of a simulated device: overhead a round without training, throughput and memory, beside bare torch.
 
     python -m benchmarks.simulator [--quick] [--json FILE]
 
@@ -261,7 +261,7 @@ def bare_loop(model: str, devices: int, steps: int, threads: int = 0) -> Iterato
 
 @contextmanager
 def bare_pool(model: str, steps: int) -> Iterator[Turn]:
-    """As many plain loops with one thread as there are cores, at the same time; together they do all devices."""
+    """Run as many plain loops with one thread as there are cores, at the same time; together they do all devices."""
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""What would a network be without kinks? The same module, with smooth functions in place of rectifiers and maxima."""
+"""A network without kinks: the same module with smooth functions in place of rectifiers and maxima."""
 
 from __future__ import annotations
 

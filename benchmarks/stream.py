@@ -1,4 +1,4 @@
-"""How fast do updates go through the link, decoding and the fold, and how fast through bare paho?
+"""The rate at which updates go through the link, decoding and the fold, beside bare paho.
 
 The same messages, ResNet20's int8 updates of many devices as agents send them, in batches, once from our link to our
 link, where each is joined, decoded and folded; once from a bare paho client to another, which counts them. The sender

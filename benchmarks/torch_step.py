@@ -1,4 +1,4 @@
-"""What is a training step in torch, of a whole network or of the layers from a cut on? For comparison with ours.
+"""A training step in torch, of a whole network or of the layers from a cut on, for comparison with ours.
 
 The layers from a cut on are torch's own operators, taken from the exported forward pass: what eager mode would run,
 less the calls of modules.

@@ -1,4 +1,4 @@
-"""What does a device cost besides its training? Agents whose local steps take no time, several in a process.
+"""Agents whose local steps take no time, several in a process: what a device costs besides its training.
 
     python -m benchmarks.untrained agents.json
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.session.events import Outcome
+from lamina.edge_agent.session.local_memory import LocalMemory
 from lamina.edge_agent.training.activation_cache import Element
 from lamina.edge_agent.training.engine import Engine
 from lamina.edge_agent.training.input_side import Stop
@@ -47,8 +48,10 @@ class Untrained(Learner):
         micro_batch: int = 0,
         recomputes: bool = False,
         spill: Element = "float32",
+        further: tuple[str, ...] = (),
     ) -> None:
         self._spec, self._cut, self._input_side = manifest.spec, cut, None
+        self.memory = LocalMemory()
         self._global: list[Vector | None] = [None] * len(manifest.spec.layers)
         random = np.random.default_rng(zlib.crc32(spill_folder.parent.name.encode()))
         self._updates = [noise(random, layer.vector_size) for layer in manifest.spec.layers]
@@ -56,7 +59,7 @@ class Untrained(Learner):
     def train(
         self, plan: RoundPlan, device: str, *, reset: tuple[int, ...], afresh: bool, stop: Stop = lambda: False
     ) -> Outcome:
-        """At once."""
+        """Return at once."""
         return Outcome(steps=plan.local_steps, loss=1.0, accuracy=0.5, step_s=0.0, forward_s=0.0)
 
     def update(self, layer: int) -> Vector:

@@ -1,4 +1,4 @@
-"""What does each codec make of real updates: how many bits, how far off, how fast?
+"""What each codec makes of real updates: bits an element, error and speed.
 
 The updates are those of ten local steps, as a device in mid-training makes them: of the digits CNN, and of ResNet20
 (272,474 parameters), on scikit-learn's digits, for ResNet20 scaled up to 3x32x32. Bits and errors are taken over all
@@ -168,7 +168,7 @@ def measure(quick: bool) -> tuple[Figures, Sequence[Row]]:
 
 
 def _speeds(name: str, shape: tuple[int, ...], vector: Vector, repetitions: int) -> tuple[float, float]:
-    """Of encoding and decoding one kernel."""
+    """Time the encoding and decoding of one kernel."""
     subject = codec(name).for_tensors((shape,))
     data = subject.encode(vector)
     return (
@@ -178,7 +178,7 @@ def _speeds(name: str, shape: tuple[int, ...], vector: Vector, repetitions: int)
 
 
 def _layer_speeds(name: str, network: Network, repetitions: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Of encoding and decoding all layers: together, and one after the other."""
+    """Time the encoding and decoding of all layers, together and one after the other."""
     layers, updates = network.spec.layers, network.updates
     values = _packed(network, name)
 

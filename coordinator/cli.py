@@ -12,6 +12,7 @@ import sys
 from importlib.metadata import entry_points, version
 from typing import Protocol
 
+from lamina.broker.programs.ending import drop_output, refuse_windows, said_of
 from lamina.models.errors import LaminaError
 
 
@@ -36,9 +37,19 @@ def main(arguments: list[str] | None = None) -> int:
         level=logging.DEBUG if options.verbose else logging.INFO, format="%(asctime)s %(name)s: %(message)s"
     )
     try:
-        return commands[options.command].run(options)
+        refuse_windows()
+        status = commands[options.command].run(options)
+        sys.stdout.flush()
+        return status
     except LaminaError as error:
         print(f"lamina: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        drop_output()
+        print("lamina: whoever read the output has closed it", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"lamina: {said_of(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -47,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, Command]]:
     """The parser, and the modules behind it. Only the chosen one is loaded, unless none is: torch is slow to import."""
     parser = argparse.ArgumentParser(prog="lamina", description="Federated learning over MQTT, layer by layer.")
-    parser.add_argument("--version", action="version", version=f"lamina {version('lamina-fl')}")
+    parser.add_argument("-V", "--version", action="version", version=f"lamina {version('lamina-fl')}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log everything")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     found = sorted(entry_points(group="lamina.commands"), key=lambda entry: entry.name)

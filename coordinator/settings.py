@@ -27,9 +27,11 @@ from lamina.broker.link.address import BrokerAddress
 from lamina.broker.wire.codecs import LOSSLESS, codec
 from lamina.coordinator.algorithms.catalogue import found, named
 from lamina.coordinator.algorithms.interval_rule import IntervalRule
+from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.coordinator.folds.aggregate import rule
 from lamina.models.errors import ConfigError, require
+from lamina.models.gradient_terms import TERMS, GradientTerm
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,14 +77,19 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.proximal >= 0, "local.proximal can't be negative")
-        require(self.clip_norm >= 0, "local.clip_norm can't be negative")
+        for term in TERMS:
+            require(getattr(self, term.setting) >= 0, f"local.{term.setting} can't be negative")
 
     @property
     def hyperparameters(self) -> dict[str, float]:
         """The training graph's 0-d inputs for it."""
-        asked = {"mu": self.proximal, "clip_norm": self.clip_norm}
+        asked = {term.hyperparameter: getattr(self, term.setting) for term in TERMS}
         return {name: value for name, value in asked.items() if value}
+
+    @property
+    def terms(self) -> tuple[GradientTerm, ...]:
+        """What a bundle must have been built with."""
+        return tuple(term for term in TERMS if term.hyperparameter in self.hyperparameters)
 
 
 class Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,13 +121,14 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         phi: a relaxed layer's interval is ``phi * local_steps``; 1 is FedAvg.
         warmup_rounds: no adjustment before this many rounds are done.
         accelerate: shorten the intervals of the layers that drift most, in place of relaxing those that drift least.
-            weighting: ``uniform`` (1/m, the default: a device counts the same whatever it holds), or ``num_examples``.
+        weighting: ``uniform`` (1/m, the default: a device counts the same whatever it holds), or ``num_examples``.
+        algorithm: what devices do beside their local steps: ``fedavg`` nothing; ``fednova``, ``scaffold``.
         intervals: name of the rule that adjusts the intervals at a cycle's end; ``random`` and ``round_robin`` are
             controls, which relax as many parameters as the default and other layers.
         fold: name of the aggregation rule, ``mean`` by default; others bear devices that lie (docs/robustness.md).
         norm_bound: an update is refused whose norm is more than so many times that of its layer's recent updates; 0
             takes all.
-            aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
+        aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
             coordinator does it itself.
     """
 
@@ -128,6 +136,7 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warmup_rounds: int = 0
     accelerate: bool = False
     weighting: Literal["uniform", "num_examples"] = "uniform"
+    algorithm: str = "fedavg"
     intervals: str = "fedlama"
     fold: str = "mean"
     norm_bound: float = 100.0
@@ -144,6 +153,11 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.fold == "mean" or not self.aggregators,
             f"aggregation.fold = {self.fold!r} needs every update by itself, and aggregators send sums: "
             "set aggregation.aggregators to 0",
+        )
+        named(LocalAlgorithm, self.algorithm, "aggregation.algorithm")
+        require(
+            self.algorithm == "fedavg" or self.fold == "mean",
+            f"aggregation.algorithm = {self.algorithm!r} needs aggregation.fold = 'mean'",
         )
         named(IntervalRule, self.intervals, "aggregation.intervals")
         require(self.phi > 0, "aggregation.phi must be at least 1")
@@ -334,6 +348,11 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     aggregation: Aggregation = msgspec.field(default_factory=Aggregation)
     server: Server = msgspec.field(default_factory=Server)
     evaluation: Evaluation = msgspec.field(default_factory=Evaluation)
+
+    @property
+    def algorithm(self) -> LocalAlgorithm:
+        """What devices do beside their local steps."""
+        return named(LocalAlgorithm, self.aggregation.algorithm, "aggregation.algorithm")
 
     @property
     def rounds(self) -> int:

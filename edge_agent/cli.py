@@ -8,11 +8,9 @@ Exit status: 0 when the federation is finished or the agent was asked to end, 2 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,14 +18,17 @@ from typing import Any
 
 import msgspec
 
-from lamina.broker.link.address import host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.programs.ending import drop_output, refuse_windows, run_until_signalled, said_of
+from lamina.broker.programs.flags import add_broker_flags, broker_table
 from lamina.broker.settings import convert, read_toml
-from lamina.edge_agent.ending import PATIENCE_S, end_by_force_after
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings, anchored, anchored_data
 from lamina.models.errors import ConfigError, LinkError
 from lamina.models.sources import load_samples
+
+PATIENCE_S = 8.0
+"""How long a training step may go on after the agent was asked to end. The state on the disk is whole at any time."""
 
 INTERRUPTED = 130
 
@@ -39,13 +40,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if options.verbose else logging.INFO, format="%(asctime)s %(name)s: %(message)s"
     )
     try:
-        return _run(options)
+        refuse_windows()
+        status = _run(options)
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
         print(f"lamina-agent: {error}", file=sys.stderr)
         return 2
     except LinkError as error:
         print(f"lamina-agent: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        drop_output()
+        print("lamina-agent: whoever read the output has closed it", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"lamina-agent: {said_of(error)}", file=sys.stderr)
+        return 2
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -53,36 +64,14 @@ def _run(options: argparse.Namespace) -> int:
     agent = Agent(settings, load_samples(settings.data), mqtt_dial(settings.broker))
     if options.check:
         for name, value in msgspec.structs.asdict(agent.profile).items():
-            if name != "v":  # the message's version says nothing of the board
+            if name not in ("v", "instance"):  # they say nothing of the board
                 print(f"{name:14}{value}")
         return 0
-    return asyncio.run(_run_until_signalled(agent))
-
-
-async def _run_until_signalled(agent: Agent) -> int:
-    """Run the agent; SIGTERM and Ctrl-C make it say goodbye and end."""
-    running = asyncio.ensure_future(agent.run())
-    status = 0
-
-    forced: list[threading.Timer] = []
-
-    def end(with_status: int) -> None:
-        nonlocal status
-        status = with_status
-        running.cancel()
-        forced.append(end_by_force_after(PATIENCE_S, with_status))
-
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, end, 0)
-    loop.add_signal_handler(signal.SIGINT, end, INTERRUPTED)
-    try:
-        await running
-    except asyncio.CancelledError:
-        logging.getLogger("lamina.agent").info("ended by a signal")
-    finally:
-        for timer in forced:
-            timer.cancel()
-    return status
+    ended = run_until_signalled(agent.run(), patience_s=PATIENCE_S)
+    if not isinstance(ended, signal.Signals):
+        return 0
+    logging.getLogger("lamina.agent").info("ended by %s; started again, it goes on where it was", ended.name)
+    return INTERRUPTED if ended is signal.SIGINT else 0  # a service that is stopped has not failed
 
 
 def settings_of(options: argparse.Namespace) -> AgentSettings:
@@ -95,8 +84,7 @@ def settings_of(options: argparse.Namespace) -> AgentSettings:
     config = here / options.config if options.config else None
     table = read_toml(config) if config else {}
     table |= {name: value for name, value in _flags(options, here).items() if value is not None}
-    if options.broker:
-        table["broker"] = {**_table_of(table, "broker"), **host_and_port(options.broker)}
+    table["broker"] = broker_table(table.get("broker", {}), options, here)
     settings = convert(table, AgentSettings, str(config) if config else "flags")
     return anchored(settings, config.parent if config else here)
 
@@ -109,13 +97,8 @@ def _flags(options: argparse.Namespace, here: Path) -> dict[str, Any]:
         "budget_mib": options.budget_mib,
         "threads": options.threads,
         "folder": str(here / options.folder) if options.folder else None,
+        "once": options.once,
     }
-
-
-def _table_of(table: dict[str, Any], key: str) -> dict[str, Any]:
-    """A table inside a table; anything else is left for `convert` to complain of."""
-    found = table.get(key, {})
-    return found if isinstance(found, dict) else {}
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -123,17 +106,18 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="lamina-agent", description="Takes part in a federation with the samples on this board."
     )
-    parser.add_argument("--version", action="version", version=f"lamina-agent {version('lamina-fl')}")
+    parser.add_argument("-V", "--version", action="version", version=f"lamina-agent {version('lamina-fl')}")
     parser.add_argument("--config", metavar="FILE", help="agent.toml; without it, flags must say all that is required")
     parser.add_argument("--federation", metavar="NAME", help="name of the federation")
     parser.add_argument("--device", metavar="NAME", help="this board's name")
     parser.add_argument("--data", metavar="SOURCE", help="samples.npz, a pair x.npy,y.npy, or module:function")
-    parser.add_argument("--broker", metavar="HOST[:PORT]", help="where the broker is")
     parser.add_argument("--budget-mib", type=float, metavar="MIB", help="memory for training above the idle agent")
     parser.add_argument("--threads", type=int, metavar="N", help="processor cores for training; 0 takes all")
     parser.add_argument("--folder", metavar="FOLDER", help="for the bundle, activations and state")
+    parser.add_argument("--once", action="store_true", default=None, help="end with the federation's training")
     parser.add_argument("--check", action="store_true", help="check configuration and data, print the profile, and end")
     parser.add_argument("-v", "--verbose", action="store_true", help="log everything")
+    add_broker_flags(parser)
     return parser.parse_args(arguments)
 
 

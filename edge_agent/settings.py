@@ -45,6 +45,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         folder: where the bundle's files, spilled activations and the state of the last round are kept.
         keep_state: whether to write the state after each round, so that a restarted agent goes on where it was.
         broker_s: how long to try for a broker that does not answer; 0 tries for ever.
+        once: whether to end with the federation's training; as a service, the agent waits for the next one.
         shared_process: the agent is one of several in its process, so its memory can't be told.
     """
 
@@ -61,6 +62,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str = "lamina-agent"
     keep_state: bool = True
     broker_s: float = 0.0
+    once: bool = False
     shared_process: bool = False
 
     def __post_init__(self) -> None:

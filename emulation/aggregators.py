@@ -1,4 +1,4 @@
-"""Who folds in an emulation that shares out its layers? Aggregators: processes of their own, or tasks in memory.
+"""The aggregators of an emulation that shares out its layers: processes of their own, or tasks in memory.
 
 Each is what ``lamina aggregator --share K/N`` runs, for ``aggregation.aggregators`` = N.
 """
@@ -74,7 +74,7 @@ async def aggregating(
 
 async def _started(federation: str, share: str, address: BrokerAddress, log: Path) -> asyncio.subprocess.Process:
     log.parent.mkdir(parents=True, exist_ok=True)
-    where = ("--host", address.host, "--port", str(address.port), "--broker-s", str(BROKER_S))
+    where = ("--broker", str(address), "--broker-s", str(BROKER_S))
     with log.open("wb") as output:
         return await asyncio.create_subprocess_exec(
             *PROGRAM, federation, "--share", share, *where,

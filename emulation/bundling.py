@@ -1,4 +1,4 @@
-"""Is there a bundle for this experiment already? If not, it is built, in a process of its own.
+"""Finds the bundle of an experiment, or builds it in a process of its own.
 
 Building needs torch and takes seconds; the emulation itself needs neither. So the bundle is kept in a folder named by
 a digest of all that it depends on, and the next run of the same experiment finds it there.
@@ -57,8 +57,7 @@ def bundle_key(experiment: Experiment) -> str:
 
 def _flags(experiment: Experiment) -> list[str]:
     """What the training graphs must have besides the optimiser."""
-    local = experiment.local
-    return ["--proximal"] * bool(local.proximal) + ["--clip"] * bool(local.clip_norm)
+    return [term.flag for term in experiment.local.terms]
 
 
 def _sources(model: str) -> list[Path]:

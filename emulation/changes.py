@@ -1,4 +1,4 @@
-"""What does the command line change in an experiment? Values at dotted keys, and the size of the fleet."""
+"""Changes that the command line makes in an experiment: values at dotted keys, and the size of the fleet."""
 
 from __future__ import annotations
 

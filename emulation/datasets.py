@@ -1,4 +1,4 @@
-"""Which samples does an emulation train and test on? A built-in data set, or what a path holds.
+"""Reads the samples that an emulation trains and tests on: a built-in data set, or what a path holds.
 
 ==========================  ========================================================================================
 ``digits``                  scikit-learn's handwritten digits, 8x8; a fifth of them held out

@@ -1,4 +1,4 @@
-"""What is to be emulated? An experiment, as frozen values: its file, with what the command line changes in it.
+"""An experiment as frozen values: its file, with what the command line changes in it.
 
 name = "uneven"
 data = "digits"
@@ -156,7 +156,7 @@ class Experiment(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     @property
     def folder(self) -> Path:
-        """Where the run leaves everything."""
+        """The folder where the run leaves everything."""
         return Path(self.out) if self.out else Path("runs") / self.name
 
     @property

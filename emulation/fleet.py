@@ -1,4 +1,5 @@
-"""How does an emulation run its devices? In processes of their own, started together, watched, and ended by their ids.
+"""Runs the devices of an emulation in processes of their own: they are started together, watched, and ended by their
+ids.
 
 A process that ends badly is reported with the last words of its log, and the run goes on: its devices' wills tell the
 coordinator. All that still lives is ended with the fleet, asked first (SIGTERM), then not (SIGKILL).

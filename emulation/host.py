@@ -1,4 +1,4 @@
-"""How do a few virtual devices live in one process? This program: the agents of a file, each to its end.
+"""The program in which a few virtual devices live: it runs the agents of a file, each to its end.
 
     python -m lamina.emulation.host agents.json
 

@@ -1,4 +1,4 @@
-"""How do devices live in the emulation's own process? As tasks, over a broker in memory: small, quick, repeatable."""
+"""Runs devices as tasks in the emulation's own process, over a broker in memory: small, quick, repeatable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does each device find when it starts? Its samples in a file, and its settings."""
+"""Writes what each device finds when it starts: its samples in a file, and its settings."""
 
 from __future__ import annotations
 
@@ -87,6 +87,7 @@ def agent_settings(
             folder=str((folder / device.name).resolve()),
             keep_state=False,  # nothing restarts here, and a write a round would cost what it saves
             broker_s=experiment.deadlines.broker_s,
+            once=True,
         )
         for device in devices
     ]

@@ -1,4 +1,4 @@
-"""Which samples does each device hold? Seeded partitions of a training set, even and uneven.
+"""Divides a training set among devices, evenly or unevenly, from a seed.
 
 ==============  =====================================================================================================
 ``iid``         shuffled and dealt out evenly

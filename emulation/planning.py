@@ -1,4 +1,4 @@
-"""Which devices are there, and how much memory has each? From the groups of an experiment and the peaks of a bundle."""
+"""Derives the devices of an experiment, and the memory of each, from its groups and the peaks of a bundle."""
 
 from __future__ import annotations
 

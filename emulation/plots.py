@@ -1,4 +1,4 @@
-"""What does a run look like? Four figures of its records, as PNG.
+"""Draws four figures of a run's records, as PNG.
 
 They use matplotlib's objects directly, without ``pyplot``: nothing global is touched, and no display is needed.
 Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart.

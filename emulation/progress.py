@@ -1,4 +1,4 @@
-"""How far is the run? A live table on a terminal; elsewhere (a file, a pipe, a CI log) one line a round."""
+"""Shows how far a run is: a live table on a terminal; elsewhere (a file, a pipe, a CI log) one line a round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came out? ``summary.json`` for programs, a table for people."""
+"""Reports a run: ``summary.json`` for programs, a table for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does an experiment become a trained model and a report? Data, bundle, broker, fleet, coordinator, in turn."""
+"""Makes a trained model and a report of an experiment: data, bundle, broker, fleet and coordinator, in turn."""
 
 from __future__ import annotations
 

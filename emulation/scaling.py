@@ -1,4 +1,4 @@
-"""How do samples as they were read become what a network takes? By the type of their elements.
+"""Scales samples for a network, by the type of their elements.
 
 =================  =================================================================================================
 unsigned bytes     pixels: a channel axis where there is none, channels first, divided by 255, then every channel
@@ -26,7 +26,7 @@ def scale(train: Array, test: Array) -> tuple[Array, Array]:
 
 
 def _pixels(x: Array) -> Array:
-    """From 0 to 1, float32; images (N, H, W), (N, H, W, C) and (N, C, H, W) all become (N, C, H, W)."""
+    """Return images as float32 from 0 to 1; (N, H, W), (N, H, W, C) and (N, C, H, W) all become (N, C, H, W)."""
     if x.ndim == 3:
         x = x[:, np.newaxis]  # (N, 1, H, W)
     elif x.ndim == 4 and x.shape[1] not in _CHANNELS and x.shape[3] in _CHANNELS:

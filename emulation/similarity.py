@@ -1,4 +1,4 @@
-"""How alike do two networks represent the same samples? Two measures of activations, both from 0 to 1.
+"""Similarity of two networks' representations of the same samples: two measures of activations, both from 0 to 1.
 
 Linear CKA: Kornblith et al., "Similarity of Neural Network Representations Revisited" (ICML 2019, arXiv 1905.00414,
 section 3). SVCCA: Raghu et al., "SVCCA: Singular Vector Canonical Correlation Analysis for Deep Learning Dynamics and

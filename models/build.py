@@ -1,18 +1,21 @@
-"""How does a definition become a bundle? Its layers and cuts are derived, its graphs written, its peaks measured."""
+"""Builds a bundle from a definition: layers and cuts are derived, graphs written and checked, peaks measured."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from lamina.models.capacity import capacity
+from lamina.models.constants import Constants, constants_of
 from lamina.models.definition import Definition, initial_values
 from lamina.models.draft import Draft, drafted
 from lamina.models.errors import ModelError
@@ -26,11 +29,14 @@ from lamina.models.graph import (
     updating_graph,
 )
 from lamina.models.graph.activation_checkpointing import recomputing
+from lamina.models.graph.places import place
+from lamina.models.graph.tracing import Forward, example, trace
 from lamina.models.layout import derive_spec
 from lamina.models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
 from lamina.models.peaks import cost
 from lamina.models.proof import prove
 from lamina.models.spec import ModelSpec
+from lamina.models.state import module_state
 from lamina.models.values import encode_values
 
 Measure = Callable[[Path, int], float]
@@ -105,6 +111,7 @@ class _Writing:
         recipe: what the training graphs do with gradients.
         engines: those that have graphs of their own.
         pieces: the frozen pieces between the cuts.
+        constants: the file of the frozen tensors; ``None`` where there are no large ones.
     """
 
     definition: Definition
@@ -114,6 +121,7 @@ class _Writing:
     recipe: Recipe
     engines: Collection[str]
     pieces: Sequence[onnx.ModelProto]
+    constants: Constants | None
 
     def sub_model(self, cut: int, step: TrainingGraph) -> SubModel:
         """The sub-model from ``cut`` on, whose whole step is given."""
@@ -189,7 +197,9 @@ class _Writing:
         )
 
     def add(self, model: onnx.ModelProto) -> FileEntry:
-        """A graph's file."""
+        """A graph's file; its frozen tensors lie in that of the constants."""
+        if self.constants is not None:
+            self.constants.refer(model)
         return self.draft.add(model.SerializeToString(deterministic=True), ".onnx")
 
 
@@ -202,9 +212,12 @@ def _written(
     progress: Progress,
 ) -> Manifest:
     spec = derive_spec(definition)
+    _check_batch(trace(definition, training=True), batch_size)
     spans = list(pairwise(spec.block_at(cut) for cut in spec.cuts))
     pieces = [forward_graph(definition, spec, first, stop) for first, stop in spans]
-    writing = _Writing(definition, spec, draft, batch_size, recipe, engines, pieces)
+    state = module_state(definition, spec)
+    constants = _constants(draft, state.frozen)
+    writing = _Writing(definition, spec, draft, batch_size, recipe, engines, pieces, constants)
     sub_models: list[SubModel] = []
     for cut in spec.cuts:  # one after the other: all graphs of a cut are written from one trace of its step
         progress(f"writing the graphs from layer {spec.layers[cut].name}")
@@ -224,7 +237,33 @@ def _written(
         hyperparameters=step.hyperparameters,
         optimiser_scalars=step.optimiser_scalars,
         anchored=recipe.proximal,
+        constants=constants.entry if constants else None,
+        unread=draft.add(encode_values(state.unread), ".safetensors") if state.unread else None,
+        aliases=state.aliases,
+        transient=state.transient,
     )
+
+
+def _check_batch(forward: Forward, batch_size: int) -> None:
+    """Refuse what torch refuses: a batch norm in training that has one value a channel.
+
+    Raises:
+        ModelError: there is one.
+    """
+    for operator in forward.operators if batch_size == 1 else ():
+        values = example(operator)
+        if "aten.batch_norm" in str(operator.target) and math.prod(values.shape[2:]) == 1 and operator.args[5] is True:
+            raise ModelError(
+                f"model {forward.name}: a batch norm{place(operator)} has one value a channel in batches of one "
+                f"sample; build the bundle with a batch size of 2 or more"
+            )
+
+
+def _constants(draft: Draft, tensors: Mapping[str, NDArray[Any]]) -> Constants | None:
+    if not tensors:
+        return None
+    content = encode_values(tensors)
+    return constants_of(tensors, content, draft.add(content, ".safetensors"))
 
 
 def _measured(manifest: Manifest, folder: Path, measure: Measure) -> Manifest:

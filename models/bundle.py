@@ -1,4 +1,4 @@
-"""Is this folder a bundle, and whole? Reads it, and trusts no byte that its digest doesn't vouch for.
+"""Reads a bundle from a folder, and trusts no byte that its digest doesn't vouch for.
 
 ``manifest.json`` names every other file by its SHA-256, and its own SHA-256 is the bundle's digest.
 """
@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
 from lamina.models.bounds import check_bounds
 from lamina.models.errors import BundleError, ModelError, brief
 from lamina.models.manifest import FORMAT, ONNXRUNTIME, FileEntry, Manifest, SubModel
-from lamina.models.values import Vector, read_values
+from lamina.models.values import Tensors, Vector, read_values
 
 MANIFEST_NAME = "manifest.json"
 
@@ -36,8 +38,17 @@ class Bundle:
     digest: str
 
     def path(self, entry: FileEntry) -> Path:
-        """Where one of the manifest's files lies."""
+        """Return the path of one of the manifest's files."""
         return self.folder / entry.file_name
+
+    def state(self, tensors: Tensors) -> dict[str, NDArray[Any]]:
+        """The module's whole state dictionary, with these values of what is trained: it loads strictly."""
+        manifest = self.manifest
+        known: dict[str, NDArray[Any]] = {}
+        for entry in filter(None, (manifest.constants, manifest.unread)):
+            known |= read_values(self.path(entry))
+        known = {name: value for name, value in known.items() if name not in manifest.transient} | dict(tensors)
+        return known | {alias: known[name] for alias, name in manifest.aliases.items() if name in known}
 
     def initial_values(self) -> dict[str, Vector]:
         """Every tensor that the federation starts from, by name."""
@@ -77,6 +88,7 @@ def entries(manifest: Manifest) -> Iterator[FileEntry]:
     for piece in manifest.pieces:
         yield piece.graph
     yield manifest.inference
+    yield from filter(None, (manifest.constants, manifest.unread))
     yield manifest.values
 
 

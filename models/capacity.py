@@ -1,4 +1,4 @@
-"""How much of the network does a sub-model train? The measure by which EmbracingFL compares devices.
+"""The share of a network that a sub-model trains: the measure by which EmbracingFL compares devices.
 
 Source: Lee et al. 2024, "Embracing Federated Learning: Enabling Weak Client Participation via Partial Model Training",
 whose capacity counts parameters and activations alike. It is a size on paper; a device is sized by its measured peak.

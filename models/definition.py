@@ -1,4 +1,4 @@
-"""What network is to be trained? A torch module with its initial values, and what the module alone doesn't say."""
+"""The network that is to be trained: a torch module with its initial values, and what the module alone doesn't say."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from lamina.models.errors import ModelError
+from lamina.models.errors import ModelError, did_you_mean
 from lamina.models.source import Build, building, split_options, told
 from lamina.models.spec import ModelSpec
 from lamina.models.values import Vector, flatten, unflatten
@@ -30,7 +32,8 @@ class Definition:
         classes: number of classes, or of outputs.
         input_dtype: ``float32``, or ``int64`` for token ids.
         cuts: where devices may cut: names of blocks or of modules, which begin at their first layer, or indices of
-            layers. The whole network is always on offer; ``None`` offers every block.
+            layers. The whole network is always on offer; ``None`` offers some blocks, those that a budget of memory can
+            tell apart.
         loss: name of the loss in the training graphs.
 
     Raises:
@@ -67,8 +70,8 @@ class Definition:
         return ModelError(f"model {self.name}: {what}")
 
 
-def load_definition(source: str, *, seed: int = 0, **options: object) -> Definition:
-    """Build the network that ``source`` names, with initial values drawn from ``seed``.
+def load_definition(source: str, *, seed: int = 0, values: Path | None = None, **options: object) -> Definition:
+    """Build the network that ``source`` names, with initial values drawn from ``seed``, or read from a file.
 
     torch's global generator is left as it was. A function of the operator's returns a `Definition`, or a
     ``torch.nn.Module`` with the attributes ``input_shape`` and ``classes`` (and, where they differ from a
@@ -77,14 +80,49 @@ def load_definition(source: str, *, seed: int = 0, **options: object) -> Definit
     Args:
         source: as `lamina.models.source` describes it.
         seed: for torch's generator while the network is built.
+        values: a file of safetensors with the module's state dictionary, as a pretrained network has it.
         options: keyword arguments for the building function; they go before those in ``source``.
 
     Raises:
-        ModelError: there is no such network, or it can't be built.
+        ModelError: there is no such network, it can't be built, or the values are not those of its module.
     """
     place, written = split_options(source)
     with building(place) as (name, build):
-        return _definition(name, _built(place, build, {**written, **options}, seed))
+        definition = _definition(name, _built(place, build, {**written, **options}, seed))
+    if values is not None:
+        _take_values(definition, values)
+    return definition
+
+
+def _take_values(definition: Definition, path: Path) -> None:
+    """Give the module the values of a file, which must have all of its state dictionary and nothing else.
+
+    A tensor that the module knows under two names may stand there under one of them.
+    """
+    name, module = definition.name, definition.module
+    try:
+        given = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"model {name}: values {path}: can't be read: {error}") from error
+    own = {key: value for key, value in module.state_dict(keep_vars=True).items() if isinstance(value, torch.Tensor)}
+    if strange := sorted(given.keys() - own.keys()):
+        raise ModelError(
+            f"model {name}: values {path}: the module has no tensor {strange[0]!r}, nor {len(strange) - 1} others of "
+            f"it; {did_you_mean(strange[0], own)}"
+        )
+    there = {id(own[key]) for key in given}
+    if lacking := [key for key, value in own.items() if id(value) not in there]:
+        raise ModelError(
+            f"model {name}: values {path}: {len(lacking)} tensors of the module are not there, {lacking[0]} among them"
+        )
+    for key, value in given.items():
+        if value.shape != own[key].shape:
+            raise ModelError(
+                f"model {name}: values {path}: {key} has the shape {tuple(value.shape)}, and in the module "
+                f"{tuple(own[key].shape)}"
+            )
+        with torch.no_grad():
+            own[key].copy_(value)
 
 
 def initial_values(definition: Definition, spec: ModelSpec) -> dict[str, Vector]:

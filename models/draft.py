@@ -1,4 +1,4 @@
-"""How does a bundle come to lie in its folder? Written beside it, and moved there when it is whole.
+"""Writes a bundle beside its folder, and moves it there when it is whole.
 
 A reader sees the old bundle or the new one, never half of one; and no folder is replaced that holds anything but a
 bundle.

@@ -1,12 +1,14 @@
-"""How does a trained model leave the federation? As one ONNX file that any ONNX runtime loads."""
+"""Exports a trained model as one ONNX file that any ONNX runtime loads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import onnx
+from onnx.external_data_helper import load_external_data_for_tensor
 
 from lamina.models.bundle import Bundle
+from lamina.models.constants import is_given
 from lamina.models.errors import BundleError
 from lamina.models.storage.replace import replace_file
 from lamina.models.values import Tensors, flatten, unflatten
@@ -29,7 +31,12 @@ def export_model(bundle: Bundle, tensors: Tensors, path: Path) -> None:
     model = onnx.load(bundle.path(bundle.manifest.inference), load_external_data=False)
     for initializer in model.graph.initializer:
         if initializer.data_location == onnx.TensorProto.EXTERNAL:
-            initializer.CopyFrom(_embedded(initializer, given, bundle.manifest.inference.file_name))
+            if is_given(initializer):
+                initializer.CopyFrom(_embedded(initializer, given, bundle.manifest.inference.file_name))
+            else:  # a frozen tensor: its bytes lie in the file of the constants
+                load_external_data_for_tensor(initializer, str(bundle.folder))
+                initializer.data_location = onnx.TensorProto.DEFAULT
+                del initializer.external_data[:]
     replace_file(path, model.SerializeToString(deterministic=True))
 
 

@@ -1,4 +1,4 @@
-"""How may a device train within its memory? The largest sub-model that fits, in the fastest way that fits.
+"""Chooses how a device trains within its memory: the largest sub-model that fits, by the fastest memory plan that fits.
 
 The ways are tried in this order; the first whose peak fits the budget is taken:
 

@@ -1,4 +1,4 @@
-"""Which values does a network start from? The initialisations of the networks in the zoo."""
+"""The initial values of the networks in the zoo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in a bundle? The manifest: the model's spec, its graphs per cut, and what each costs.
+"""The manifest of a bundle: the model's spec, its graphs per cut, and what each costs.
 
 A bundle is a folder of files named by their SHA-256, and ``manifest.json``, whose own digest names the bundle.
 """
@@ -78,7 +78,7 @@ class Cost(msgspec.Struct, frozen=True):
         return self.resident_mib + self.transient_mib + self._arena_mib(samples)
 
     def _arena_mib(self, samples: int) -> float:
-        """On the straight line through the two points around it, or the last two."""
+        """Interpolate the arena on the straight line through the two points around it, or the last two."""
         if len(self.arena) < 2:
             return self.arena[0][1] if self.arena else 0.0
         at = next((at for at, (known, _) in enumerate(self.arena) if known >= samples), len(self.arena) - 1)
@@ -87,7 +87,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class GraphsOfEngine(msgspec.Struct, frozen=True):
-    """Those graphs of a sub-model that are different for an engine with operators of its own, or in another form.
+    """The graphs of a sub-model that are different for an engine with operators of its own, or in another form.
 
     Attributes:
         graph: the training-step graph.
@@ -178,6 +178,10 @@ class Manifest(msgspec.Struct, frozen=True):
         optimiser_scalars: names of the optimiser's resident vectors of one element.
         anchored: whether the optimiser takes ``anchor``, the parameters that the round began from, as long as
             ``parameters``.
+        constants: the frozen tensors that graphs read from this file, which has to lie beside them; safetensors.
+        unread: all else that the module's state dictionary holds, and no graph reads; safetensors.
+        aliases: further names of tensors in the state dictionary, by which a module knows one twice.
+        transient: names in ``constants`` that the state dictionary lacks.
         format: version of this structure.
     """
 
@@ -192,6 +196,10 @@ class Manifest(msgspec.Struct, frozen=True):
     hyperparameters: dict[str, float]
     optimiser_scalars: tuple[str, ...] = ()
     anchored: bool = False
+    constants: FileEntry | None = None
+    unread: FileEntry | None = None
+    aliases: dict[str, str] = {}
+    transient: tuple[str, ...] = ()
     format: int = FORMAT
 
     def sub_model(self, cut: int) -> SubModel:

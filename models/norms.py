@@ -1,4 +1,4 @@
-"""Which norm stands in a network of the zoo? Batch norm, or group norm for fleets with skewed labels."""
+"""The norm of a network of the zoo: batch norm, or group norm for fleets with skewed labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory will training take? Predicted from a bundle's graphs, for any batch, before anything is run.
+"""Predicts how much memory training will take, from a bundle's graphs, for any batch, before anything is run.
 
     peak = resident + transient + arena(batch)
 
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx
 
+from lamina.models.constants import bytes_of
 from lamina.models.graph.arena import Arena
 from lamina.models.graph.liveness import allocations
 from lamina.models.manifest import Cost
@@ -32,6 +33,7 @@ _OPERATOR_MIB = 0.0042  # of a session: an operator's node, kernel and place in 
 _PACKED = 0.9  # a compressed value, of its size in float32
 _COPIES_RECEIVED = 3.8  # of the largest layer: joined, decompressed, as a vector, and the value before
 _COPIES_FROZEN = 2.0  # of a frozen piece's values: those that the engine arranges for itself
+_COPIES_OF_CONSTANTS = 1.0  # of a graph's frozen tensors
 _WORKSPACE = 1.06  # of the arena: what kernels take for themselves, and the blocks that it leaves between others
 _COPIES_READ = 2  # of what enters the cut for a batch: the one that is read, and the one before
 _FORWARD_BATCH = 8  # samples that go through the frozen pieces at once
@@ -65,13 +67,14 @@ def cost(
     parameters = spec.size - spec.parameter_offsets[cut]
     statistics = spec.statistics_offsets[-1] - spec.statistics_offsets[cut]
     elements = (2 * vectors + single) * parameters + 2 * statistics + sum(layer.vector_size for layer in spec.layers)
+    constants_mib = _COPIES_OF_CONSTANTS * max(map(bytes_of, graphs)) / MIB  # the sessions share the file's pages
     operators = sum(len(graph.graph.node) for graph in graphs)
     received, row_mib = _mib(_PACKED * sum(layer.vector_size for layer in spec.layers)), _row_mib(spec, cut)
     most = max(layer.vector_size for layer in spec.layers)
     sizes = sizes or batches(batch_size)
     arenas = map(sum, zip(*(_arenas_mib(graph, sizes) for graph in graphs), strict=True))
     return Cost(
-        resident_mib=_LINK_MIB + _ENGINE_MIB + _OPERATOR_MIB * operators + _mib(elements) + received,
+        resident_mib=_LINK_MIB + _ENGINE_MIB + _OPERATOR_MIB * operators + _mib(elements) + received + constants_mib,
         transient_mib=max([_mib(_COPIES_RECEIVED * most), *map(_piece_mib, pieces)]),
         arena=tuple(
             (batch, _WORKSPACE * arena_mib + _COPIES_READ * batch * row_mib)

@@ -1,4 +1,4 @@
-"""Where does a network's definition come from? From the zoo, or from a function in a file of the operator's.
+"""Finds a network's definition: in the zoo, or in a function in a file of the operator's.
 
 A source is the name of a network of the zoo, or a Python file and a function in it; options follow after commas:
 

@@ -1,4 +1,4 @@
-"""What is a model to a federation? Tensors in layers, layers in blocks, and the cuts between blocks.
+"""A model as a federation sees it: tensors in layers, layers in blocks, and the cuts between blocks.
 
 Nothing here needs torch: a board reads a `ModelSpec` from a bundle's manifest.
 
@@ -78,7 +78,7 @@ class LayerSpec(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the tensors in the layer's vector, in their order."""
+        """The shapes of the tensors in the layer's vector, in their order."""
         return tuple(tensor.shape for tensor in (*self.parameters, *self.statistics))
 
 

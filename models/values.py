@@ -1,4 +1,4 @@
-"""In which forms do a model's values appear? As named tensors, as flat vectors, and layer by layer.
+"""The forms of a model's values: named tensors, flat vectors, and layer by layer.
 
     tensors                 by torch's names, as in a safetensors file
     parameters, statistics  two flat float32 vectors: what a device trains, what it averages besides
@@ -72,22 +72,21 @@ def layer_tensors(spec: ModelSpec, layer: int, vector: Vector) -> dict[str, Vect
 
 
 def parameter_slice(spec: ModelSpec, layer: int) -> slice:
-    """Where the layer stands in the flat parameters."""
+    """Return the place of the layer in the flat parameters."""
     return slice(*spec.parameter_offsets[layer : layer + 2])
 
 
 def statistics_slice(spec: ModelSpec, layer: int) -> slice:
-    """Where the layer stands in the flat statistics."""
+    """Return the place of the layer in the flat statistics."""
     return slice(*spec.statistics_offsets[layer : layer + 2])
 
 
 def encode_values(tensors: Tensors) -> bytes:
     """Named tensors as the content of a safetensors file; equal tensors give equal bytes, in whatever order they come.
 
-    ``module.load_state_dict(safetensors.torch.load(content))`` gives them back to the torch module that they are of,
-    with ``strict=False`` if that module has constants, too.
+    ``module.load_state_dict(safetensors.torch.load(content))`` gives them back to the torch module that they are of.
     """
-    return safetensors.numpy.save({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)})
+    return safetensors.numpy.save({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)})
 
 
 def write_values(path: Path, tensors: Tensors) -> None:

@@ -1,4 +1,4 @@
-"""Did the main job end as it should? `python scripts/check_demo.py runs/demo/summary.json mosquitto`."""
+"""Checks that the main job ended as it should: `python scripts/check_demo.py runs/demo/summary.json mosquitto`."""
 
 import json
 import sys

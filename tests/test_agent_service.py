@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -50,7 +51,7 @@ class Lab:
         return agent
 
     def agent_at_rest(self, data: LabelledSamples | None = None, **settings: object) -> Agent:
-        given: dict[str, object] = {"budget_mib": 8.0, "threads": 1, "folder": str(self.folder / "agent")}
+        given: dict[str, object] = {"budget_mib": 8.0, "threads": 1, "folder": str(self.folder / "agent"), "once": True}
         return Agent(
             AgentSettings("lab", "pi", "in memory", **{**given, **settings}),  # type: ignore[arg-type]
             data or LabelledSamples(X, Y),
@@ -109,6 +110,12 @@ def layers_of(twin: Twin) -> tuple[Vector, Vector]:
         np.concatenate([twin.parameters[:6], twin.shift]).astype(np.float32),
         twin.parameters[6:].astype(np.float32),
     )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 async def test_an_agent_introduces_itself(lab: Lab) -> None:
@@ -222,6 +229,45 @@ async def test_a_finished_federation_ends_the_agent(lab: Lab) -> None:
     await lab.coordinator.finish()
     await lab.end()
     await lab.coordinator.until_status("sleeping")
+
+
+async def test_a_service_waits_for_the_next_training(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    await lab.ready(once=False)
+    await lab.coordinator.plan(0, (0, 0))
+    await lab.coordinator.until_report()
+    await lab.coordinator.finish()
+    await until(lambda: "federation lab is finished, after" in caplog.text)
+    assert "waiting for the next training" in caplog.text
+    await lab.coordinator.accept()  # the same federation is given more rounds
+    await lab.coordinator.plan(1, (0, 0))
+    await lab.coordinator.until_report(2)
+    assert not lab.running[0].done()
+
+
+@pytest.mark.parametrize("once", [True, False])
+async def test_an_agent_that_comes_after_the_end_is_told(
+    lab: Lab, caplog: pytest.LogCaptureFixture, once: bool
+) -> None:
+    caplog.set_level("INFO")
+    await lab.coordinator.finish()
+    lab.agent(once=once)
+    await until(lambda: "waiting for the next training" in caplog.text)
+    await lab.coordinator.until_profile()
+    await lab.coordinator.publish_values(PARAMETERS, STATISTICS, (0, 0))
+    await lab.coordinator.accept()
+    await lab.coordinator.plan(0, (0, 0))
+    await lab.coordinator.until_report()
+
+
+async def test_a_rival_that_the_broker_says_nothing_of_is_found_by_its_profile(lab: Lab) -> None:
+    await lab.ready()
+    rival = msgspec.structs.replace(lab.coordinator.profiles[-1], instance="another")
+    for _ in range(50):
+        await asyncio.sleep(0)
+    await lab.coordinator.say(lab.coordinator.topics.device("pi", "profile"), rival)
+    with pytest.raises(TakenOver, match="another program takes part as device 'pi' of federation 'lab'"):
+        await lab.end()
 
 
 async def test_a_refused_agent_says_why(lab: Lab) -> None:

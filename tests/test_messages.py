@@ -13,7 +13,9 @@ from lamina.broker.wire.messages import (
     DeviceProfile,
     DeviceStatus,
     Kept,
+    Lease,
     Message,
+    Question,
     Report,
     Request,
     RoundPlan,
@@ -23,7 +25,7 @@ from lamina.broker.wire.messages import (
 )
 from lamina.models.errors import DecodeError
 
-KINDS = (CoordinatorStatus, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request, Kept)
+KINDS = (CoordinatorStatus, Lease, Question, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request, Kept)
 
 
 def test_golden_bytes_of_protocol_1() -> None:

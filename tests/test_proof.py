@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from lamina.models.build import build_bundle
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
+from lamina.models.graph import registry, training_graph
+from lamina.models.layout import derive_spec
+from lamina.models.manifest import ONNXRUNTIME
 from lamina.models.proof import judging
 
 Body = Callable[["Between", Tensor], Tensor]
@@ -161,3 +165,114 @@ def test_a_number_that_is_not_finite_in_one_of_the_two_is_an_infinite_error() ->
     one, other = {"a": np.array([1.0, np.inf])}, {"a": np.array([1.0, 2.0])}
     assert judging.relative_errors(one, other) == {"a": np.inf}
     assert judging.relative_errors(one, one) == {"a": 0.0}
+
+
+def masked(module: Between, h: Tensor) -> Tensor:
+    h = h + 0
+    h[h < 0] = 0.25
+    return h
+
+
+def masked_rows(module: Between, h: Tensor) -> Tensor:
+    h = h + 0
+    h[h[:, 0] < 0] = torch.arange(6.0)
+    return h
+
+
+# What each kind was written as before, or left to, and how the check says so. The network, the operator, its old rule.
+OLD_RULES: dict[str, tuple[Body, tuple[int, ...], str, Callable[..., str], str]] = {
+    "a matrix times a vector": (
+        lambda module, h: ((h.tanh() @ module.vector).softmax(1).unsqueeze(-1) * h).sum(1),
+        (5, 6),
+        "mv",
+        lambda g, call, x, y: g.MatMul(x, y),
+        "gradient of vector is off by",
+    ),
+    "an assignment by a boolean mask": (
+        masked,
+        (6,),
+        "index_put",
+        lambda g, call, x, indices, values, accumulate=False: g.ScatterND(
+            x, g.Unsqueeze(g.Cast(indices[0], to=7), [-1]), g.Expand(values, g.Shape(x))
+        ),
+        "can't run a graph of it",
+    ),
+    "a quotient without its fraction": (
+        lambda module, h: h + torch.div(3 * h, 0.7, rounding_mode="trunc"),
+        (6,),
+        "div.Tensor_mode",
+        lambda g, call, x, y, rounding_mode=None: g.Div(x, g.constant(y, "float32") if isinstance(y, float) else y),
+        "div.Tensor_mode",
+    ),
+    "log1p near zero": (
+        lambda module, h: torch.log1p(1e-4 * h) * 1e4,
+        (6,),
+        "log1p",
+        lambda g, call, x: g.Log(g.Add(x, 1.0)),
+        "operator log1p",
+    ),
+    "expm1 near zero": (
+        lambda module, h: torch.expm1(1e-4 * h) * 1e4,
+        (6,),
+        "expm1",
+        lambda g, call, x: g.Sub(g.Exp(x), 1.0),
+        "operator expm1",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OLD_RULES)
+def test_a_wrong_rule_is_refused_and_the_right_one_is_not(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, shape, operator, old, said = OLD_RULES[kind]
+
+    def pooled(module: Between, h: Tensor) -> Tensor:
+        return body(module, h)
+
+    build(tmp_path / "right", network(pooled, shape))
+    monkeypatch.setitem(registry._RULES, (ONNXRUNTIME, operator), old)
+    assert said in refusal(tmp_path / "wrong", pooled, shape)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        masked_rows,
+        lambda module, h: h * (module.vector @ module.vector),
+        lambda module, h: h + module.first.weight.T @ module.vector,
+        lambda module, h: h + (module.vector @ h.T).unsqueeze(1),
+        lambda module, h: h + torch.addmv(module.vector, module.first.weight, module.vector),
+        lambda module, h: h + torch.div(3 * h, -0.7, rounding_mode="floor"),
+        lambda module, h: h + torch.div((h * 7).long(), 2, rounding_mode="floor"),
+        lambda module, h: h + torch.div((h * 7).long(), -2, rounding_mode="trunc"),
+        lambda module, h: F.elu(1e-3 * h) * 1e3,
+        lambda module, h: torch.log1p(h.exp() * 100) + torch.expm1(h * 3),
+    ],
+)
+def test_siblings_of_the_wrong_kinds_are_right(tmp_path: Path, body: Body) -> None:
+    build(tmp_path, network(body))
+
+
+def test_no_vector_stands_in_a_matrix_product(tmp_path: Path) -> None:
+    """ONNX Runtime takes the transpose away from a matrix that is multiplied by a vector."""
+    definition = network(lambda module, h: h + (h @ module.vector).unsqueeze(1) + module.first.weight.T @ module.vector)
+    graph = training_graph(definition, derive_spec(definition), 0).model
+    inferred = onnx.shape_inference.infer_shapes(graph).graph
+    known = {value.name: value.type.tensor_type.shape.dim for value in (*inferred.value_info, *inferred.input)}
+    ranks = {name: len(dims) for name, dims in known.items()} | {t.name: len(t.dims) for t in inferred.initializer}
+    products = [operator for operator in inferred.node if operator.op_type == "MatMul"]
+    assert products
+    assert all(ranks[name] >= 2 for operator in products for name in operator.input)
+
+
+def test_a_batch_norm_in_batches_of_one_sample_is_refused_as_torch_does(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    for check in (True, False):
+        with pytest.raises(ModelError, match=r"batch norm in module 1 .*batch size of 2 or more"):
+            build_bundle(Definition("norm", module, (6,), 3), tmp_path / "bundle", batch_size=1, check=check)
+
+
+def test_a_batch_norm_over_an_image_takes_one_sample(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    build_bundle(Definition("norm", module, (1, 4, 4), 3), tmp_path / "bundle", batch_size=1)

@@ -98,6 +98,7 @@ class Setup:
             threads=1,
             folder=str(self.folder / f"d{index}"),
             broker_s=20.0,
+            once=True,
             shared_process=True,
         )
         return Agent(settings, samples(index), self.dial)

@@ -41,6 +41,8 @@ Pairs: TypeAlias = Annotated[tuple[tuple[float, float], ...], Meta(max_length=MO
 """Two numbers of every layer."""
 Finite: TypeAlias = Annotated[float, Meta(ge=-3.4e38, le=3.4e38)]
 """A number that float32 can hold; NaN and infinity are none."""
+Factors: TypeAlias = Annotated[tuple[Finite, ...], Meta(max_length=16)]
+"""What some vectors are multiplied by."""
 Elapsed: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 """Seconds."""
 Mebibytes: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]

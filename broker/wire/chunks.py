@@ -8,7 +8,7 @@
 | 9      | 1       | u8   | purpose: 1 a global value, 2 an update, 3 a delta (`wire.deltas`), 4 a partial  |
 |        |         |      | (`wire.partials`)                                                               |
 | 10     | 1       | u8   | codec, by its wire id; 0 for a partial                                            |
-| 11     | 1       |      | zero                                                                              |
+| 11     | 1       | u8   | named scalars of an update, S: 0, unless the algorithm asks for some              |
 | 12     | 2       | u16  | layer, by its index in the spec                                                   |
 | 14     | 2       | u16  | tensors of the layer, T                                                           |
 | 16     | 4       | u32  | round                                                                             |
@@ -20,6 +20,7 @@
 | 48     | 4       | u32  | count of chunks                                                                   |
 | 52     | 16      |      | transfer id: BLAKE2b-128 of bytes 8 to 44, the table and the data of all chunks   |
 | 68     | varying |      | table: for each tensor its rank (u8) and its extents (u32 each)                   |
+|        | varying |      | for each scalar the length of its name (u8), its name and the number (f64)        |
 |        | rest    |      | the chunk                                                                         |
 
 The transfer id is the digest of what is transferred: publishing a value again repeats it, so duplicates are seen as
@@ -47,6 +48,7 @@ from lamina.broker.wire.framing import chunk_size, cut, seal, unseal
 from lamina.broker.wire.packing import (
     LayerValue,
     Purpose,
+    Scalars,
     Shapes,
     pack,
     pack_all,
@@ -78,6 +80,10 @@ __all__ = [
 
 _MAGIC = b"LAML"
 _WHAT = struct.Struct("<BBBxHHIIQdI")  # what is transferred: protocol to the data's bytes
+_SCALARS_AT = 3  # the byte of `_WHAT` that counts scalars; 0 for none
+_SCALAR = struct.Struct("<d")
+
+_LONGEST_NAME = 32  # of a scalar
 _WHICH = struct.Struct("<II16s")  # which chunk of it
 PURPOSES: tuple[Purpose, ...] = ("global", "update", "delta", "partial")
 _PURPOSE_IDS: dict[Purpose, int] = {"global": 1, "update": 2, "delta": 3, "partial": 4}
@@ -95,7 +101,7 @@ def split(value: LayerValue, chunk_bytes: int) -> list[bytes]:
     """
     if not (math.isfinite(value.weight) and value.weight > 0):
         raise ValueError(f"weight must be finite and positive, and is {value.weight}")
-    table = _table(value.shapes)
+    table = _table(value.shapes) + _packed_scalars(value.scalars)
     try:
         what = _WHAT.pack(
             PROTOCOL,
@@ -109,6 +115,8 @@ def split(value: LayerValue, chunk_bytes: int) -> list[bytes]:
             value.weight,
             len(value.data),
         )
+        if value.scalars:
+            what = what[:_SCALARS_AT] + bytes([len(value.scalars)]) + what[_SCALARS_AT + 1 :]
     except struct.error as error:
         raise ValueError(f"layer value does not fit its header: {error}") from error
     room = chunk_bytes - 8 - _WHAT.size - _WHICH.size - len(table)
@@ -272,7 +280,7 @@ class Joiner:
         """Bytes that one sender may hold of values of a purpose."""
         if purpose not in self._most_held:
             sizes = [layer.vector_size for layer in self._layers]
-            values = sum(partials.most_bytes(size) if purpose == "partial" else 4 * size + 1024 for size in sizes)
+            values = sum(partials.most_bytes(size) if purpose == "partial" else 8 * size + 4096 for size in sizes)
             self._most_held[purpose] = 2 * values + _SLACK_BYTES
         return self._most_held[purpose]
 
@@ -327,6 +335,7 @@ class _Header(NamedTuple):
     shapes: Shapes
     what: bytes
     table: bytes
+    scalars: Scalars = ()
 
     def is_of(self, other: _Header) -> bool:
         """Whether both are chunks of one transfer, cut alike."""
@@ -358,6 +367,10 @@ def _parse(payload: bytes, known: Sequence[tuple[Shapes, bytes]]) -> tuple[_Head
     if tensors != len(shapes) or rest[start:stop] != table:
         shapes, stop = _read_table(rest, start, tensors)
         table = bytes(rest[start:stop])
+    scalars: Scalars = ()
+    if rest[_SCALARS_AT]:
+        scalars, after = _read_scalars(rest, stop, rest[_SCALARS_AT])
+        table, stop = table + bytes(rest[stop:after]), after
     chunk = rest[stop:]
     if len(chunk) != chunk_size(data_bytes, count, index):
         raise DecodeError(f"layer chunk {index} of {count} has {len(chunk)} bytes")
@@ -376,8 +389,31 @@ def _parse(payload: bytes, known: Sequence[tuple[Shapes, bytes]]) -> tuple[_Head
         shapes=shapes,
         what=bytes(rest[: _WHAT.size]),
         table=table,
+        scalars=scalars,
     )
     return header, chunk
+
+
+def _packed_scalars(scalars: Scalars) -> bytes:
+    return b"".join(bytes([len(name)]) + name.encode("ascii") + _SCALAR.pack(number) for name, number in scalars)
+
+
+def _read_scalars(rest: memoryview, offset: int, count: int) -> tuple[Scalars, int]:
+    """The named scalars, and where they end."""
+    if count > partials.MOST_SCALARS:
+        raise DecodeError(f"layer chunk with {count} scalars, where at most {partials.MOST_SCALARS} are possible")
+    scalars: list[tuple[str, float]] = []
+    for _ in range(count):
+        length = rest[offset] if offset < len(rest) else 0
+        stop = offset + 1 + length
+        if not 1 <= length <= _LONGEST_NAME or stop + _SCALAR.size > len(rest):
+            raise DecodeError("layer chunk ends within its scalars")
+        name, (number,) = bytes(rest[offset + 1 : stop]), _SCALAR.unpack_from(rest, stop)
+        if not (name.isascii() and name.decode("ascii").isidentifier() and math.isfinite(number)):
+            raise DecodeError("layer chunk with a scalar that has no name, or is not finite")
+        scalars.append((name.decode("ascii"), number))
+        offset = stop + _SCALAR.size
+    return tuple(scalars), offset
 
 
 @lru_cache(maxsize=4096)
@@ -415,6 +451,7 @@ def _value(header: _Header, data: bytes) -> LayerValue:
         codec=codec_by_id(header.codec).name if header.codec else "",
         shapes=header.shapes,
         data=data,
+        scalars=header.scalars,
     )
 
 

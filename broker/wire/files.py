@@ -59,6 +59,17 @@ class FileJoiner:
         self._size_bytes = size_bytes
         self._cuts: dict[int, dict[int, memoryview]] = {}  # count of chunks to chunks by index
 
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """How many chunks are here, and of how many: of the way to cut the file that is nearest to its end."""
+        return max(((len(chunks), count) for count, chunks in self._cuts.items()), default=(0, 0))
+
+    def missing(self, most: int) -> list[int]:
+        """Indices of the first chunks that are not here; where none has come, the first one's."""
+        _, count = self.chunks
+        here = self._cuts.get(count, {})
+        return [index for index in range(max(count, 1)) if index not in here][:most]
+
     def add(self, payload: bytes) -> bytes | None:
         """Take a chunk; returns the file once it is whole and its digest is right, else ``None``.
 

@@ -20,6 +20,8 @@ from lamina.broker.wire.bounds import (
     Digests,
     Elapsed,
     Epoch,
+    Factors,
+    Finite,
     Mebibytes,
     Name,
     Names,
@@ -32,6 +34,7 @@ from lamina.broker.wire.bounds import (
     Text,
     unpacked,
 )
+from lamina.broker.wire.local_work import LocalWork
 from lamina.broker.wire.topics import PROTOCOL
 from lamina.models.errors import DecodeError
 
@@ -46,7 +49,8 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     """Retained: is there a coordinator, and how far is it?
 
     Attributes:
-        state: ``waiting`` (for devices), ``training``, ``finished``, ``lost`` (its will).
+        state: ``waiting`` (for devices), ``training``, ``stopped`` (it was ended before its
+            time, and can go on), ``finished``, ``lost`` (its will).
         epoch: identifies this run of the federation; messages of another epoch are stale.
         manifest: SHA-256 of the bundle's manifest.
         round: rounds completed.
@@ -54,9 +58,10 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
         devices: devices accepted and online.
         accuracy: of the averaged model, when it was last evaluated.
         c_ratio: parameters communicated, relative to FedAvg.
+        further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
     """
 
-    state: Literal["waiting", "training", "finished", "lost"]
+    state: Literal["waiting", "training", "stopped", "finished", "lost"]
     epoch: Epoch
     manifest: Digest = ""
     round: Count = 0
@@ -64,6 +69,37 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     devices: Count = 0
     accuracy: float | None = None
     c_ratio: float | None = None
+    further: Names | msgspec.UnsetType = msgspec.UNSET
+
+
+class Lease(Message, frozen=True, kw_only=True, tag="lease"):
+    """Retained: which coordinator leads the federation.
+
+    Attributes:
+        holder: random, unlike any other's.
+        process: its process id.
+        host: its machine, for a person.
+        since: local time, for a person.
+        machine: what tells its machine from all others; empty where nothing does.
+        started: when its process began, as its machine counts.
+    """
+
+    holder: Name
+    process: Count
+    host: Text
+    since: Name
+    machine: Text = ""
+    started: Name = ""
+
+
+class Question(Message, frozen=True, kw_only=True, tag="question"):
+    """Coordinator to coordinator: is the holder of the lease there? It answers by saying its lease again.
+
+    Attributes:
+        asker: as in `Lease.holder`.
+    """
+
+    asker: Name
 
 
 class Kept(Message, frozen=True, kw_only=True, tag="kept"):
@@ -109,6 +145,10 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         deadline_s: seconds after which the coordinator stops waiting.
         norm_bounds: of every layer, the largest norms that an update's parameters and its statistics may have; empty:
             any.
+        steps: local steps of devices that make another number of them than ``local_steps``; left out: none do.
+        scalars: names of what each update says of itself (`wire.local_work`); left out: nothing.
+        reference: see `LocalWork`; left out: 0.
+        control: see `LocalWork`; left out: gradients are not corrected.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -134,6 +174,22 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     weighting: Literal["uniform", "num_examples"] = "uniform"
     deadline_s: Elapsed = 0.0
     norm_bounds: Pairs = ()
+    steps: PerDevice[Count] | msgspec.UnsetType = msgspec.UNSET
+    scalars: Names | msgspec.UnsetType = msgspec.UNSET
+    reference: Finite | msgspec.UnsetType = msgspec.UNSET
+    control: Factors | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def work(self) -> LocalWork:
+        """What the algorithm asks of devices beside their local steps."""
+        given = {
+            name: value for name in LocalWork.__struct_fields__ if (value := getattr(self, name)) is not msgspec.UNSET
+        }
+        return LocalWork(**given)
+
+    def steps_of(self, device: str) -> int:
+        """Local steps of a device."""
+        return self.work.steps.get(device, self.local_steps)
 
     def codec_of(self, device: str, elements: int) -> str:
         """Name of the codec for a device's update of a layer of so many elements."""
@@ -164,6 +220,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         sample_dtype: NumPy's name for the type of their elements; empty from agents that don't say it.
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
+        instance: random, of this start of the agent.
     """
 
     device: DeviceName
@@ -178,6 +235,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     agent_version: Text
     savings: Names = ()
     sample_dtype: Text = ""
+    instance: Name = ""
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):
@@ -189,6 +247,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         reason: why not, or why this cut, for a person.
         cut: index of the first layer that it trains.
         manifest: SHA-256 of the bundle's manifest.
+        further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
     """
 
     epoch: Epoch
@@ -196,16 +255,19 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     reason: Text
     cut: Count = 0
     manifest: Digest = ""
+    further: Names | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
-    """Device to coordinator: the present values of these layers are wanted whole.
+    """Device to coordinator: the present values of these layers are wanted whole, or files of the bundle once more.
 
     Attributes:
         layers: their indices.
+        files: SHA-256 of each file that does not arrive.
     """
 
-    layers: Numbers
+    layers: Numbers = ()
+    files: Digests = ()
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):

@@ -24,6 +24,8 @@ from lamina.models.spec import LayerSpec
 
 Purpose = Literal["global", "update", "delta", "partial"]
 Shapes = tuple[tuple[int, ...], ...]
+Scalars = tuple[tuple[str, float], ...]
+"""Names and numbers."""
 Vector = npt.NDArray[np.float32]
 
 _WORTH_OPENING = 1 << 17
@@ -44,6 +46,7 @@ class LayerValue:
         codec: name of the codec; empty for a partial.
         shapes: of the layer's tensors: its parameters, then its statistics.
         data: the codec's bytes.
+        scalars: what an update says of itself, where the algorithm asks for it.
     """
 
     purpose: Purpose
@@ -55,6 +58,7 @@ class LayerValue:
     codec: str
     shapes: Shapes
     data: bytes
+    scalars: Scalars = ()
 
 
 def pack(

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated
 
@@ -40,7 +40,10 @@ MOST_DEVICES = 1 << 14
 """In one partial; an aggregator of more sends two."""
 
 _HEAD = struct.Struct("<IB3x")
-_MOST_ROSTER_BYTES = 8 + MOST_DEVICES * (2 + 64 + 9 + 9)
+MOST_SCALARS = 8
+"""Of one update."""
+
+_MOST_ROSTER_BYTES = 8 + MOST_DEVICES * (2 + 64 + 9 + 9 + 9 * MOST_SCALARS) + MOST_SCALARS * 64
 _LEVEL = 1
 
 
@@ -54,6 +57,7 @@ class Partial:
         moments: w_i ||delta_i||^2 of each, over the layer's parameters.
         near: sum_i w_i delta_i in steps of 2^-36, int64 (vector_size,).
         far: what is to be added in whole numbers, int64 (vector_size,), or ``None``.
+        scalars: by name, what the update of each device said of itself.
     """
 
     devices: tuple[str, ...]
@@ -61,6 +65,7 @@ class Partial:
     moments: tuple[float, ...]
     near: Steps
     far: Steps | None = None
+    scalars: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def weight(self) -> float:
@@ -74,9 +79,18 @@ class _Roster(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     moments: Annotated[tuple[float, ...], Meta(max_length=MOST_DEVICES)]
 
 
+class _LongRoster(_Roster, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A roster with named scalars: its fourth element is left out where an algorithm asks for none."""
+
+    scalars: Annotated[
+        dict[str, Annotated[tuple[float, ...], Meta(max_length=MOST_DEVICES)]], Meta(max_length=MOST_SCALARS)
+    ] = {}
+
+
 def encode(partial: Partial) -> bytes:
     """The partial as bytes. The same updates give the same bytes, in whatever order they were added up."""
-    roster = msgspec.msgpack.encode(_Roster(partial.devices, partial.weights, partial.moments))
+    who = partial.devices, partial.weights, partial.moments
+    roster = msgspec.msgpack.encode(_LongRoster(*who, partial.scalars) if partial.scalars else _Roster(*who))
     words = [partial.near] if partial.far is None else [partial.near, partial.far]
     elements = np.stack(words).astype("<i8", copy=False)  # (W, n)
     planes = elements.view(np.uint8).reshape(len(words), -1, 8).transpose(0, 2, 1)  # (W, 8, n)
@@ -102,7 +116,8 @@ def decode(data: bytes, vector_size: int) -> Partial:
     planes = np.frombuffer(_unsqueeze(data[start:], 8 * words * vector_size), np.uint8)
     elements = np.ascontiguousarray(planes.reshape(words, 8, vector_size).transpose(0, 2, 1))  # (W, n, 8)
     table = elements.view("<i8").reshape(words, vector_size).astype(np.int64, copy=False)
-    return Partial(roster.devices, roster.weights, roster.moments, table[0], table[1] if words == 2 else None)
+    far = table[1] if words == 2 else None
+    return Partial(roster.devices, roster.weights, roster.moments, table[0], far, roster.scalars)
 
 
 def most_bytes(vector_size: int) -> int:
@@ -111,14 +126,18 @@ def most_bytes(vector_size: int) -> int:
     return _HEAD.size + _MOST_ROSTER_BYTES + raw + raw // 256 + 128
 
 
-def _read_roster(content: bytes) -> _Roster:
+def _read_roster(content: bytes) -> _LongRoster:
     try:
-        roster = unpacked(content, _Roster)
+        roster = unpacked(content, _LongRoster)
     except DecodeError as error:
         raise DecodeError(f"partial with a damaged roster: {error}") from error
     devices, numbers = roster.devices, (*roster.weights, *roster.moments)
     if not 1 <= len(devices) <= MOST_DEVICES or not len(devices) == len(roster.weights) == len(roster.moments):
         raise DecodeError(f"partial of {len(devices)} devices, {len(roster.weights)} weights")
+    if any(len(numbers) != len(devices) for numbers in roster.scalars.values()):
+        raise DecodeError(f"partial of {len(devices)} devices with other numbers of scalars")
+    if not all(math.isfinite(number) for of_all in roster.scalars.values() for number in of_all):
+        raise DecodeError("partial with a scalar that is not a number")
     if any(this >= following for this, following in pairwise(devices)):
         raise DecodeError("partial whose devices repeat, or do not ascend")
     if not all(math.isfinite(number) and number >= 0 for number in numbers):

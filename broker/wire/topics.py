@@ -66,6 +66,16 @@ class Topics:
         return f"{self.root}/coordinator/status"
 
     @property
+    def lease(self) -> str:
+        """Retained: which coordinator leads the federation."""
+        return f"{self.root}/coordinator/lease"
+
+    @property
+    def lease_question(self) -> str:
+        """Coordinator to coordinator: is the holder of the lease there?"""
+        return f"{self.root}/coordinator/question"
+
+    @property
     def kept(self) -> str:
         """Retained: which files of the bundle are there, by the coordinator for itself."""
         return f"{self.root}/coordinator/kept"
@@ -155,6 +165,8 @@ class Topics:
         match parts:
             case ["coordinator", "status"]:
                 return Address("coordinator_status")
+            case ["coordinator", ("lease" | "question") as kind]:
+                return Address(kind)
             case ["coordinator", "kept"]:
                 return Address("kept")
             case ["round"]:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lamina.broker.wire.local_work import LocalWork
+from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
+
 
 def intervals(layers: int, local_steps: int) -> tuple[int, ...]:
-    """tau_l = tau' for every one of ``layers`` layers, in local steps: FedAvg, and the start of FedLAMA."""
+    """tau_l = tau' for every one of ``layers`` layers, in local steps: FedAvg, and the start of every interval rule."""
     if layers < 1 or local_steps < 1:
         raise ValueError(f"{layers} layers with {local_steps} local steps: both must be at least 1")
     return (local_steps,) * layers
@@ -34,3 +37,11 @@ def due(intervals: Sequence[int], local_steps: int, step: int) -> tuple[int, ...
     if stray := [tau for tau in intervals if tau < 1 or tau % local_steps]:
         raise ValueError(f"an interval of {stray[0]} steps isn't a whole number of rounds of {local_steps}")
     return tuple(layer for layer, tau in enumerate(intervals) if step % tau == 0)
+
+
+ALGORITHM = LocalAlgorithm(
+    "fedavg",
+    plan=lambda cohort: LocalWork(),
+    average=lambda aggregate, value, facts: aggregate.value,
+    sgd_only=False,
+)

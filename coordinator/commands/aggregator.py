@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import re
+import signal
 
 from lamina.broker.link.mqtt import mqtt_dial
-from lamina.coordinator.commands.addressing import add_broker_flags, address_of
+from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
+from lamina.broker.programs.flags import add_federation_argument, federation_and_broker
 from lamina.coordinator.service.aggregator import Aggregator
 from lamina.models.errors import ConfigError
 
@@ -16,13 +17,12 @@ HELP = "fold the updates of a site, or of a share of the layers, and send the co
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("federation", help="its name")
+    add_federation_argument(parser)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--site", help="fold all layers for the devices of this broker; a name for the site")
     which.add_argument(
         "--share", metavar="K/N", help="fold share K of N of the layers (the federation's aggregation.aggregators is N)"
     )
-    add_broker_flags(parser)
     parser.add_argument("--broker-s", type=float, default=0.0, help="give up after so long without a broker (0: never)")
 
 
@@ -30,11 +30,10 @@ def run(options: argparse.Namespace) -> int:
     """Fold until the federation is finished."""
     index, count = share_of(options.share) if options.share else (0, 1)
     name = options.site or f"share-{index + 1}-of-{count}"
-    aggregator = Aggregator(
-        options.federation, name, mqtt_dial(address_of(options)), index=index, count=count, broker_s=options.broker_s
-    )
-    asyncio.run(aggregator.run())
-    return 0
+    federation, address = federation_and_broker(options)
+    aggregator = Aggregator(federation, name, mqtt_dial(address), index=index, count=count, broker_s=options.broker_s)
+    ended = run_until_signalled(aggregator.run())
+    return STATUS_OF[ended] if isinstance(ended, signal.Signals) else 0
 
 
 def share_of(text: str) -> tuple[int, int]:

@@ -23,6 +23,7 @@ def run(options: argparse.Namespace) -> int:
     with running_broker(options.kind, port=options.port, folder=options.folder) as broker:
         print(f"{broker.kind} listens on {broker.address}; Ctrl-C ends it", flush=True)
         try:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a goodbye, as Ctrl-C is
             signal.pause()
         except KeyboardInterrupt:
             return 0

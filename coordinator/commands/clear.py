@@ -8,10 +8,10 @@ import secrets
 
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Dial
+from lamina.broker.programs.flags import add_federation_argument, federation_and_broker
 from lamina.broker.wire import messages
 from lamina.broker.wire.messages import CoordinatorStatus
 from lamina.broker.wire.topics import Topics
-from lamina.coordinator.commands.addressing import add_broker_flags, address_of
 from lamina.coordinator.service.retained import retained
 from lamina.models.errors import ConfigError, DecodeError
 
@@ -20,16 +20,15 @@ HELP = "have the broker forget a federation that is over: its bundle, values, pl
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("federation", help="its name")
+    add_federation_argument(parser)
     parser.add_argument("--force", action="store_true", help="though its coordinator is there, or may come back")
-    add_broker_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print how many messages were cleared."""
-    address = address_of(options)
-    cleared = asyncio.run(clear(mqtt_dial(address), options.federation, force=options.force))
-    print(f"{options.federation}: {cleared} retained messages cleared at {address}")
+    federation, address = federation_and_broker(options)
+    cleared = asyncio.run(clear(mqtt_dial(address), federation, force=options.force))
+    print(f"{federation}: {cleared} retained messages cleared at {address}")
     return 0
 
 
@@ -43,7 +42,7 @@ async def clear(dial: Dial, federation: str, *, force: bool = False) -> int:
     async with dial(topics.client("clear", secrets.token_hex(4)), None) as link:
         kept = {delivery.topic: delivery.payload async for delivery in retained(link, f"{topics.root}/#")}
         state = _state(kept.get(topics.coordinator_status))
-        if state in ("waiting", "training", "lost") and not force:
+        if state in ("waiting", "training", "stopped", "lost") and not force:
             raise ConfigError(
                 f"the coordinator of {federation!r} is {state}: devices need what the broker keeps; --force clears it"
             )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
+import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from lamina.broker.link.address import host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
-from lamina.broker.settings import load_toml
+from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
+from lamina.broker.programs.flags import add_broker_flags, broker_table
+from lamina.broker.settings import convert, read_toml
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
@@ -27,22 +29,24 @@ HELP = "train one federation to its end"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("config", type=Path, help="federation.toml")
-    parser.add_argument("--broker", metavar="HOST[:PORT]", help="instead of the file's [broker] host and port")
     parser.add_argument("--fresh", action="store_true", help="forget an earlier, unfinished run in the same folder")
+    add_broker_flags(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
-    settings = _resolved(load_toml(options.config, FederationSettings), options.config.parent)
-    if options.broker:
-        broker = msgspec.structs.replace(settings.broker, **host_and_port(options.broker))
-        settings = msgspec.structs.replace(settings, broker=broker)
+    table = read_toml(options.config)
+    table["broker"] = broker_table(table.get("broker", {}), options, Path.cwd())
+    settings = _resolved(convert(table, FederationSettings, str(options.config)), options.config.parent)
     bundle = read_bundle(Path(settings.bundle))
     if options.fresh:
         Store(Path(settings.folder)).clear()
     line = ProgressLine(bundle.manifest.spec)
     coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
-    result = asyncio.run(coordinator.run())
+    result = run_until_signalled(coordinator.run())
+    if isinstance(result, signal.Signals):
+        print(f"ended by {result.name}; `lamina run {options.config}` goes on where this left off", file=sys.stderr)
+        return STATUS_OF[result]
     replace_file(Path(settings.folder) / "summary.json", msgspec.json.format(msgspec.json.encode(result)))
     print(_closing_line(result, settings.folder))
     return 0
@@ -76,5 +80,9 @@ def _resolved(settings: FederationSettings, folder: Path) -> FederationSettings:
     if evaluation.data:
         evaluation = msgspec.structs.replace(evaluation, data=resolved_source(evaluation.data, folder))
     return msgspec.structs.replace(
-        settings, bundle=str(folder / settings.bundle), folder=str(folder / settings.folder), evaluation=evaluation
+        settings,
+        bundle=str(folder / settings.bundle),
+        folder=str(folder / settings.folder),
+        broker=settings.broker.anchored(folder),
+        evaluation=evaluation,
     )

@@ -8,10 +8,10 @@ import secrets
 
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Delivery, Dial
+from lamina.broker.programs.flags import add_federation_argument, federation_and_broker
 from lamina.broker.wire import messages
 from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus
 from lamina.broker.wire.topics import Topics
-from lamina.coordinator.commands.addressing import add_broker_flags, address_of
 from lamina.coordinator.service.retained import retained
 from lamina.models.errors import ConfigError, DecodeError
 
@@ -20,17 +20,16 @@ HELP = "show a federation and its devices"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("federation", help="its name")
-    add_broker_flags(parser)
+    add_federation_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print one line for the coordinator, and one a device."""
-    address = address_of(options)
-    sight = asyncio.run(look(mqtt_dial(address), options.federation))
+    federation, address = federation_and_broker(options)
+    sight = asyncio.run(look(mqtt_dial(address), federation))
     if sight.coordinator is None and not sight.profiles:
-        raise ConfigError(f"no federation {options.federation!r} is known at {address}")
-    print(sight.text(options.federation))
+        raise ConfigError(f"no federation {federation!r} is known at {address}")
+    print(sight.text(federation))
     return 0
 
 

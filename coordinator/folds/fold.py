@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
 
@@ -41,10 +41,12 @@ class Aggregate:
     Attributes:
         value: the new global value u, float32, shape (vector_size,).
         discrepancy_numerator: sum_i w_i ||u - x_i||^2 over the layer's parameters (statistics stay out), with
-            sum w_i = 1; FedLAMA's d_l is this over ``tau_l * dim_l``.
+            sum w_i = 1; the discrepancy d_l is this over ``tau_l * dim_l``.
         weight: sum of the weights as they were given, before normalisation.
         devices: whose updates are in it, ascending.
         norms: medians of the updates' norms, of their parameters and of their statistics; 0.0 where none is known.
+        weights: with which each of them was folded, where the algorithm asks for it.
+        scalars: by name, what each update said of itself, where the algorithm asks for it.
     """
 
     value: Vector
@@ -52,6 +54,8 @@ class Aggregate:
     weight: float
     devices: tuple[str, ...]
     norms: Norms = (0.0, 0.0)
+    weights: tuple[float, ...] = ()
+    scalars: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 class Fold(Protocol):

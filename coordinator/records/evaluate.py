@@ -42,9 +42,11 @@ class Evaluator:
     def _session(self, values: Sequence[NDArray[np.float32]]) -> ort.InferenceSession:
         manifest = self._bundle.manifest
         tensors = {
-            name: np.ascontiguousarray(tensor)
+            name: np.asarray(tensor, order="C")
             for layer, vector in enumerate(values)
-            for name, tensor in layer_tensors(manifest.spec, layer, vector).items()
+            for name, tensor in layer_tensors(
+                manifest.spec, layer, vector[: manifest.spec.layers[layer].vector_size]
+            ).items()
         }
         options = ort.SessionOptions()
         options.log_severity_level = 3

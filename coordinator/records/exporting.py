@@ -22,12 +22,13 @@ def export(bundle: Bundle, values: Sequence[Vector], folder: Path, name: str) ->
     Returns:
         the files' paths.
     """
-    tensors = {
+    spec = bundle.manifest.spec
+    tensors = {  # without an algorithm's vectors
         tensor: value
         for layer, vector in enumerate(values)
-        for tensor, value in layer_tensors(bundle.manifest.spec, layer, vector).items()
+        for tensor, value in layer_tensors(spec, layer, vector[: spec.layers[layer].vector_size]).items()
     }
     paths = folder / f"{name}.safetensors", folder / f"{name}.onnx"
-    write_values(paths[0], tensors)
+    write_values(paths[0], bundle.state(tensors))
     export_model(bundle, tensors, paths[1])
     return paths

@@ -16,15 +16,17 @@ from typing import TypeVar
 
 import msgspec
 
+from lamina.broker.wire.local_work import LocalWork
 from lamina.coordinator.algorithms import fedavg
 from lamina.coordinator.algorithms.catalogue import named
 from lamina.coordinator.algorithms.interval_rule import CycleEnd, IntervalRule, discrepancy
+from lamina.coordinator.algorithms.local_algorithm import Cohort, LayerFacts
 from lamina.coordinator.algorithms.selection import draw
 from lamina.coordinator.algorithms.server import next_value
 from lamina.coordinator.folds.fold import Aggregate, Vector
 from lamina.coordinator.records.records import CycleRecord
 from lamina.coordinator.records.run_state import RunState
-from lamina.coordinator.settings import Method, Server
+from lamina.coordinator.settings import Method
 from lamina.models.spec import ModelSpec
 
 S = TypeVar("S", bound=RunState)
@@ -67,20 +69,34 @@ def plan(method: Method, state: RunState, available: Collection[str], seed: int)
     return RoundWork(cycle, cohort, fedavg.due(state.intervals, local_steps, (state.round + 1) * local_steps))
 
 
+def local_work(method: Method, examples: Mapping[str, int], hyperparameters: Mapping[str, float]) -> LocalWork:
+    """What a round's plan asks of its cohort, whose numbers of samples are given, beside plain local steps."""
+    return method.algorithm.plan(
+        Cohort(
+            examples=examples,
+            local_steps=method.training.local_steps,
+            lr=hyperparameters["lr"],
+            momentum=hyperparameters.get("momentum", 0.0),
+            phi=method.aggregation.phi,
+        )
+    )
+
+
 def layer_value(
-    server: Server, aggregate: Aggregate, value: Vector, memory: Vector | None, tau: int, size: int
+    method: Method, aggregate: Aggregate, value: Vector, memory: Vector | None, tau: int, facts: LayerFacts
 ) -> LayerValue:
     """What a layer's aggregate leads to.
 
     Args:
-        server: the settings.
+        method: the settings.
         aggregate: of the layer's updates.
         value: the layer's value that they started at, (vector_size,).
         memory: see `LayerValue`.
         tau: tau_l, the layer's interval.
-        size: parameters of the layer.
+        facts: of the layer.
     """
-    result, after = next_value(server, value, aggregate.value, memory, size)
+    size, average = facts.size, method.algorithm.average(aggregate, value, facts)
+    result, after = next_value(method.server, value, average, memory, size)
     return LayerValue(result, after, discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0)
 
 

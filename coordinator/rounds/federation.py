@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 
 from lamina.broker.wire.chunks import LayerValue
 from lamina.broker.wire.messages import DeviceProfile, Report, RoundPlan, Task
+from lamina.coordinator.algorithms.local_algorithm import LayerFacts
 from lamina.coordinator.folds.aggregate import Fold, rule
 from lamina.coordinator.folds.fold import UNLIMITED, Norms
 from lamina.coordinator.records.records import CycleRecord, DeviceRecord
@@ -31,6 +33,7 @@ from lamina.coordinator.rounds.registry import Device, Registry
 from lamina.coordinator.rounds.round import PartialUpdate, Round, Update
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.errors import ConfigError, RejectedUpdate
+from lamina.models.further import with_further
 from lamina.models.manifest import Manifest
 from lamina.models.values import Vector
 
@@ -82,10 +85,14 @@ class Federation:
 
     def __post_init__(self) -> None:
         _check_hyperparameters(self.settings, self.manifest)
-        self._spec = self.manifest.spec
+        self._spec, further = self.manifest.spec, self.settings.algorithm.further
+        self.wire_spec = with_further(self._spec, further)
+        for layer, spec in enumerate(self.wire_spec.layers):  # an algorithm's vectors begin at 0
+            missing = spec.vector_size - self.values[layer].size
+            self.values[layer] = np.pad(self.values[layer], (0, max(0, missing)))
         self._stopped = False
         self._model = GlobalModel(
-            self._spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
+            self.wire_spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
         )
         self._work = course.RoundWork(0, (), ())  # of the open round
         self._discrepancies: dict[int, float] = {}  # d_l of the layers that are closed, in the open round
@@ -100,6 +107,7 @@ class Federation:
             self.snapshot.devices,
             trust=self.settings.devices,
             most=max(self.settings.cohorts.max_devices, self.settings.cohorts.min_devices),
+            further=further,
         )
         self._norms: dict[int, Norms] = {}  # of the updates that closed layers were averaged from, in the open round
 
@@ -223,6 +231,8 @@ class Federation:
         )
         cohort = work.cohort
         self.snapshot = msgspec.structs.replace(snapshot, cohort=cohort)
+        hyperparameters = self.hyperparameters(snapshot.round)
+        examples = {name: self.devices[name].profile.num_examples for name in cohort}
         plan = RoundPlan(
             epoch=snapshot.epoch,
             round=snapshot.round,
@@ -230,7 +240,7 @@ class Federation:
             cohort=cohort,
             local_steps=training.local_steps,
             batch_size=self.manifest.batch_size,
-            hyperparameters=self.hyperparameters(snapshot.round),
+            hyperparameters=hyperparameters,
             due=work.due,
             versions=snapshot.versions,
             checks=tuple(self._model.checks),
@@ -246,8 +256,9 @@ class Federation:
             weighting=self.settings.aggregation.weighting,
             deadline_s=self.settings.deadlines.round_s,
             norm_bounds=norms.bounds(
-                self.settings.aggregation.norm_bound, self._spec, self.values, self.snapshot.norms
+                self.settings.aggregation.norm_bound, self.wire_spec, self.values, self.snapshot.norms
             ),
+            **course.local_work(self.settings, examples, hyperparameters).given,
         )
         cuts = {name: self.devices[name].task.cut for name in cohort if self.devices[name].task.accepted}
         examples = {name: self.devices[name].profile.num_examples for name in cuts}
@@ -303,10 +314,11 @@ class Federation:
         exact: dict[int, Vector] = {}
         for layer in layers:
             if aggregate := round_.close(layer, self.values[layer]):
-                size, tau = self._spec.layers[layer].size, self.snapshot.intervals[layer]
+                spec, tau = self._spec.layers[layer], self.snapshot.intervals[layer]
+                facts = LayerFacts(spec.size, spec.vector_size, self._registry.population(layer))
                 self._norms[layer] = aggregate.norms
                 moved = course.layer_value(
-                    self.settings.server, aggregate, self.values[layer], self.memory.pop(layer, None), tau, size
+                    self.settings, aggregate, self.values[layer], self.memory.pop(layer, None), tau, facts
                 )
                 self._discrepancies[layer], exact[layer] = moved.discrepancy, moved.value
                 if moved.memory is not None:
@@ -393,17 +405,23 @@ class Federation:
         return {name: codec for name, codec in chosen.items() if codec}
 
     def _new_fold(self, layer: int, most: Norms) -> Fold:
-        spec = self._spec.layers[layer]
+        spec = self.wire_spec.layers[layer]
         return rule(self.settings.aggregation.fold)(spec.vector_size, spec.size, most=most)
 
 
 def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> None:
     """See that the training graphs have what the operator sets."""
     known = manifest.hyperparameters
-    local = settings.local.hyperparameters
-    for key, name, flag in (("proximal", "mu", "--proximal"), ("clip_norm", "clip_norm", "--clip")):
-        if name in local and name not in known:
-            raise ConfigError(f"local.{key}: the bundle's graphs don't have it; build it anew: lamina bundle {flag}")
+    for term in settings.local.terms:
+        if term.hyperparameter not in known:
+            raise ConfigError(
+                f"local.{term.setting}: the bundle's graphs don't have it; build it anew: lamina bundle {term.flag}"
+            )
+    if settings.algorithm.sgd_only and manifest.optimiser != "sgd":
+        raise ConfigError(
+            f"aggregation.algorithm: {settings.algorithm.name} is for devices that train by sgd, and the bundle has "
+            f"{manifest.optimiser}: build it anew with lamina bundle --optimiser sgd"
+        )
     for name in settings.training.hyperparameters:
         if name not in known:
             raise ConfigError(f"training.hyperparameters.{name}: {manifest.optimiser} has {', '.join(sorted(known))}")

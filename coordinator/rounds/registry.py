@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from lamina.broker.wire.messages import DeviceProfile, Report, Task
 from lamina.coordinator.records.records import DeviceRecord
 from lamina.coordinator.settings import Devices, Wire
@@ -45,6 +47,7 @@ class Registry:
         before: what is known of devices from an earlier run.
         trust: which devices may come.
         most: devices that may register, those known from before included.
+        further: names of the algorithm's vectors in every layer's value.
 
     Attributes:
         devices: those that have registered, by name.
@@ -60,9 +63,10 @@ class Registry:
         *,
         trust: Devices,
         most: int,
+        further: tuple[str, ...] = (),
     ) -> None:
         self._wire, self._manifest, self._digest, self._epoch = wire, manifest, digest, epoch
-        self._trust, self._most = trust, most
+        self._trust, self._most, self._further = trust, most, further
         self._before = {record.id: record for record in before}
         self._online: set[str] = set()
         self.devices: dict[str, Device] = {}
@@ -145,6 +149,11 @@ class Registry:
         reports = (device.last_report for device in self.devices.values())
         return sum(report.downlink_bytes for report in reports if report)
 
+    def population(self, layer: int) -> int:
+        """Devices that could train a layer, there or not."""
+        tasks = [device.task for device in self.devices.values()]
+        return sum(task.accepted and task.cut <= layer for task in tasks)
+
     def records(self) -> tuple[DeviceRecord, ...]:
         """Every device that ever registered, in ascending order."""
         known = self._before | {name: self._record(device) for name, device in self.devices.items()}
@@ -166,7 +175,14 @@ class Registry:
         )
 
     def _acceptance(self, cut: int, reason: str) -> Task:
-        return Task(epoch=self._epoch, accepted=True, reason=brief(reason, 900), cut=cut, manifest=self._digest)
+        return Task(
+            epoch=self._epoch,
+            accepted=True,
+            reason=brief(reason, 900),
+            cut=cut,
+            manifest=self._digest,
+            further=self._further or msgspec.UNSET,
+        )
 
     def _refusal(self, reason: str) -> Task:
         return Task(epoch=self._epoch, accepted=False, reason=brief(reason, 900))

@@ -19,6 +19,7 @@ An update is refused, with the first of these words that applies, and nothing ch
     weight       it claims another weight than the federation's weighting and its device's profile give it
     not_finite, out_of_bounds    (by the fold) its numbers can't be used
     norm         (by the fold) it is far larger than the layer's recent updates (`rounds.norms`)
+    scalars      it does not say of itself what the plan asks for
     collects     (by the fold) it is a sum of updates, and the rule needs each by itself
 
 A partial, the sum of some devices' updates that an aggregator sends, counts as all of these updates, or, where one of
@@ -49,6 +50,7 @@ from lamina.broker.wire.foldable import Delta
 from lamina.broker.wire.messages import Report, RoundPlan
 from lamina.broker.wire.partials import Partial
 from lamina.coordinator.folds.aggregate import Aggregate, Fold
+from lamina.coordinator.folds.named_scalars import NamedScalars
 from lamina.models.errors import RejectedUpdate
 
 
@@ -64,6 +66,7 @@ class Update:
         version: of the global value that it is based on.
         weight: 1.0, or the device's number of examples.
         delta: local minus base value: parameters, then statistics; float32 (vector_size,), or what becomes that.
+        scalars: what it says of itself, by name.
     """
 
     device: str
@@ -73,6 +76,7 @@ class Update:
     version: int
     weight: float
     delta: Delta
+    scalars: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,7 @@ class Round:
         self._new_fold = new_fold
         self._open = {layer: new_fold(layer) for layer in plan.due}
         self._refused: dict[int, set[str]] = {layer: set() for layer in plan.due}  # whose numbers can't be used
+        self._scalars = NamedScalars(plan.work)
         self._lost: dict[str, float] = {}  # device to when it is no longer waited for
 
     def done(self, now: float) -> bool:
@@ -153,7 +158,10 @@ class Round:
             raise
         try:
             self._check_weight(update.device, update.weight)
-            self._open[update.layer].add(update.device, update.delta, update.weight)
+            scalars = dict(update.scalars)
+            weight = self._scalars.weight(update.device, update.weight, scalars)
+            self._open[update.layer].add(update.device, update.delta, weight)
+            self._scalars.keep(update.layer, update.device, weight, scalars)
         except RejectedUpdate:
             self.rejected += 1
             self._refused[update.layer].add(update.device)
@@ -168,10 +176,12 @@ class Round:
             RejectedUpdate: one of them may not be folded; the reason is one of the words above.
         """
         try:
-            for device, weight in zip(update.partial.devices, update.partial.weights, strict=True):
+            self._scalars.check(update.partial)
+            for index, device in enumerate(update.partial.devices):
                 self._admit(update, device)
-                self._check_weight(device, weight)
+                self._check_weight(device, self._scalars.claimed(index, update.partial))
             self._open[update.layer].join(update.partial)
+            self._scalars.keep_all(update.layer, update.partial)
         except RejectedUpdate:
             self.rejected += 1
             raise
@@ -191,6 +201,10 @@ class Round:
             return None
         self._open[layer] = self._new_fold(layer)
         return fold
+
+    def partial(self, layer: int, fold: Fold) -> Partial:
+        """What `take` gave for a layer, to be sent."""
+        return self._scalars.of_partial(layer, fold.partial())
 
     def report(self, device: str, report: Report) -> None:
         """A device has made its local steps. A report of another round, or from outside the cohort, changes nothing.
@@ -232,7 +246,7 @@ class Round:
             base: its global value at the start of the round, (vector_size,).
         """
         fold = self._open.pop(layer)
-        return fold.finish(base) if fold.count else None
+        return self._scalars.of_aggregate(layer, fold.finish(base)) if fold.count else None
 
     def delivered_everything(self) -> tuple[str, ...]:
         """Devices that delivered all that was expected of them, ascending."""

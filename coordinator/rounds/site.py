@@ -143,14 +143,15 @@ class Site:
     def _taken(self, round_: Round, layer: int) -> list[LayerValue]:
         """The sum of what was folded since the last one, if anything was; it is kept for the round."""
         fold = round_.take(layer)
-        values = [self._pack(round_.plan, layer, fold)] if fold else []
+        values = [self._pack(round_, layer, fold)] if fold else []
         self._sent += values
         return values
 
-    def _pack(self, plan: RoundPlan, layer: int, fold: Fold) -> LayerValue:
+    def _pack(self, round_: Round, layer: int, fold: Fold) -> LayerValue:
         assert self._spec is not None
+        plan = round_.plan
         return pack_partial(
-            fold.partial(),
+            round_.partial(layer, fold),
             epoch=plan.epoch,
             round=plan.round,
             layer=layer,

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from lamina.broker.wire import batches
 from lamina.broker.wire.chunks import Joiner, LayerValue, unpack_all, unpack_partial, unpack_to_fold
+from lamina.broker.wire.foldable import Delta
 from lamina.broker.wire.topics import Address
 from lamina.coordinator.rounds.round import PartialUpdate, Update
 from lamina.models.errors import DecodeError, RejectedUpdate, RemoteError
@@ -39,7 +40,7 @@ async def joined_update(joiner: Joiner, payload: bytes, address: Address, spec: 
         return None
     layer = _layer(value, address, spec)
     delta = await _off_the_loop(layer, unpack_to_fold, value)
-    return Update(address.device, value.layer, value.epoch, value.round, value.version, value.weight, delta)
+    return _update(address, value, delta)
 
 
 async def joined_updates(
@@ -67,9 +68,7 @@ async def joined_updates(
         if isinstance(delta, DecodeError):
             errors.append(delta)
         else:
-            updates.append(
-                Update(address.device, value.layer, value.epoch, value.round, value.version, value.weight, delta)
-            )
+            updates.append(_update(address, value, delta))
     return updates, errors
 
 
@@ -81,6 +80,11 @@ async def joined_partial(joiner: Joiner, payload: bytes, address: Address, spec:
     layer = _layer(value, address, spec)
     partial = await _off_the_loop(layer, unpack_partial, value)
     return PartialUpdate(address.site, value.layer, value.epoch, value.round, value.version, partial)
+
+
+def _update(address: Address, value: LayerValue, delta: Delta) -> Update:
+    what = value.layer, value.epoch, value.round, value.version, value.weight
+    return Update(address.device, *what, delta, value.scalars)
 
 
 def _layer(value: LayerValue, address: Address, spec: ModelSpec) -> LayerSpec:

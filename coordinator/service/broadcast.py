@@ -62,6 +62,9 @@ class Broadcast:
         }
         self._parts = 0  # messages of the last advance
         self._requested: set[int] = set()  # layers, whose values are to be published
+        self._requested_files: set[str] = set()
+        paths = {path.stem: path for path in map(bundle.path, entries(bundle.manifest))}
+        self._files = {**paths, bundle.digest: bundle.folder / MANIFEST_NAME}  # by SHA-256, the manifest last
         self._outbox: list[tuple[str, Message]] = []
         self._asked = asyncio.Event()
         self._kept = Kept()  # what the broker is known to have
@@ -105,9 +108,7 @@ class Broadcast:
     async def files(self) -> None:
         """The bundle's files that the broker doesn't have, the manifest last."""
         await self._hear_what_is_kept()
-        manifest = self._bundle.folder / MANIFEST_NAME
-        paths = {path.stem: path for path in map(self._bundle.path, entries(self._bundle.manifest))}
-        for sha256, path in {**paths, self._bundle.digest: manifest}.items():
+        for sha256, path in self._files.items():
             if sha256 not in self._kept.files:
                 await self._file(sha256, path.read_bytes())
                 self._kept = Kept(chunk_bytes=self._chunk_bytes, files=(*self._kept.files, sha256))
@@ -157,6 +158,11 @@ class Broadcast:
         self._requested |= set(layers) & set(range(len(self._layers)))
         self._asked.set()
 
+    def request_files(self, files: Iterable[str]) -> None:
+        """Have files of the bundle published once more; others are passed over."""
+        self._requested_files |= set(files) & set(self._files)
+        self._asked.set()
+
     async def serve_requests(self) -> None:
         """Publish what is requested, and what is to be said soon, until cancelled."""
         while True:
@@ -167,6 +173,9 @@ class Broadcast:
                 await self.say(topic, message)
             requested, self._requested = self._requested, set()
             await self.values(sorted(requested))
+            files, self._requested_files = self._requested_files, set()
+            for sha256 in sorted(files):
+                await self._file(sha256, self._files[sha256].read_bytes())
 
     def _advance(self) -> Iterator[bytes]:
         for value in self._federation.advance:

@@ -12,12 +12,15 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
-from lamina.broker.link.reconnect import first_error, keep_linked
+from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
 from lamina.broker.wire.chunks import Joiner
@@ -31,16 +34,20 @@ from lamina.coordinator.records.snapshot import fresh
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
+from lamina.coordinator.service.lease import Leadership, Superseded
 from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import Chronicle
 from lamina.coordinator.service.round_loop import RoundLoop
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
-from lamina.models.errors import RejectedUpdate, RemoteError
+from lamina.models.errors import ConfigError, LinkError, RejectedUpdate, RemoteError, TakenOver
+from lamina.models.further import with_further
 from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
 log = logging.getLogger("lamina.coordinator")
+
+_T = TypeVar("_T")
 
 _AWAY_S = 30
 """A coordinator that is back within this time was never lost, and its broker has kept what was sent to it (MQTT 5)."""
@@ -74,19 +81,22 @@ class Coordinator:
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
         self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
-        saved, past = self._journal.recover(bundle.manifest.spec, bundle.digest)
+        saved, past = self._journal.recover(
+            with_further(bundle.manifest.spec, settings.algorithm.further), bundle.digest
+        )
         self._federation = self._begun(saved)
         self._chronicle = Chronicle(
             settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
         )
         self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes)
         self._listens = False  # from the first link on
-        self._joiner = Joiner(bundle.manifest.spec)
+        self._joiner = Joiner(self._federation.wire_spec)
         self._follow(None)
         self._rounds = RoundLoop(settings, self._federation, lambda: self._uplink_bytes, self._follow, self._commit)
         self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
+        self._leadership = Leadership(self._topics)
         self._refusals = Refusals()
 
     async def run(self) -> RunResult:
@@ -108,6 +118,8 @@ class Coordinator:
             await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
+        finally:
+            self._leadership.end()
         return self._result()
 
     def _load_passes(self) -> None:
@@ -117,11 +129,24 @@ class Coordinator:
     async def _keep_serving(self) -> None:
         if self._settings.wire.update_codec == "top1":
             log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
-        await keep_linked(
+        will = Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S)
+        while True:
+            await self._linked(self._topics.client("candidate", secrets.token_hex(4)), None, self._leadership.claim)
+            try:
+                failure = await self._linked(self._topics.client("coordinator"), will, self._live)
+            except TakenOver as error:  # the lease says whether by another coordinator
+                log.warning("%s", error)
+                continue
+            if failure is not None:
+                raise failure
+            return
+
+    async def _linked(self, client_id: str, will: Will | None, serve: Callable[[Link], Awaitable[_T]]) -> _T:
+        return await keep_linked(
             self._dial,
-            self._topics.client("coordinator"),
-            Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S),
-            self._serve,
+            client_id,
+            will,
+            serve,
             give_up_s=self._settings.deadlines.broker_s,
             progress=self._progress,
             on_retry=lambda error, wait_s: log.warning("%s; trying again in %.1f s", error, wait_s),
@@ -134,6 +159,28 @@ class Coordinator:
         return federation.snapshot.round, folded, len(federation.devices), self._broadcast.files_kept
 
     # -- one connection ----------------------------------------------------------------------------------------------
+
+    async def _live(self, link: Link) -> BaseException | None:
+        """Serve over one link. What ends the service for good is returned, once it has been said that it stopped."""
+        try:
+            await self._serve(link)
+        except asyncio.CancelledError:
+            await say_goodbye(self._say_stopped(link))
+            raise
+        except (ConfigError, BaseExceptionGroup) as raised:
+            rest = raised.split(LinkError)[1] if isinstance(raised, BaseExceptionGroup) else raised
+            if rest is None or isinstance(rest, LinkError):
+                raise
+            error = first_error(rest) if isinstance(rest, BaseExceptionGroup) else rest
+            if not isinstance(error, Superseded):
+                await say_goodbye(self._say_stopped(link))
+            return error
+        return None
+
+    async def _say_stopped(self, link: Link) -> None:
+        status = messages.encode(self._status("stopped"))
+        await link.publish(self._topics.coordinator_status, status, retain=True)
+        await self._leadership.give_up(link)
 
     async def _serve(self, link: Link) -> None:
         broadcast = self._broadcast
@@ -155,9 +202,12 @@ class Coordinator:
         updates = () if self._settings.aggregation.aggregators else (topics.updates, topics.devices("updates"))
         said = map(topics.devices, ("status", "profile", "request", "report"))
         await link.subscribe(topics.kept, *said, topics.partials, topics.aggregators, *updates)
+        await self._leadership.attend(link)
         if not self._listens:
             self._listens = True
             federation.listen(now())
+            if not federation.finished:
+                await broadcast.forget(topics.round)  # the end of an earlier training is not the end of this one
         await broadcast.say(topics.coordinator_status, self._status())
         for name, device in list(federation.devices.items()):  # more may come meanwhile
             await broadcast.say(topics.device(name, "task"), device.task)
@@ -200,6 +250,8 @@ class Coordinator:
             return
         address = self._topics.parse(delivery.topic)
         match address.kind:
+            case "lease" | "question":
+                await self._leadership.hear(broadcast.link, delivery)
             case "layer_update":
                 self._uplink_bytes += len(delivery.payload)
                 await self._hear_update(delivery.payload, address)
@@ -216,7 +268,9 @@ class Coordinator:
                 self._hear_of(address.device)
                 self._federation.report(address.device, messages.decode(delivery.payload, Report))
             case "request":
-                broadcast.request(messages.decode(delivery.payload, Request).layers)
+                request = messages.decode(delivery.payload, Request)
+                broadcast.request(request.layers)
+                broadcast.request_files(request.files)
             case "kept":
                 broadcast.hear_kept(messages.decode(delivery.payload, Kept))
             case "profile":
@@ -234,14 +288,14 @@ class Coordinator:
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
-        update = await joined_update(self._joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_update(self._joiner, payload, address, self._federation.wire_spec)
         if update is not None:
             self._federation.receive(update)
 
     async def _hear_batch(self, broadcast: Broadcast, payload: bytes, address: Address) -> None:
         """Each of its updates counts by itself."""
         self._hear_of(address.device)
-        updates, damaged = await joined_updates(self._joiner, payload, address, self._bundle.manifest.spec)
+        updates, damaged = await joined_updates(self._joiner, payload, address, self._federation.wire_spec)
         for error in damaged:
             self._note_refused(broadcast, self._sender(self._topics.batch(address.device)), error)
         for update in updates:
@@ -252,7 +306,7 @@ class Coordinator:
 
     async def _hear_partial(self, payload: bytes, address: Address) -> None:
         self._uplink_bytes += len(payload)
-        update = await joined_partial(self._joiner, payload, address, self._bundle.manifest.spec)
+        update = await joined_partial(self._joiner, payload, address, self._federation.wire_spec)
         if update is not None:
             for device in update.partial.devices:
                 self._hear_of(device)
@@ -320,15 +374,20 @@ class Coordinator:
         snapshot = federation.snapshot
         await broadcast.values()
         await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
-        await broadcast.say(topics.coordinator_status, self._status("finished"))
         for name in list(federation.devices):
             await broadcast.forget(topics.device(name, "task"))
+        await self._chronicle.caught_up()  # the status says the accuracy of the last round
+        await broadcast.say(topics.coordinator_status, self._status("finished"))
+        await self._leadership.give_up(broadcast.link)
 
     def _status(self, state: str = "") -> CoordinatorStatus:
         federation = self._federation
         snapshot = federation.snapshot
+        if not state:
+            begun = federation.round or snapshot.round
+            state = "finished" if federation.finished else "training" if begun else "waiting"
         return CoordinatorStatus(
-            state=state or ("training" if federation.round or snapshot.round else "waiting"),  # type: ignore[arg-type] # one of the four
+            state=state,  # type: ignore[arg-type] # one of the five
             epoch=snapshot.epoch,
             manifest=self._bundle.digest,
             round=snapshot.round,
@@ -336,6 +395,7 @@ class Coordinator:
             devices=federation.accepted,
             accuracy=self._chronicle.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
+            further=self._settings.algorithm.further or msgspec.UNSET,
         )
 
     def _result(self) -> RunResult:

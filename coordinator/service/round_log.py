@@ -136,7 +136,7 @@ class Chronicle:
     async def _resume(self) -> None:
         """Evaluate what an earlier run had left, and write the records anew where that adds to them."""
         for rounds in self._left_over:
-            values = (await asyncio.to_thread(self._store.at, rounds, self._bundle.manifest.spec)).values
+            values = (await asyncio.to_thread(self._store.at, rounds, self._federation.wire_spec)).values
             accuracy = await self._accuracy_of(rounds, tuple(values))
             if accuracy is not None:
                 self._past.accuracies[rounds] = accuracy
@@ -203,7 +203,7 @@ class Chronicle:
         if best is None or not self._settings.evaluation.keep_best:
             return
         try:
-            saved = self._store.at(best[0], self._bundle.manifest.spec)
+            saved = self._store.at(best[0], self._federation.wire_spec)
         except ConfigError as error:
             log.warning("the best model, of round %d, is not exported: %s", best[0], error)
         else:

@@ -415,10 +415,11 @@ def _all(rule: Rule, *operators: str) -> dict[str, Rule]:
 
 
 RULES: dict[str, Rule] = {
-    **_all(_same, "Celu", "Elu", "HardSwish", "Hardmax", "LeakyRelu", "Mish", "Selu", "Softplus", "Softsign", "Trilu",
-           "InstanceNormalization", "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil", "Clip", "Cos", "Cosh",
-           "CumSum", "Erf", "Exp", "Floor", "HardSigmoid", "Log", "LogSoftmax", "Neg", "Not", "Reciprocal", "Relu", "Round",
-           "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Sqrt", "Tan", "Tanh"),
+    **_all(_same, "Celu", "Elu", "HardSwish", "Hardmax", "LeakyRelu", "Mish", "Selu", "Softplus", "Softsign",
+           "Trilu", "InstanceNormalization", "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Ceil",
+           "Clip", "Cos", "Cosh", "CumSum", "Erf", "Exp", "Floor", "HardSigmoid", "Log", "LogSoftmax", "Neg",
+           "Not", "Reciprocal", "Relu", "Round", "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Sin",
+           "Sinh", "Softmax", "Sqrt", "Tan", "Tanh"),
     **_all(_passed, "Identity", "com.microsoft.nchwc.ReorderInput", "com.microsoft.nchwc.ReorderOutput"),
     **_all(_elementwise, "Add", "And", "BitShift", "BitwiseXor", "Div", "Max", "Min", "Mod", "Mul", "Or", "Pow",
            "PRelu", "Sub", "Sum", "Mean", "Xor"),

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from pathlib import Path
+
+import msgspec
 
 from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Dial, Link, Will
@@ -21,6 +24,7 @@ from lamina.edge_agent.service.connection import Connection, LinkCommand
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
 from lamina.edge_agent.service.profile import probe
+from lamina.edge_agent.service.rivals import Rivals
 from lamina.edge_agent.session.events import (
     Abandon,
     Command,
@@ -31,7 +35,7 @@ from lamina.edge_agent.session.events import (
     Prepared,
     Published,
     Refuse,
-    Save,
+    Rest,
     Taken,
     Train,
     Trained,
@@ -67,23 +71,27 @@ class Agent:
         self, settings: AgentSettings, data: LabelledSamples, dial: Dial, *, learner: type[Learner] = Learner
     ) -> None:
         learning = Learning(settings, data, learner)
-        self.profile: DeviceProfile = probe(settings, data, learning.engine.name)
+        profile = probe(settings, data, learning.engine.name)
+        self.profile: DeviceProfile = msgspec.structs.replace(profile, instance=secrets.token_hex(8))
+        self._rivals = Rivals(self.profile.instance)
         learning.budget_mib = self.profile.budget_mib
         self.tally = Tally()
         self._settings = settings
         self._dial = dial
         self._device = settings.device
         self._topics = Topics(settings.federation)
-        self._session = Session(settings.device)
+        self._session = Session(settings.device, once=settings.once)
         self._learning = learning
-        self._fetcher = Fetcher(self._topics, Path(settings.folder) / "bundle")
+        self._fetcher = Fetcher(self._topics, settings.device, Path(settings.folder) / "bundle")
         self._trainings: asyncio.Queue[Train] = asyncio.Queue()
         self._connection: Connection | None = None
         self._useful = 0  # what links have brought: values taken, updates that the broker has
         self._ending: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
-        """Take part until the federation is finished. Cancelled, the agent says that it sleeps, and leaves.
+        """Take part in one training after the other, or in one (``once``).
+
+        Cancelled, the agent says that it sleeps, and leaves.
 
         Raises:
             ConfigError: the coordinator refused the device, or it can't do what it was asked to: why is in the message.
@@ -125,6 +133,7 @@ class Agent:
             fetcher=self._fetcher,
             tally=self.tally,
             session=self._session,
+            rivals=self._rivals,
             feed=self._feed,
         )
         self._connection = Connection(agency, link)
@@ -153,13 +162,18 @@ class Agent:
                 self._trainings.put_nowait(command)
             case Abandon():
                 self._learning.leave_off()
-            case Save(progress):
-                self._learning.save(progress)
             case Complain(text):
                 self.tally.refused["round"] += 1
                 log.warning("%s: %s", self._device, text)
             case Refuse(reason):
                 self._end(ConfigError(f"device {self._device} was refused: {reason}"))
+            case Rest(rounds):
+                log.info(
+                    "%s: federation %s is finished, after %d rounds; waiting for the next training",
+                    self._device,
+                    self._settings.federation,
+                    rounds,
+                )
             case End():
                 log.info("%s: the federation is finished", self._device)
                 self._end(None)

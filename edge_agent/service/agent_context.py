@@ -10,6 +10,7 @@ from lamina.broker.wire.messages import DeviceProfile
 from lamina.broker.wire.topics import Topics
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
+from lamina.edge_agent.service.rivals import Rivals
 from lamina.edge_agent.session.events import Event
 from lamina.edge_agent.session.session import Session
 
@@ -39,6 +40,7 @@ class Agency:
         learning: the learner in its thread.
         fetcher: of the bundle's files.
         tally: is counted on.
+        rivals: whether another program has this device's name.
         session: says which values are wanted.
         feed: tells it what happened, and does what it wants.
     """
@@ -49,4 +51,5 @@ class Agency:
     fetcher: Fetcher
     tally: Tally
     session: Session
+    rivals: Rivals
     feed: Callable[[Event], None]

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import say_goodbye
 from lamina.broker.link.seam import Delivery, Link
 from lamina.broker.wire import batches
 from lamina.broker.wire.chunks import Joiner, LayerValue
-from lamina.broker.wire.messages import DeviceStatus, Message, Request, RoundPlan, Task
+from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, Message, Request, RoundPlan, Task
 from lamina.broker.wire.messages import decode as decoded
 from lamina.broker.wire.messages import encode as encoded
 from lamina.broker.wire.topics import Address
@@ -40,7 +41,7 @@ from lamina.edge_agent.session.events import (
     Withdraw,
 )
 from lamina.models.bundle import decode_manifest
-from lamina.models.errors import DecodeError, RemoteError
+from lamina.models.errors import DecodeError, LinkError, RemoteError, TakenOver
 
 log = logging.getLogger("lamina.agent")
 
@@ -93,6 +94,8 @@ class Connection:
         """Listen first: what is said in answer must not be taken for what the broker kept."""
         topics, device = self._agency.topics, self._device
         await self._link.subscribe(topics.device(device, "task"), topics.round)
+        with suppress(LinkError):  # a broker may let a device write there alone; a link that dropped shows below
+            await self._link.subscribe(topics.device(device, "profile"))
         await self._say("status", DeviceStatus(state="online"))
         await self._say("profile", self._agency.profile)
 
@@ -129,8 +132,17 @@ class Connection:
                 self._agency.feed(PlanCame(decoded(delivery.payload, RoundPlan), delivery.retained))
             case "task":
                 self._agency.feed(TaskCame(decoded(delivery.payload, Task), delivery.retained))
+            case "profile":
+                self._hear_profile(decoded(delivery.payload, DeviceProfile))
             case "bundle":
                 self._agency.fetcher.add(address.sha256, delivery.payload)
+
+    def _hear_profile(self, profile: DeviceProfile) -> None:
+        if self._agency.rivals.took_over(profile.instance):
+            raise TakenOver(
+                f"another program takes part as device {self._device!r} of federation "
+                f"{self._agency.topics.federation!r}: give each board a name of its own"
+            )
 
     async def _hear_value(self, payload: bytes, address: Address) -> None:
         """A chunk of a layer's value; the one that completes it has it taken."""

@@ -11,9 +11,12 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from lamina.broker.wire.chunks import LayerValue, pack_all, split, unpack
 from lamina.broker.wire.codecs import codec
@@ -34,6 +37,7 @@ from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.edge_agent.training.tuning import Tuned
 from lamina.models import fitting
 from lamina.models.errors import DecodeError
+from lamina.models.further import with_further
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import LayerSpec, ModelSpec
@@ -90,12 +94,13 @@ class Learning:
             self.engine = Tuned(OnnxRuntime(settings.engine), self._folder)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"learn {settings.device}")
         self._leave_off = threading.Event()
-        self._manifest: Manifest | None = None
+        self._wire_spec: ModelSpec | None = None
         self._learner: Learner | None = None
         self._feedback = ErrorFeedback()
         self._check_graphs: Callable[..., None] = _nothing_to_check
         self._largest_batch = 0
         self._meter: PeakMeter | None = None
+        self._saved: Progress | None = None  # what the file says, as far as it was written by this agent
 
     async def build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
         """Make the learner for a task, and give it its saved state; returns how far that goes, if there is any.
@@ -127,7 +132,8 @@ class Learning:
             step = [sub_model.recomputing, sub_model.updating]
         else:
             step = [*(form.accumulating for form in written), sub_model.updating]
-        return [*filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
+        constants = filter(None, [manifest.constants])  # first: the graphs read it
+        return [*constants, *filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
 
     @property
     def way(self) -> str:
@@ -136,10 +142,10 @@ class Learning:
 
     @property
     def spec(self) -> ModelSpec:
-        """The model that the learner learns."""
-        if self._manifest is None:
+        """The model that the learner learns, as its values cross the wire."""
+        if self._wire_spec is None:
             raise RuntimeError("the session asked for the model before its bundle was there")
-        return self._manifest.spec
+        return self._wire_spec
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
@@ -185,10 +191,11 @@ class Learning:
         """Hold a layer's new global value; no training runs."""
         self._ready().take(layer, vector)
 
-    def save(self, progress: Progress) -> None:
-        """Write the state, in the thread; the next round waits for it, nothing else does."""
-        if self._settings.keep_state:
-            asyncio.get_running_loop().run_in_executor(self._thread, self._save, progress)
+    async def save(self, progress: Progress) -> None:
+        """Write the state of a round whose updates are encoded, unless it is there already."""
+        if self._settings.keep_state and progress != self._saved:
+            await self._run(partial(self._save, progress))
+            self._saved = progress
 
     async def close(self) -> None:
         """End the thread and give everything back."""
@@ -239,8 +246,9 @@ class Learning:
             micro_batch=way.micro_batch,
             recomputes=way.recomputes,
             spill=self._settings.spill,
+            further=task.further or (),
         )
-        self._manifest = manifest
+        self._wire_spec = with_further(manifest.spec, task.further or ())
         return self._restored(task, self._learner)
 
     def _choice(self, manifest: Manifest, cut: int) -> fitting.Choice:
@@ -262,8 +270,11 @@ class Learning:
             if progress is None or not progress.serves(task):
                 return None
             owing = self._owing(progress)
-            restore_state(self._state_path, learner.vectors() | owing)
+            remembered = self._remembered(progress)
+            restore_state(self._state_path, learner.vectors() | owing | remembered)
             self._feedback.restore(owing, progress.plan.round, progress.plan.versions)
+            if remembered:
+                learner.memory.restore(remembered, progress.plan.versions)
         except DamagedState as error:
             log.warning("%s: %s; beginning without it", self._settings.device, error)
             return None
@@ -274,6 +285,7 @@ class Learning:
         if plan.batch_size > self._largest_batch and not (self._way and self._way.micro_batch):
             self._check_graphs(batch=plan.batch_size)  # the bundle was made for smaller ones
             self._largest_batch = plan.batch_size
+        self._ready().memory.settle(plan.versions, plan.unfolded.get(device, ()))
         self._feedback.settle(plan.round, plan.versions, plan.unfolded.get(device, ()))
         return self._ready().train(
             plan, device, reset=command.reset, afresh=command.afresh, stop=self._leave_off.is_set
@@ -281,7 +293,7 @@ class Learning:
 
     def _encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> list[tuple[int, list[bytes]]]:
         specs = [self.layers[layer] for layer in layers]
-        wanted = [self._feedback.wanted(layer, self._ready().update(layer)) for layer in layers]
+        wanted = [self._feedback.wanted(layer, self._update(layer, plan)) for layer in layers]
         values = pack_all(
             "update",
             epoch=plan.epoch,
@@ -299,14 +311,24 @@ class Learning:
                 log.warning("%s: no update of layer %d: %s", self._settings.device, layer, value)
                 encoded.append((layer, []))
                 continue
+            if plan.work.scalars:
+                value = replace(value, scalars=self._ready().memory.scalars(layer, plan.work.scalars))
             lost = vector - unpack(value, spec) if codec(value.codec).biased else None
             self._feedback.sent(layer, plan.round, plan.versions[layer], lost)
             encoded.append((layer, split(value, plan.chunk_bytes)))
         return encoded
 
+    def _update(self, layer: int, plan: RoundPlan) -> Vector:
+        """A layer's update, with the algorithm's vectors behind it."""
+        learner = self._ready()
+        delta = learner.update(layer)
+        return np.concatenate([delta, learner.further(layer, plan, delta)]) if plan.work.control else delta
+
     def _save(self, progress: Progress) -> None:
         try:
-            save_state(self._state_path, progress, self._ready().vectors() | self._owing(progress))
+            save_state(
+                self._state_path, progress, self._ready().vectors() | self._owing(progress) | self._remembered(progress)
+            )
         except OSError as error:  # training goes on; a restart would begin from an older round
             log.warning("%s: can't keep the state in %s: %s", self._settings.device, self._folder, error.strerror)
 
@@ -320,7 +342,16 @@ class Learning:
         ]
         return self._feedback.vectors(biased, plan.due, sizes)
 
+    def _remembered(self, progress: Progress) -> dict[str, Vector]:
+        """What the learner remembers for the plan's algorithm, in place; nothing where the plan asks for none."""
+        plan, learner = progress.plan, self._ready()
+        if not plan.work.asks:
+            return {}
+        sizes, trained = [layer.size for layer in self.layers], range(progress.cut, len(self.layers))
+        return learner.memory.vectors(trained, plan.due, sizes, corrects=bool(plan.work.control))
+
     def _drop(self) -> None:
+        self._saved = None
         self._feedback = ErrorFeedback()
         if self._learner is not None:
             self._learner.close()

@@ -208,13 +208,6 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
-class Save:
-    """Keep the state, for the case of a restart."""
-
-    progress: Progress
-
-
-@dataclass(frozen=True, slots=True)
 class Complain:
     """Tell the operator that a remote's message can't be followed."""
 
@@ -229,8 +222,15 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """Tell the operator that the federation is finished, after so many rounds: the next training is waited for."""
+
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """End: the federation is finished."""
 
 
-Command = Prepare | Subscribe | Unsubscribe | Train | Abandon | Deliver | Withdraw | Save | Complain | Refuse | End
+Command = Prepare | Subscribe | Unsubscribe | Train | Abandon | Deliver | Withdraw | Complain | Refuse | Rest | End

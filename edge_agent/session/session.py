@@ -6,7 +6,7 @@
     gathering   global values are missing                   ──(the last one is taken)──────► training
     training    the local steps run                         ──(Trained)────────────────────► delivering
     delivering  updates and report go out, or wait to       ──(the last one Published)─────► idle
-    ended       the federation is finished, or the device refused
+    ended       the federation is finished and the session was for once, or the device is refused
 
 The rules, which hold in every state and for every order of events:
 
@@ -32,7 +32,9 @@ The rules, which hold in every state and for every order of events:
     In the same way values that are still missing are asked for again.
 8.  A round whose loss is not finite has no updates: the device reports it, and begins the next one afresh.
 9.  A refusal counts only when the coordinator says it now: one that the broker kept may be older than the profile. In
-    the same way, a finished plan ends the session only if this agent has seen its epoch alive.
+    the same way, a finished plan that the broker kept says nothing of an epoch that this agent has not seen alive: that
+    training is over, or is about to be given more rounds.
+10. Once the federation is finished, a session that is to take part once ends. Any other forgets the task, and waits.
 """
 
 from __future__ import annotations
@@ -62,7 +64,7 @@ from lamina.edge_agent.session.events import (
     Progress,
     Published,
     Refuse,
-    Save,
+    Rest,
     Strayed,
     Subscribe,
     Taken,
@@ -90,10 +92,13 @@ class Session:
 
     Args:
         device: its name.
+        once: whether the session ends with the federation's training, rather than wait for the next.
     """
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, once: bool = True) -> None:
         self._device = device
+        self._once = once
+        self._told: tuple[int, int] | None = None  # the end that was told of: its epoch and round
         self._ended = False
         self._linked = False
         self._heard = False  # the plan, on the present link
@@ -139,7 +144,11 @@ class Session:
 
     @property
     def progress(self) -> Progress | None:
-        """What a saved state says of itself; ``None`` where there is nothing worth saving."""
+        """What a state that is saved now says of itself; ``None`` where there is nothing worth saving.
+
+        It is saved before a round's report goes out. So a device that dies is, when it is back, in step with the round
+        that the coordinator has counted it in, or does the last one again, with the same result.
+        """
         if self._task is None or self._done is None or self._outcome is None or self._diverged:
             return None
         versions = tuple(version for version in self._versions if version is not None)
@@ -221,6 +230,8 @@ class Session:
     def _note_plan(self, plan: RoundPlan, retained: bool) -> list[Command]:
         if fault := self._fault(plan):
             return [Complain(fault)]
+        if plan.state == "finished" and retained and plan.epoch not in self._alive:
+            return self._tell(plan)
         first, self._heard = not self._heard, True
         self._plan = plan
         self._note_versions()
@@ -283,7 +294,7 @@ class Session:
             return []
         self._owed -= layers
         self._in_flight -= layers
-        return [Save(self.progress)] if not self._owed and self.progress is not None else []
+        return []
 
     # What to do.
 
@@ -317,8 +328,19 @@ class Session:
         commands = [*self._withdraw(), *self._stand_by()]
         if plan.epoch not in self._alive:
             return commands
-        self._ended = True
-        return [*commands, End()]
+        if self._once:
+            self._ended = True
+            return [*commands, End()]
+        self._forget()
+        self._task = self._plan = None
+        self._alive.discard(plan.epoch)
+        return [*commands, *self._tell(plan)]
+
+    def _tell(self, plan: RoundPlan) -> list[Command]:
+        """Say that it is over, once."""
+        end = plan.epoch, plan.round
+        told, self._told = self._told, end
+        return [] if told == end else [Rest(plan.round)]
 
     def _follow(self, plan: RoundPlan) -> list[Command]:
         """Act upon a plan of the present epoch."""
@@ -431,8 +453,9 @@ class Session:
         """What a plan asks of this device: two may differ in what they say of others, in what they offer, and so on."""
         mine = (self._device,) if self._device in plan.cohort else ()
         codecs = {device: codec for device, codec in plan.codecs.items() if device == self._device}
+        steps = {self._device: plan.steps_of(self._device)} if mine else {}
         return msgspec.structs.replace(
-            plan, cohort=mine, codecs=codecs, deadline_s=0.0, unfolded={}, advanced=(), norm_bounds=()
+            plan, cohort=mine, codecs=codecs, steps=steps, deadline_s=0.0, unfolded={}, advanced=(), norm_bounds=()
         )
 
     def _owe(self, plan: RoundPlan) -> None:
@@ -487,6 +510,8 @@ def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
         return f"it names layer {max(others)}, and the model has {layers}"
     if unknown := sorted(plan.hyperparameters.keys() - manifest.hyperparameters.keys()):
         return f"the training graphs have no hyperparameter {unknown[0]!r}"
+    if fault := plan.work.fault:
+        return fault
     for codec in (plan.codec, plan.small_codec or plan.codec, *plan.codecs.values()):
         if codec not in CODECS:
             return f"there is no codec {codec!r}"

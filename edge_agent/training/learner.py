@@ -11,20 +11,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lamina.broker.wire.local_work import Control
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.session.events import Outcome
+from lamina.edge_agent.session.local_memory import LocalMemory
 from lamina.edge_agent.training.activation_cache import Element
 from lamina.edge_agent.training.engine import Engine, Resident
 from lamina.edge_agent.training.input_side import Indices, InputSide, Stop
 from lamina.edge_agent.training.stepping import at_once, in_parts
+from lamina.models.further import with_further
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples
 from lamina.models.values import Vector, layer_tensors
@@ -42,6 +45,7 @@ class Learner:
         engine: that is to train.
         threads: processor cores that training may use.
         micro_batch: samples at once, where memory can't hold a batch; 0: a batch at once.
+        further: names of the algorithm's vectors in every layer's value (`models.further`).
         spill: element type in which the input side's activations are kept on the disk.
         recomputes: whether a micro-batch's forward pass is computed again for its backward pass.
 
@@ -64,11 +68,14 @@ class Learner:
         micro_batch: int = 0,
         recomputes: bool = False,
         spill: Element = "float32",
+        further: tuple[str, ...] = (),
     ) -> None:
         data.check(manifest.spec)
         self._spec = manifest.spec
         self._cut = cut
         self._data = data
+        self._wire = with_further(manifest.spec, further)
+        self.memory = LocalMemory()
         self._global: list[Vector | None] = [None] * len(self._spec.layers)  # layer vectors
         self._trainer: Resident
         if micro_batch:
@@ -117,7 +124,9 @@ class Learner:
         if afresh:
             for vector in self._trainer.optimiser_state.values():
                 vector[...] = 0
-        visited = plan.local_steps * plan.batch_size
+        self.memory.begin(reset, afresh)
+        steps = plan.steps_of(device)
+        visited = steps * plan.batch_size
         order = sample_order(plan.seed, device, plan.round, len(self._data), visited)
         forward_s = 0.0
         if self._input_side is not None:
@@ -125,18 +134,25 @@ class Learner:
             if not self._input_side.compute(order, self._frozen_values(), stop):
                 return None
             forward_s = time.perf_counter() - began
-        return self._steps(order.reshape(plan.local_steps, plan.batch_size), plan.hyperparameters, forward_s, stop)
+        return self._steps(order.reshape(steps, plan.batch_size), plan, forward_s, stop)
 
     def update(self, layer: int) -> Vector:
         """What training did to a layer from the cut on: local minus global value, (vector_size,)."""
         parameters, statistics = self._local(layer)
         update = np.concatenate([parameters, statistics])
-        update -= self.held(layer)
+        update -= self._model_value(layer)
         return update
+
+    def further(self, layer: int, plan: RoundPlan, delta: Vector) -> Vector:
+        """The algorithm's vectors behind a layer's update ``delta`` (vector_size,); nothing where it has none."""
+        control, size = plan.work.correction, self._spec.layers[layer].size
+        if control is None:
+            return delta[:0]
+        return self.memory.change(layer, plan.versions[layer], delta[:size], self._shared(layer), control)
 
     def vectors(self) -> dict[str, Vector]:
         """All that the device knows, by name, in place: written into, it is restored."""
-        for layer, spec in enumerate(self._spec.layers):
+        for layer, spec in enumerate(self._wire.layers):
             if self._global[layer] is None:
                 self._global[layer] = np.zeros(spec.vector_size, np.float32)
         held = {f"global.{layer}": self.held(layer) for layer in range(len(self._spec.layers))}
@@ -147,10 +163,11 @@ class Learner:
         if self._input_side is not None:
             self._input_side.close()
 
-    def _steps(
-        self, batches: Indices, hyperparameters: Mapping[str, float], forward_s: float, stop: Stop
-    ) -> Outcome | None:
+    def _steps(self, batches: Indices, plan: RoundPlan, forward_s: float, stop: Stop) -> Outcome | None:
         """One step for each row of ``batches`` (steps, B)."""
+        hyperparameters, work = plan.hyperparameters, plan.work
+        lr, momentum = hyperparameters.get("lr", 0.0), hyperparameters.get("momentum", 0.0)
+        shift = None if work.correction is None else self._shift(work.correction)
         losses, correct, steps = 0.0, 0, 0
         began = time.perf_counter()
         for batch in batches:
@@ -158,6 +175,10 @@ class Learner:
                 return None
             result = self._step(batch, hyperparameters)
             losses, correct, steps = losses + result.loss, correct + result.correct, steps + 1
+            if work.asks:
+                self.memory.stepped(lr, momentum)
+            if shift is not None:
+                self._correct(shift, lr, momentum)
             if not math.isfinite(result.loss):
                 break
         step_s = (time.perf_counter() - began) / steps
@@ -184,9 +205,33 @@ class Learner:
         for layer in layers:
             if layer >= self._cut:
                 parameters, statistics = self._local(layer)
-                held = self.held(layer)
+                held = self._model_value(layer)
                 parameters[...] = held[: len(parameters)]
                 statistics[...] = held[len(parameters) :]
+
+    def _model_value(self, layer: int) -> Vector:
+        """A layer's global value without the algorithm's vectors, (vector_size,)."""
+        return self.held(layer)[: self._spec.layers[layer].vector_size]
+
+    def _shared(self, layer: int) -> Vector:
+        """The algorithm's vector that came with a layer's global value, (size,); zeros where none did."""
+        spec = self._spec.layers[layer]
+        shared = self.held(layer)[spec.vector_size : spec.vector_size + spec.size]
+        return shared if shared.size else np.zeros(spec.size, np.float32)
+
+    def _shift(self, control: Control) -> Vector:
+        """What is added to the gradient of all trained parameters, (P,)."""
+        layers = range(self._cut, len(self._spec.layers))
+        return np.concatenate([self.memory.shift(layer, self._shared(layer), control) for layer in layers])
+
+    def _correct(self, shift: Vector, lr: float, momentum: float) -> None:
+        """Add ``shift`` to the gradient of the step that was just made.
+
+        SGD is linear in its gradients, and the momentum of a sum is the sum of the momenta: so what the shift adds is
+        kept apart, and training graphs know nothing of it.
+        """
+        pushed = self.memory.pushed(shift, momentum)
+        self._trainer.parameters[...] -= np.float32(lr) * pushed
 
     def _set_anchor(self) -> None:
         """What FedProx pulls towards is each layer's global value."""
@@ -207,7 +252,7 @@ class Learner:
         """The tensors before the cut, by name."""
         values: dict[str, Vector] = {}
         for layer in range(self._cut):
-            values |= layer_tensors(self._spec, layer, self.held(layer))
+            values |= layer_tensors(self._spec, layer, self._model_value(layer))
         return values
 
 

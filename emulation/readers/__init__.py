@@ -1,1 +1,1 @@
-"""In which formats do data sets come? One file each, with a function that returns `Raw` samples."""
+"""Readers of data sets: one file a format, each with a function that returns `Raw` samples."""

@@ -1,4 +1,4 @@
-"""How is CIFAR read as published ("python version")? A folder of pickles, of which only plain arrays are admitted.
+"""Reads CIFAR as published ("python version"): a folder of pickles, of which only plain arrays are admitted.
 
 A pickle can name any function of any module and have it called. This reader resolves the few names that numpy arrays
 need, and refuses the rest before anything runs.

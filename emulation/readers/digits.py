@@ -1,4 +1,4 @@
-"""How do the handwritten digits of scikit-learn come in? 1,797 of them, 8x8, with no file to fetch.
+"""Reads the handwritten digits of scikit-learn: 1,797 of them, 8x8, with no file to fetch.
 
 Source: the test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998, UCI).
 """

@@ -1,4 +1,4 @@
-"""How are the files of the MNIST family read? IDX: two zero bytes, a type, the rank, the extents, the elements.
+"""Reads IDX, the format of the MNIST family: two zero bytes, a type, the rank, the extents, the elements.
 
 Source: LeCun, Cortes and Burges, "The MNIST database"; Fashion-MNIST (Xiao et al. 2017), EMNIST (Cohen et al. 2017)
 and KMNIST (Clanuwat et al. 2018) come in the same format, plain or gzipped.

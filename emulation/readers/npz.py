@@ -1,4 +1,4 @@
-"""How is a data set of one's own read? A numpy archive with a few agreed names.
+"""Reads a user's own data set: a NumPy archive with a few agreed names.
 
 ``x_train, y_train, x_test, y_test``, or ``x, y``, which are then split. Optional: ``ids`` (whose each training sample
 is; ``ids_train`` means the same), and ``classes`` (their number, or their names). Other entries are left alone.

@@ -1,4 +1,4 @@
-"""What does a reader hand over? Samples as the file holds them, before any scaling or splitting."""
+"""What a reader returns: samples as the file holds them, before any scaling or splitting."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from lamina.coordinator.algorithms.embracing import trainers
 from lamina.coordinator.folds.aggregate import Aggregate, Fold, rule
 from lamina.coordinator.folds.mean import LayerFold
+from lamina.emulation.simulator.corrections import Corrections
 from lamina.emulation.simulator.research.coverage import CoverageFold
 from lamina.emulation.simulator.rows import Row, Rows, layer_offsets
 from lamina.emulation.simulator.run_context import RunContext
@@ -41,22 +42,24 @@ class Averaging:
 
     Args:
         context: of the run.
+        corrections: the algorithm's part of it.
         wire: what updates go through; ``None``: they arrive as they are.
     """
 
-    def __init__(self, context: RunContext, wire: SimulatedWire | None = None) -> None:
+    def __init__(self, context: RunContext, corrections: Corrections, wire: SimulatedWire | None = None) -> None:
         self._context = context
-        self._wire = wire
+        self._wire, self._corrections = wire, corrections
         self._offsets = layer_offsets(context.spec)
         self._cuts = context.cuts
         self._weights = context.weights
         self._covered = _coverage(context)
 
-    def average(self, layer: int, slots: Mapping[str, int], rows: Rows, base: Row) -> Averaged:
+    def average(self, layer: int, version: int, slots: Mapping[str, int], rows: Rows, base: Row) -> Averaged:
         """Fold what the cohort holds of one layer.
 
         Args:
             layer: index of the layer.
+            version: of its value.
             slots: row of every active device, ascending without gaps.
             rows: their states, (slots, row_size).
             base: the global state, (row_size,).
@@ -68,17 +71,21 @@ class Averaging:
         local = _chosen(rows, [slots[device] for device in devices])[:, place]
         if self._covered:
             return self._element_wise(layer, devices, local, base[place], place)
-        return self._by_rule(layer, devices, local, base[place])
+        return self._by_rule(layer, version, devices, local, base[place])
 
-    def _by_rule(self, layer: int, devices: Sequence[str], local: Rows, base: Row) -> Averaged:
-        spec, weights = self._context.spec.layers[layer], [self._weights[device] for device in devices]
+    def _by_rule(self, layer: int, version: int, devices: Sequence[str], local: Rows, base: Row) -> Averaged:
+        corrections = self._corrections
+        spec, weights = corrections.spec.layers[layer], [self._weights[device] for device in devices]
         fold = rule(self._context.setting.aggregation.fold)(spec.vector_size, spec.size)
-        if isinstance(fold, LayerFold) and self._wire is None:
+        if isinstance(fold, LayerFold) and self._wire is None and not corrections.asks:
             fold.add_all(devices, local, base, weights)
         else:
             for device, value, weight in zip(devices, local, weights, strict=True):
-                _offer(fold, device, self._arrived(layer, device, value - base, weight), weight)
-        aggregate = fold.finish(base) if fold.count else None
+                update = corrections.update(layer, device, version, value - base)
+                arrived = self._arrived(layer, device, update, weight)
+                _offer(fold, device, arrived, corrections.weight(layer, device, weight))
+        sent = corrections.base(layer, base)
+        aggregate = corrections.aggregate(layer, fold.finish(sent)) if fold.count else None
         return Averaged(aggregate, len(devices), len(devices) - fold.count, fold.count * spec.vector_size)
 
     def _arrived(self, layer: int, device: str, delta: Row, weight: float) -> Row:

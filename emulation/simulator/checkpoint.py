@@ -15,6 +15,8 @@ from lamina.models.storage.replace import replace_file
 
 _SERVER = "server."  # begins the names of what the server's optimiser remembers of a layer
 
+_LOCAL = "local."  # begins the names of what is remembered for the algorithm
+
 
 class Point(msgspec.Struct, frozen=True):
     """One evaluation of the averaged model.
@@ -57,6 +59,7 @@ def write_checkpoint(path: Path, state: State, history: RunHistory) -> None:
     """Put a run's state at ``path``, at once or not at all."""
     arrays: dict[str, NDArray[np.generic]] = {"base": state.base, "rows": state.rows, "momentum": state.momentum}
     arrays |= {f"{_SERVER}{layer}": memory for layer, memory in state.server.items()}
+    arrays |= {f"{_LOCAL}{name}": vector for name, vector in state.local.items()}
     head = np.frombuffer(msgspec.json.encode(_Head(state.run_state, history)), np.uint8)
     content = io.BytesIO()
     np.savez(content, head=head, **arrays)  # type: ignore[arg-type]  # its annotation takes the names for a flag
@@ -72,4 +75,5 @@ def read_checkpoint(path: Path) -> tuple[State, RunHistory] | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.DecodeError):
         return None
     server = {int(name.removeprefix(_SERVER)): array for name, array in arrays.items() if name.startswith(_SERVER)}
-    return State(head.run_state, arrays["base"], arrays["rows"], arrays["momentum"], server), head.history
+    local = {name.removeprefix(_LOCAL): array for name, array in arrays.items() if name.startswith(_LOCAL)}
+    return State(head.run_state, arrays["base"], arrays["rows"], arrays["momentum"], server, local), head.history

@@ -61,7 +61,7 @@ class SimulatedLocal(Local, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         momentum_of: whose the momentum is: a ``device``'s, which begins each cycle without, or a ``slot``'s of the
-            cohort, which the next cycle's device in it inherits, as in the published runs of FedLAMA.
+            cohort, which the next cycle's device in it inherits, as in the runs of arXiv 2110.10302.
         augment: random crops and flips, for images.
     """
 
@@ -133,6 +133,11 @@ class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
         require(
             self.reduction == "cut" or self.aggregation.fold == "mean",
             "reduction = 'width' averages element by element: aggregation.fold must be 'mean'",
+        )
+        require(
+            not self.algorithm.sgd_only or (self.reduction == "cut" and self.local.momentum_of == "device"),
+            f"aggregation.algorithm = {self.aggregation.algorithm!r} needs reduction = 'cut' and "
+            "local.momentum_of = 'device'",
         )
         if self.exchange == "logits":
             self._check_exchange()

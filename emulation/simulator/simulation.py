@@ -26,7 +26,8 @@ from lamina.coordinator.rounds import course
 from lamina.coordinator.rounds.course import RoundWork
 from lamina.emulation.simulator.averaging import Averaged, Averaging
 from lamina.emulation.simulator.backends import Backend
-from lamina.emulation.simulator.backends.tasks import EvaluationTask, RunTask, TaskResult, TrainingTask
+from lamina.emulation.simulator.backends.tasks import EvaluationTask, TaskResult, TrainingTask
+from lamina.emulation.simulator.corrections import Corrections
 from lamina.emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
 from lamina.emulation.simulator.run_context import RunContext
 from lamina.emulation.simulator.setting import Setting
@@ -59,6 +60,7 @@ class State:
         rows: the active devices', (slots, row_size).
         momentum: theirs, (slots, row_size).
         server: what the server's optimiser remembers, by layer; empty without one.
+        local: what devices and the coordinator remember for the algorithm, by name; empty where it asks for nothing.
     """
 
     run_state: SimulatedRunState
@@ -66,6 +68,7 @@ class State:
     rows: Rows
     momentum: Rows
     server: dict[int, Row] = field(default_factory=dict)
+    local: dict[str, Row] = field(default_factory=dict)
 
 
 def simulated_beginning(layers: int, local_steps: int) -> SimulatedRunState:
@@ -113,7 +116,8 @@ class Simulation:
         self._wire = wire
         self._backend = backend
         self._clock = clock
-        self._averaging = Averaging(context, wire)
+        if wire and context.setting.algorithm.further:
+            raise ValueError("a simulated wire carries no vectors of an algorithm")
         self._offsets = layer_offsets(context.spec)
         self._cuts = context.cuts
         self._arrays = backend.arrays
@@ -124,6 +128,8 @@ class Simulation:
         self._arrays.base[:] = state.base
         self.run_state = state.run_state
         self._server = state.server
+        self._corrections = Corrections(context, state.local, state.run_state.versions)
+        self._averaging = Averaging(context, self._corrections, wire)
 
     @property
     def finished(self) -> bool:
@@ -145,7 +151,9 @@ class Simulation:
         rows = arrays.rows.copy()
         for start, stop in self._taken() if run_state.cohort else ():
             rows[: len(run_state.cohort), start:stop] = arrays.base[start:stop]
-        return State(run_state, arrays.base.copy(), rows, arrays.momentum.copy(), dict(self._server))
+        return State(
+            run_state, arrays.base.copy(), rows, arrays.momentum.copy(), dict(self._server), self._corrections.vectors()
+        )
 
     def advance(self) -> tuple[RoundRecord, CycleRecord | None]:
         """Do one round; its record, and that of the adjustment where a cycle ends with it."""
@@ -158,6 +166,8 @@ class Simulation:
             self._wire.begin(before.round, cohort, np.split(self.values, self._offsets[1:-1]))
         tasks = self._training_tasks(slots)
         outcomes = self._backend.carry_out(tasks)
+        for task in tasks:
+            self._corrections.stepped(task.device, task.steps, task.lr)
         averaged = self._average(due, slots)
         self._count(work, averaged)
         self.run_state, adjustment = course.apply(
@@ -170,6 +180,9 @@ class Simulation:
             discrepancies=self._move(due, averaged),
             relaxable=self.context.relaxable,
         )
+        folded = {layer: done.aggregate.devices if done.aggregate else () for layer, done in averaged.items()}
+        unfolded = {device: [layer for layer in due if device not in folded[layer]] for device in cohort}
+        self._corrections.settle(cohort, self.run_state.versions, unfolded)
         cycle_ends = not self.run_state.cohort
         accuracy = self._accuracy() if self._to_be_judged(cycle_ends) else None
         seconds = self._clock() - began
@@ -193,12 +206,20 @@ class Simulation:
             return ((0, self._offsets[-1]),)
         return runs(self._offsets, fedavg.due(run_state.intervals, steps, run_state.round * steps))
 
-    def _training_tasks(self, slots: dict[str, int]) -> list[RunTask]:
+    def _training_tasks(self, slots: dict[str, int]) -> list[TrainingTask]:
         setting, round_ = self.context.setting, self.run_state.round
         steps, lr, takes = setting.training.local_steps, setting.lr(round_), self._taken()
         forgets = not self.run_state.cohort and setting.local.momentum_of == "device"
+        held, rates = self.context.common.held, {"lr": lr, "momentum": self.context.common.momentum}
+        work = course.local_work(setting, {device: len(held[device]) for device in slots}, rates)
+        reset = [layer for layer, start in enumerate(self._offsets[:-1]) if any(a <= start < b for a, b in takes)]
+        self._corrections.begin(work, list(slots), reset, afresh=not self.run_state.cohort)
+        variants, shift = self.context.variants, self._corrections.shift
         return [
-            TrainingTask(slot, device, self.context.variants[device], round_, steps, lr, takes, forgets)
+            TrainingTask(
+                *(slot, device, variants[device], round_, work.steps.get(device, steps), lr, takes, forgets),
+                shift=shift(device),
+            )
             for device, slot in slots.items()
         ]
 
@@ -207,7 +228,7 @@ class Simulation:
         arrays, averaging = self._arrays, self._averaging
 
         def average(layer: int) -> Averaged:
-            return averaging.average(layer, slots, arrays.rows, arrays.base)
+            return averaging.average(layer, self.run_state.versions[layer], slots, arrays.rows, arrays.base)
 
         sizes = [layer.vector_size for layer in self.context.spec.layers]
         largest_first = sorted(due, key=lambda layer: -sizes[layer])  # it decides on the pass that all take
@@ -223,14 +244,14 @@ class Simulation:
             if aggregate is None:
                 continue
             moved = course.layer_value(
-                self.context.setting.server,
+                self.context.setting,
                 aggregate,
-                arrays.base[place],
+                self._corrections.base(layer, arrays.base[place]),
                 self._server.pop(layer, None),
                 self.run_state.intervals[layer],
-                self.context.spec.layers[layer].size,
+                self._corrections.facts(layer),
             )
-            value, discrepancies[layer] = moved.value, moved.discrepancy
+            value, discrepancies[layer] = self._corrections.move(layer, moved.value), moved.discrepancy
             if moved.memory is not None:
                 self._server[layer] = moved.memory
             arrays.base[place] = self._wire.next_value(layer, arrays.base[place], value) if self._wire else value

@@ -1,4 +1,4 @@
-"""How does a step do with less memory than its activations take? It computes them again for the backward pass.
+"""Activation checkpointing: a step that computes activations again for the backward pass takes less memory.
 
 The forward pass is cut into segments where a single activation is live. That activation, the segment's *entry*, is
 kept. All else that the backward pass reads of a segment is computed a second time from the entry, when the backward
@@ -47,7 +47,9 @@ def recomputing(model: onnx.ModelProto, batch: int, *, worth_bytes: int = 1 << 1
 
 @dataclass(frozen=True)
 class _Point:
-    """Where the forward pass may be cut: before ``operators[index]`` only ``entry`` is live; what came before it."""
+    """A point where the forward pass may be cut: before ``operators[index]`` only ``entry`` is live; what came before
+    it.
+    """
 
     index: int
     entry: str

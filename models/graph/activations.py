@@ -1,4 +1,4 @@
-"""How many activations does a layer have? The outputs of its conv and dense operators, the paper's measure.
+"""Counts the activations of a layer: the outputs of its conv and dense operators, the paper's measure.
 
 They are counted by running the traced forward pass without values: so an LSTM counts with every product that it
 consists of.
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lamina.models.graph.anatomy import dissect
 from lamina.models.graph.flattening import without_values
-from lamina.models.graph.recurrent import STAND_INS
+from lamina.models.graph.stand_ins import STAND_INS
 from lamina.models.graph.tracing import Forward, example
 
 _CONV_OR_DENSE = ("aten::convolution", "aten::linear", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")

@@ -1,4 +1,4 @@
-"""Which operators of the forward pass depend on the sample, and which tensors of the module does each of them read?"""
+"""Finds which operators of the forward pass depend on the sample, and which tensors of the module each one reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much does the engine take for what it allocates? Its arena, played through: where blocks lie, what is touched.
+"""Simulates the engine's memory arena: where blocks lie, and how much of it is touched.
 
 ONNX Runtime's arena is TensorFlow's, after Lea's best fit with coalescing. It takes regions from the system, each twice
 as large as the one before, cuts blocks from them in multiples of 256 bytes, leaves a free block whole where the request
@@ -110,5 +110,5 @@ class Arena:
 
 
 def _rank(block: _Block) -> tuple[int, int, int]:
-    """Of the free blocks that are large enough, the one of the least rank is taken."""
+    """Return the rank of a free block; of those that are large enough, the one of the least rank is taken."""
     return block.size, block.region.number, block.start

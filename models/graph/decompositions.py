@@ -1,7 +1,7 @@
-"""Which aten operators are written out in others, by torch's own decompositions, before rules are applied?
+"""Lists the aten operators that torch's own decompositions write out in others before rules are applied.
 
-The list is explicit. All of torch's core decompositions would fix the batch extent, and would take apart operators that
-have better rules of their own.
+Those of the explicit list are always written out. So are all others that torch can write out and that have no rule:
+what has a rule is not taken apart, since its rule is the better way.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch._decomp import get_decompositions
+from torch._decomp import decomposition_table, get_decompositions
+
+import lamina.models.graph.rules  # noqa: F401 - registers them
+from lamina.models.graph.registry import find_rule, operator_name
 
 _ACTIVATIONS = """
     _prelu_kernel _prelu_kernel_backward celu elu elu_backward gelu gelu_backward glu glu_backward hardshrink
@@ -44,4 +47,13 @@ _MOVING_ELEMENTS = """
 def decompositions() -> dict[Any, Any]:
     """The table of decompositions, as a trace takes it."""
     listed = (_ACTIVATIONS, _LOSSES, _NORMS_AND_DROPOUT, _ARITHMETIC, _REDUCTIONS, _MOVING_ELEMENTS)
-    return dict(get_decompositions([getattr(torch.ops.aten, name) for names in listed for name in names.split()]))
+    table = dict(get_decompositions([getattr(torch.ops.aten, name) for names in listed for name in names.split()]))
+    others = {operator: function for operator, function in decomposition_table.items() if _is_left(operator)}
+    return others | table
+
+
+def _is_left(operator: Any) -> bool:
+    """Whether it is an operator that has no rule, and that changes nothing in place."""
+    if not isinstance(operator, torch._ops.OpOverload) or operator._schema.is_mutable:
+        return False
+    return find_rule(operator_name(operator)) is None

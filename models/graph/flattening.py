@@ -1,4 +1,4 @@
-"""How does a function of tensors become a flat graph of aten operators? It is traced without values.
+"""Traces a function of tensors, without values, into a flat graph of aten operators.
 
 Autograd runs during the trace, so its backward operators stand in the graph like any others. What is left are operators
 that `graph.rules` has rules for: those that `graph.decompositions` does not write out in others, and none
@@ -40,6 +40,7 @@ def flatten(forward: Forward, function: Callable[..., Sequence[Tensor]], *inputs
         if any(_changes_in_place(node) for node in graph.graph.nodes):
             placeholders = [example(node) for node in graph.graph.nodes if node.op == "placeholder"]
             graph = make_fx(functionalize(fx.Interpreter(graph).run), decomposition_table=table)(*placeholders)
+            _forget_changed_inputs(graph.graph)
             graph.graph.eliminate_dead_code()
     return graph
 
@@ -54,6 +55,14 @@ def without_values(forward: Forward) -> Iterator[None]:
         enable_python_dispatcher(),
     ):
         yield
+
+
+def _forget_changed_inputs(graph: fx.Graph) -> None:
+    """Leave out what would write into the graph's inputs: what is kept of a step are its outputs."""
+    for node in graph.nodes:
+        if node.target == torch.ops.aten.copy_.default and node.args[0].op == "placeholder":
+            node.replace_all_uses_with(node.args[1])
+            graph.erase_node(node)
 
 
 def _changes_in_place(node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""What does a device run without training? A section of the network, or all of it, in inference mode.
+"""Graphs without training: a section of the network, or all of it, in inference mode.
 
 The values of its parameters and statistics change from round to round, and are no part of the file: they are external
 initialisers, named as in the spec. Whoever makes a session gives them, from memory:
@@ -22,9 +22,11 @@ from torch import Tensor
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.flattening import flatten, without_values
+from lamina.models.graph.places import place
+from lamina.models.graph.registry import operator_name
 from lamina.models.graph.sections import Point, end, is_random, run_section, starts
 from lamina.models.graph.tracing import Forward, example, trace
-from lamina.models.graph.translation import operator_name, place, translate
+from lamina.models.graph.translation import translate
 from lamina.models.graph.writer import GraphWriter
 from lamina.models.spec import LayerSpec, ModelSpec
 
@@ -63,8 +65,9 @@ def _written(
     with without_values(forward):
         x = torch.empty_like(example(start.activation), requires_grad=False)
     if drawing := [operator for operator in forward.operators[start.index : stop.index] if is_random(operator)]:
+        name = operator_name(drawing[0].target)
         raise ModelError(
-            f"model {forward.name}: operator {operator_name(drawing[0])}{place(drawing[0])} draws random numbers in "
+            f"model {forward.name}: operator {name}{place(drawing[0])} draws random numbers in "
             f"inference mode, too; give it the module's mode, as F.dropout(x, p, training=self.training) does"
         )
     g = GraphWriter(f"{forward.name} to {output}")

@@ -1,4 +1,4 @@
-"""How does a batch become gradients? Forward, loss and backward from a cut onwards, written into a graph."""
+"""Writes forward pass, loss and backward pass from a cut onwards into a graph: a batch becomes gradients."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def write_gradients(g: GraphWriter, forward: Forward, spec: ModelSpec, cut: int)
     values = dict(zip(part.trained, pieces, strict=True))
     values |= dict(zip(part.moving, split_input(g, "statistics", part.moving), strict=True))
     tensors = {tensor.name: _shaped(g, piece, tensor.shape) for tensor, piece in values.items()}
-    step = _flat_step(forward, start, loss, part)
+    step = flat_step(forward, start, loss, part)
     value, correct, *rest = translate(g, forward, step, tensors, inputs)
     gradients, moved = rest[: len(part.trained)], rest[len(part.trained) :]
 
@@ -94,7 +94,7 @@ def size(tensors: Sequence[TensorSpec]) -> int:
 
 
 @lru_cache(maxsize=2)  # several graphs are written from one step
-def _flat_step(forward: Forward, start: Point, loss: Loss, part: Part) -> fx.GraphModule:
+def flat_step(forward: Forward, start: Point, loss: Loss, part: Part) -> fx.GraphModule:
     """One step from ``start`` onwards, without the optimiser, as a flat graph.
 
     From the tensors of the module, x and y to the loss, the count of correct answers, the gradients of the trained

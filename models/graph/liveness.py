@@ -1,4 +1,5 @@
-"""Which tensors of a graph are in memory at once? Its operators in the engine's order, and what they allocate and free.
+"""Tells which tensors of a graph are in memory at once: its operators in the engine's order, and what they allocate and
+free.
 
 ONNX Runtime runs a graph depth first from its last result backwards: of an operator's inputs, the one that was written
 last comes first. A tensor is allocated when its operator runs, and freed after its last reader. It does not write over

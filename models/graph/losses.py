@@ -1,4 +1,4 @@
-"""What does a step minimise? The losses that a training graph may have."""
+"""The losses that a training graph may minimise."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def loss_named(name: str) -> Loss:
     Raises:
         ModelError: there is none.
     """
+    if not isinstance(name, str):
+        raise ModelError(f"a loss is given by its name, one of {', '.join(LOSSES)}, and this is {type(name).__name__}")
     if name not in LOSSES:
         raise ModelError(f"there is no loss {name!r}; {did_you_mean(name, LOSSES)}")
     return LOSSES[name]
@@ -44,12 +46,14 @@ def _smoothed_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _binary_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Of one logit for yes and no, or of a logit for each class that is judged by itself."""
+    """The cross entropy of one logit for yes and no, or of a logit for each class that is judged by itself."""
     return F.binary_cross_entropy_with_logits(logits, _targets(logits, y))
 
 
 def _squared_error(logits: Tensor, y: Tensor) -> Tensor:
-    """Of the outputs, against 1 for the class and 0 for the others; averaged over the classes, too."""
+    """The squared error of the outputs, against 1 for the class and 0 for the others; it is averaged over the classes,
+    too.
+    """
     return F.mse_loss(logits, _targets(logits, y))
 
 

@@ -1,4 +1,4 @@
-"""How does a recurrent layer stand in the graph? Its way along the sequence is one operator, its gradient another.
+"""Recurrent layers in the graph: a layer's pass along the sequence is one operator, and its gradient is another.
 
 torch would write an LSTM out, step by step. Here the product with the input, which needs no recurrence, is taken for
 all steps at once, and what is left is an operator of our own, of which `rules.recurrent` makes a Scan. For
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lamina.models.errors import ModelError
+from lamina.models.graph.custom_functions import again
 
 _TRACED_ONLY = "this operator is traced, and never run"
 
@@ -35,7 +36,7 @@ def lstm(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """In place of ``aten::lstm``: outputs, and the last outputs and cells of every layer and direction."""
+    """Stands in place of ``aten::lstm``: outputs, and the last outputs and cells of every layer and direction."""
     y, (h, c) = _stack(
         _lstm_along, x, states, parameters, has_biases, num_layers, dropout, train, bidirectional, batch_first
     )
@@ -53,7 +54,7 @@ def gru(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
-    """In place of ``aten::gru``: outputs, and the last output of every layer and direction."""
+    """Stands in place of ``aten::gru``: outputs, and the last output of every layer and direction."""
     y, (h,) = _stack(
         _gru_along, x, [state], parameters, has_biases, num_layers, dropout, train, bidirectional, batch_first
     )
@@ -108,7 +109,7 @@ def _lstm_along(x: Tensor, states: Sequence[Tensor], parameters: Parameters) -> 
 
 
 def _cell_gate_last(parameter: Tensor) -> Tensor:
-    """From torch's order (input, forget, cell, output) to one where those with a sigmoid lie side by side."""
+    """Reorder torch's gates (input, forget, cell, output) so that those with a sigmoid lie side by side."""
     into, forget, cell, output = parameter.chunk(4)
     return torch.cat([into, forget, output, cell])
 
@@ -222,4 +223,8 @@ def _like(tensor: Tensor, shape: Sequence[int], count: int) -> list[Tensor]:
 
 
 # What stands in for an operator of torch's when a section is run.
-STAND_INS: dict[Any, Callable[..., Any]] = {torch.ops.aten.lstm.input: lstm, torch.ops.aten.gru.input: gru}
+STAND_INS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.lstm.input: lstm,
+    torch.ops.aten.gru.input: gru,
+    torch.ops.lamina.autograd_function.default: again,
+}

@@ -1,4 +1,4 @@
-"""Which ONNX operators stand for an aten operator? Its rule, a function that is registered under the operator's name.
+"""The rules by which aten operators become ONNX operators: functions registered under the operators' names.
 
     @rule("sigmoid")
     def sigmoid(g: GraphWriter, call: Call, x: Value) -> str:
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
+
+import torch
 
 from lamina.models.manifest import ONNXRUNTIME
 
@@ -48,3 +50,10 @@ def find_rule(name: str, engine: str = ONNXRUNTIME) -> Rule | None:
     """
     keys = ((owner, each) for owner in (engine, ONNXRUNTIME) for each in (name, name.partition(".")[0]))
     return next((_RULES[key] for key in keys if key in _RULES), None)
+
+
+def operator_name(target: Any) -> str:
+    """``add.Tensor`` for ``torch.ops.aten.add.Tensor``, ``operator.mul`` for Python's own."""
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target._schema.name.rpartition('::')[2]}.{target._overloadname}"
+    return f"operator.{getattr(target, '__name__', target)}"

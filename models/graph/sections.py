@@ -1,4 +1,4 @@
-"""Where may the forward graph be cut, and how is the section between two cuts run?
+"""Finds where the forward graph may be cut, and runs the section between two cuts.
 
 A point lies between two operators. The graph may be cut at a point where exactly one activation is live: one tensor,
 computed from the sample before the point, is read after it. Parameters, buffers, constants and what is computed from
@@ -16,8 +16,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx import traceback as fx_traceback
 
+from lamina.models.errors import ModelError
 from lamina.models.graph.anatomy import Anatomy, dissect
-from lamina.models.graph.recurrent import STAND_INS
+from lamina.models.graph.places import place
+from lamina.models.graph.registry import operator_name
+from lamina.models.graph.stand_ins import STAND_INS
 from lamina.models.graph.tracing import Forward, example
 from lamina.models.spec import ModelSpec
 
@@ -44,7 +47,7 @@ class Point:
 
     @property
     def dtype(self) -> str:
-        """Its element type."""
+        """The activation's element type."""
         return str(example(self.activation).dtype).removeprefix("torch.")
 
     @property
@@ -59,7 +62,7 @@ def end(forward: Forward) -> Point:
 
 
 def starts(forward: Forward, spec: ModelSpec) -> dict[int, Point]:
-    """Where the blocks of ``spec`` start in ``forward``, by the index of their first layer."""
+    """Return the points where the blocks of ``spec`` start in ``forward``, by the index of their first layer."""
     layer_of = {
         tensor.name: index
         for index, layer in enumerate(spec.layers)
@@ -69,7 +72,7 @@ def starts(forward: Forward, spec: ModelSpec) -> dict[int, Point]:
 
 
 def block_starts(forward: Forward, layer_of: Mapping[str, int]) -> dict[int, Point]:
-    """Where blocks may start: the index of a block's first layer, and the point before it.
+    """Return the points where blocks may start: the index of a block's first layer, and the point before it.
 
     Of the points between two layers the one with the smallest activation is taken, and of those the last, so that
     operators without parameters (an activation, a pooling) stand with the layer before them, and run once where that
@@ -152,7 +155,11 @@ class _Run:
         args, kwargs = fx.node.map_arg((operator.args, operator.kwargs), self.result)
         function: Any = operator.target
         with fx_traceback.set_current_meta(operator):
-            self._results[operator] = self._stand_ins.get(function, function)(*args, **kwargs)
+            try:
+                self._results[operator] = self._stand_ins.get(function, function)(*args, **kwargs)
+            except ModelError as error:
+                name = operator_name(function)
+                raise ModelError(f"model {self._forward.name}: operator {name}{place(operator)}: {error}") from error
 
     def result(self, operator: fx.Node) -> Any:
         if operator not in self._results:

@@ -1,4 +1,4 @@
-"""What does the network compute? Its forward pass as a graph of aten operators, traced by ``torch.export``.
+"""The forward pass of a network as a graph of aten operators, traced by ``torch.export``.
 
 The graph is at the level of the module's own calls (``aten.conv2d``, ``aten.batch_norm``, ``aten.lstm``), still
 differentiable, with a symbolic batch extent. Every tensor of the module stands in it as a placeholder.
@@ -21,6 +21,7 @@ from torch.export.graph_signature import InputKind
 
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
+from lamina.models.graph.custom_functions import FunctionCall, kept_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class Forward:
             under two names has the first of them twice.
         values: their values, by name. They are the module's own tensors, not copies.
         submodules: holds what ``get_attr`` operators refer to.
+        functions: the calls of the user's own autograd functions, which operators refer to by number.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Forward:
     tensors: dict[fx.Node, str]
     values: dict[str, Tensor]
     submodules: nn.Module
+    functions: tuple[FunctionCall, ...] = ()
 
     @property
     def batch(self) -> Any:
@@ -60,14 +63,21 @@ def trace(definition: Definition, *, training: bool) -> Forward:
         ModelError: the module can't be traced, or does not return one tensor (N, classes).
     """
     sample = torch.zeros((2, *definition.input_shape), dtype=getattr(torch, definition.input_dtype))
-    with mode_of(definition.module, training=training), warnings.catch_warnings(action="ignore"):
+    _refuse_hooks(definition)
+    functions: list[FunctionCall] = []
+    with (
+        mode_of(definition.module, training=training),
+        kept_whole(functions),
+        _no_hooks(),
+        warnings.catch_warnings(action="ignore"),
+    ):
         try:
             exported = torch.export.export(
                 definition.module, (sample,), dynamic_shapes=({0: torch.export.Dim("N")},), strict=False
             )
         except Exception as error:  # whatever the module's own code raises
             raise ModelError(_untraceable(definition.name, error)) from error
-    return _forward(definition, exported)
+    return _forward(definition, exported, tuple(functions))
 
 
 def example(operator: fx.Node) -> Any:
@@ -75,9 +85,11 @@ def example(operator: fx.Node) -> Any:
     return operator.meta["val"]
 
 
-def _forward(definition: Definition, exported: torch.export.ExportedProgram) -> Forward:
+def _forward(
+    definition: Definition, exported: torch.export.ExportedProgram, functions: tuple[FunctionCall, ...]
+) -> Forward:
     placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
-    first_names = _first_names(definition.module)
+    first = first_names(definition.module)
     tensors, values, samples = {}, {}, []
     for spec in exported.graph_signature.input_specs:
         placeholder = placeholders[spec.arg.name]
@@ -85,7 +97,7 @@ def _forward(definition: Definition, exported: torch.export.ExportedProgram) -> 
             samples.append(placeholder)
             continue
         target = str(spec.target)
-        name = tensors[placeholder] = first_names.get(target, target)
+        name = tensors[placeholder] = first.get(target, target)
         values[name] = exported.state_dict[target] if target in exported.state_dict else exported.constants[target]
     return Forward(
         name=definition.name,
@@ -95,6 +107,7 @@ def _forward(definition: Definition, exported: torch.export.ExportedProgram) -> 
         tensors=tensors,
         values=values,
         submodules=exported.graph_module,
+        functions=functions,
     )
 
 
@@ -110,7 +123,7 @@ def _output(definition: Definition, graph: fx.Graph) -> fx.Node:
     return outputs[0]  # type: ignore[no-any-return]  # checked above
 
 
-def _first_names(module: nn.Module) -> dict[str, str]:
+def first_names(module: nn.Module) -> dict[str, str]:
     """Every name of a parameter or buffer to the first name of the same tensor."""
     first: dict[int, str] = {}
     names = {}
@@ -132,12 +145,53 @@ def mode_of(module: nn.Module, *, training: bool) -> Iterator[None]:
             part.training = mode
 
 
+_WRITE_A_FUNCTION = "write a torch.autograd.Function whose backward pass does what the hook does"
+
+
+def _refuse_hooks(definition: Definition) -> None:
+    """A hook changes a gradient behind autograd's back: no graph would have it.
+
+    Raises:
+        ModelError: a parameter or a module has one.
+    """
+    for name, parameter in definition.module.named_parameters():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise ModelError(
+                f"model {definition.name}: parameter {name} has a hook on its gradient, which devices can't run: "
+                f"take it away, or {_WRITE_A_FUNCTION}"
+            )
+    for name, part in definition.module.named_modules():
+        if part._backward_hooks or part._backward_pre_hooks:
+            raise ModelError(
+                f"model {definition.name}: module {name or '(the whole)'} has a hook on its backward pass, which "
+                f"devices can't run: take it away, or {_WRITE_A_FUNCTION}"
+            )
+
+
+@contextmanager
+def _no_hooks() -> Iterator[None]:
+    """Inside, a forward pass that puts a hook on a tensor fails."""
+
+    def refuse(tensor: Tensor, hook: object) -> None:
+        raise ModelError(f"it puts a hook on a tensor's gradient, which devices can't run: {_WRITE_A_FUNCTION}")
+
+    names = ("register_hook", "register_post_accumulate_grad_hook")
+    before = {name: getattr(Tensor, name) for name in names}
+    for name in names:
+        setattr(Tensor, name, refuse)
+    try:
+        yield
+    finally:
+        for name, original in before.items():
+            setattr(Tensor, name, original)
+
+
 def _untraceable(name: str, error: Exception) -> str:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_torchs(frame.filename)]
-    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own[1:] else ""
+    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""
     return f"model {name}: its forward pass can't be traced: {reason}{place}"
 
 
 def _is_torchs(filename: str) -> bool:
-    return Path(torch.__file__).parent in Path(filename).parents or filename.startswith("<")
+    return Path(torch.__file__).parent in Path(filename).parents or filename.startswith("<") or filename == __file__

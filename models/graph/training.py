@@ -1,4 +1,4 @@
-"""What does a device run to train from a cut onwards? One graph for a whole step, or two where it is done in parts.
+"""Graphs of training from a cut onwards: one for a whole step, or two where a step is done in parts.
 
     training_graph       forward, loss, backward and optimiser on one batch
     accumulating_graph   forward, loss and backward on a micro-batch, whose gradients are added to those before

@@ -1,10 +1,9 @@
-"""How does a flat aten graph become ONNX operators? Node by node, each by its rule."""
+"""Translates a flat aten graph into ONNX operators, node by node, each by its rule."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +11,15 @@ from torch import Tensor, fx
 
 from lamina.models.errors import ModelError
 from lamina.models.graph import rules
-from lamina.models.graph.registry import find_rule
+from lamina.models.graph.places import place
+from lamina.models.graph.registry import find_rule, operator_name
 from lamina.models.graph.tracing import Forward, example
 from lamina.models.graph.values import Call, Form, Value, form_of
-from lamina.models.graph.writer import GraphWriter
+from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
-_TORCH = Path(torch.__file__).parent
+_HALF = "numbers of 16 bits are not supported, since devices train in float32: leave out half(), bfloat16() or to()"
+_COMPLEX = "complex numbers are not supported here: compute with the real and the imaginary part"
+_ELEMENT_TYPES_ADVICE = {"float16": _HALF, "bfloat16": _HALF, "complex64": _COMPLEX, "complex128": _COMPLEX}
 
 # Checks of what the trace has already settled.
 _IGNORED = ("_assert_", "sym_constrain_range", "_functional_assert")
@@ -54,9 +56,12 @@ class _Translation:
         self._batch = forward.batch
         self._model = forward.name
         self._results: dict[fx.Node, Any] = {}
+        self._known: dict[fx.Node, Tensor] = {}  # values of constants
 
     def enter(self, placeholder: fx.Node, source: str | Tensor) -> None:
         """Let a tensor of the ONNX graph, or a constant, stand for a placeholder."""
+        if isinstance(source, Tensor):
+            self._known[placeholder] = source.detach()
         name = self._constant(source) if isinstance(source, Tensor) else source
         self._results[placeholder] = self._value(name, example(placeholder))
 
@@ -77,8 +82,10 @@ class _Translation:
         return self._applied(node)
 
     def _applied(self, node: fx.Node) -> Any:
-        name = operator_name(node)
+        name = operator_name(node.target)
         rule = find_rule(name, self._g.engine)
+        if rule is None and self._is_constant(node):
+            return self._folded(node)
         if rule is None:
             raise ModelError(
                 f"model {self._model}: no rule for the operator {name}{place(node)}; "
@@ -89,14 +96,22 @@ class _Translation:
             written = rule(self._g, Call(name, self._forms(node)), *args, **kwargs)
         except ModelError as error:
             raise ModelError(f"model {self._model}: operator {name}{place(node)}: {error}") from error
-        except TypeError as error:  # the operator has arguments that the rule does not know
-            raise ModelError(f"model {self._model}: operator {name}{place(node)}: {error}") from error
+        except (TypeError, ValueError, LookupError, ZeroDivisionError, AttributeError) as error:
+            # The operator has arguments, or operands of shapes, that the rule does not know.
+            raise ModelError(
+                f"model {self._model}: operator {name}{place(node)} is used in a way "
+                f"that its rule does not know: {error}"
+            ) from error
         return self._formed(written, node)
 
     def _forms(self, node: fx.Node) -> tuple[Form, ...]:
         results = example(node)
         several = results if isinstance(results, tuple | list) else (results,)
-        return tuple(form_of(result, self._batch) for result in several if result is not None)
+        forms = tuple(form_of(result, self._batch) for result in several if result is not None)
+        unknown = next((form.dtype for form in forms if form.dtype not in ELEMENT_TYPES), None)
+        if unknown:
+            raise ModelError(_ELEMENT_TYPES_ADVICE.get(unknown, f"tensors of {unknown} are not supported: use float32"))
+        return forms
 
     def _formed(self, written: Any, node: fx.Node) -> Any:
         """The names that a rule returned, as values."""
@@ -112,47 +127,26 @@ class _Translation:
         form = form_of(result, self._batch)
         return Value(name, form.shape, form.dtype)
 
+    def _is_constant(self, node: fx.Node) -> bool:
+        """Whether the operator reads nothing but constants, draws nothing, and yields one tensor."""
+        is_random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        return (
+            not is_random and isinstance(example(node), Tensor) and all(i in self._known for i in node.all_input_nodes)
+        )
+
+    def _folded(self, node: fx.Node) -> Value:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._known.__getitem__)
+        function: Any = node.target
+        with torch.no_grad():
+            value = self._known[node] = function(*args, **kwargs)
+        return self._value(self._constant(value), value)
+
     def _attribute(self, node: fx.Node) -> Value:
         held = getattr(self._graph, str(node.target))
         if not isinstance(held, Tensor):
             raise ModelError(f"model {self._model}: {node.target}{place(node)} is control flow, which has no rule")
+        self._known[node] = held.detach()
         return self._value(self._constant(held), held)
 
     def _constant(self, tensor: Tensor) -> str:
         return self._g.constant(tensor.detach().numpy(), str(tensor.dtype).removeprefix("torch."))
-
-
-def operator_name(node: fx.Node) -> str:
-    """``add.Tensor`` for ``torch.ops.aten.add.Tensor``, ``operator.mul`` for Python's own."""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return f"{node.target._schema.name.rpartition('::')[2]}.{node.target._overloadname}"
-    return f"operator.{getattr(node.target, '__name__', node.target)}"
-
-
-def place(node: fx.Node) -> str:
-    """Where ``node`` comes from: the module, and the line of its code. Empty where the trace doesn't say."""
-    origin = next((known for known in _with_inputs(node) if known.meta.get("nn_module_stack")), None)
-    if origin is None:
-        return ""
-    path, kind = list(origin.meta["nn_module_stack"].values())[-1]
-    kind = kind if isinstance(kind, str) else kind.__qualname__
-    line = _last_line(origin.meta.get("stack_trace"))
-    return f" in module {path or '(the whole)'} ({kind.rpartition('.')[2]}){line}"
-
-
-def _with_inputs(node: fx.Node) -> Sequence[fx.Node]:
-    """``node``, its inputs, their inputs, and so on: a backward operator stands where the forward one did it reads."""
-    found, at = [node], 0
-    while at < len(found):
-        found += [other for other in found[at].all_input_nodes if other not in found]
-        at += 1
-        if at > 50:
-            break
-    return found
-
-
-def _last_line(stack_trace: str | None) -> str:
-    """The innermost line of the author's own code; torch's where there is none, as in a ``nn.Sequential``."""
-    lines = [line.strip() for line in (stack_trace or "").splitlines() if line.strip().startswith("File ")]
-    own = [line for line in lines if str(_TORCH) not in line]
-    return f", {(own or lines)[-1].removeprefix('File ')}" if lines else ""

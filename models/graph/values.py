@@ -1,4 +1,4 @@
-"""What does a rule know of the tensors it is given? Their names in the ONNX graph, their shapes and element types."""
+"""What a rule knows of the tensors it is given: their names in the ONNX graph, their shapes and element types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is an ONNX graph written? One operator a call, without writing the same thing twice.
+"""Writes an ONNX graph, one operator a call, and never the same thing twice.
 
     g = GraphWriter("step")
     x = g.input("x", "float32", ("N", 4))
@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
+from lamina.models.constants import EXTERNAL_LOCATION
 from lamina.models.manifest import ONNXRUNTIME
 
 OPSET = 18
@@ -40,9 +41,6 @@ ELEMENT_TYPES = {
     "uint32": TensorProto.UINT32,
     "bool": TensorProto.BOOL,
 }
-
-# Where an external value would lie if it were in a file. None is: the values are given when a session is made.
-EXTERNAL_LOCATION = "values"
 
 # The key in a model's metadata for the names of its random tensors, in the order in which torch draws them.
 DRAWN = "drawn"

@@ -1,8 +1,8 @@
 """Words a refusal: the layer whose gradient differs, by how much, and what in the module is suspect.
 
 An error in a gradient travels from the loss towards the input. So the last layer that differs lies next to its origin,
-and the operators from there to the next layer that is right are the suspects. Where the outputs differ, all operators
-are; those of kinds that a trace is known to drop come first.
+and the operators from there to the next layer that is right are the suspects. Where the loss or the outputs differ, all
+are. What a trace is known to drop comes first, and kinds of operators that every network has are left out.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor, fx
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.anatomy import dissect
+from lamina.models.graph.places import place
+from lamina.models.graph.registry import operator_name
 from lamina.models.graph.tracing import Forward, mode_of, trace
-from lamina.models.graph.translation import operator_name, place
 from lamina.models.proof.judging import Difference
 from lamina.models.spec import ModelSpec
 
@@ -93,10 +94,15 @@ def _suspects(refusal: Refusal, layer: int | None) -> Iterator[str]:
         yield f"its forward pass does other things with other batch sizes (with {sizes} samples nothing differs)"
     yield from _dropped(refusal)
     forward = trace(refusal.definition, training=not refusal.forward)
-    among = list(_between(forward, refusal.spec, layer)) if layer is not None else list(forward.operators)
-    odd = [operator for operator in among if not any(name in str(operator.target) for name in _PLAIN)]
-    for operator in odd or among:
-        yield f"operator {operator_name(operator)}{place(operator)}"
+    wrong_forward = layer is None or any(each.name == "loss" for each in refusal.different)
+    near = [] if wrong_forward or layer is None else list(_between(forward, refusal.spec, layer))
+    for operator in _odd(near) or _odd(forward.operators) or near:
+        yield f"operator {operator_name(operator.target)}{place(operator)}"
+
+
+def _odd(operators: Sequence[fx.Node]) -> list[fx.Node]:
+    """Return the operators of kinds that might be at fault."""
+    return [operator for operator in operators if not any(name in str(operator.target) for name in _PLAIN)]
 
 
 def _between(forward: Forward, spec: ModelSpec, layer: int) -> Iterator[fx.Node]:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lamina.models.constants import is_given
 from lamina.models.graph.writer import DRAWN
 from lamina.models.manifest import Manifest
 from lamina.models.spec import LayerSpec, TensorSpec
@@ -79,7 +80,7 @@ class TrainingRun:
         model = onnx.load(path, load_external_data=False)
         self._drawn = [name for entry in model.metadata_props if entry.key == DRAWN for name in entry.value.split()]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._drawn)
-        self._session = session(model.SerializeToString() if self._drawn else str(path), {}, disabled)
+        self._session = session(model.SerializeToString() if self._drawn else str(path), path.parent, {}, disabled)
         self._inputs = [given.name for given in self._session.get_inputs()]
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -115,9 +116,9 @@ class Forward:
 
     def __init__(self, path: Path, values: Tensors) -> None:
         wanted = onnx.load(path, load_external_data=False).graph.initializer
-        names = [tensor.name for tensor in wanted if tensor.data_location == onnx.TensorProto.EXTERNAL]
+        names = [tensor.name for tensor in wanted if is_given(tensor)]
         self._values = {name: np.array(values[name], order="C") for name in names}  # the engine reads their memory
-        self._session = session(str(path), self._values)
+        self._session = session(str(path), path.parent, self._values)
 
     def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """What leaves the graph for x (N, ...)."""
@@ -125,12 +126,13 @@ class Forward:
         return np.asarray(result, np.float32)
 
 
-def session(model: str | bytes, values: Tensors, disabled: Sequence[str] = ()) -> ort.InferenceSession:
+def session(model: str | bytes, folder: Path, values: Tensors, disabled: Sequence[str] = ()) -> ort.InferenceSession:
     """A session on one thread, as boards make it."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_mem_pattern = False
     options.log_severity_level = 4
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     if values:
         wrapped = [ort.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
         options.add_external_initializers(list(values), wrapped)

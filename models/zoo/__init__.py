@@ -1,1 +1,1 @@
-"""Which networks come with Lamina? One file each, with a function ``build`` that returns its `Definition`."""
+"""The networks that come with Lamina: one file each, with a function ``build`` that returns its `Definition`."""

@@ -112,6 +112,6 @@ def scaled(channels: int, width: float) -> int:
 def _convolution(
     inputs: int, outputs: int, kernel: int, norm: MakeNorm, *, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """With a norm and a rectifier that saturates at 6."""
+    """A convolution with a norm and a rectifier that saturates at 6."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, norm(outputs), nn.ReLU6())

@@ -64,7 +64,7 @@ class Encoder(nn.Module):
         return x + self.dropout(self.outer(F.gelu(self.inner(self.network_norm(x)))))  # type: ignore[no-any-return]
 
     def attention(self, x: Tensor) -> Tensor:
-        """Of every token to all of them, (N, L, width); all heads side by side."""
+        """Attention of every token to all of them, (N, L, width); all heads lie side by side."""
         length, width = x.shape[1:]
         of_heads = self.query_key_value(x).view(-1, length, 3, self.heads, width // self.heads)
         query, key, value = of_heads.permute(2, 0, 3, 1, 4)  # each (N, heads, L, width/heads)

@@ -76,6 +76,8 @@ class Stack:
         base = torch.from_numpy(arrays.base).to(common.device)[start:].expand_as(trained)
         decay = torch.from_numpy(marks(common.spec, KERNELS)[start:]).to(common.device) * common.weight_decay
         kept = torch.from_numpy(marks(common.spec, TRAINED)[start:]).to(common.device)
+        shifts = [task.shift[start:] for task in tasks if task.shift is not None]
+        shift = torch.from_numpy(np.stack(shifts)).to(common.device) if shifts else None
         gradient_of = self._gradient(first.variant)
         losses, rights = [], []
         for x, y in self._batches(tasks):  # (m, B, ...), (m, B)
@@ -83,7 +85,8 @@ class Stack:
             losses.append(loss)
             rights.append(right)
             gradient = torch.addcmul(gradient, trained, decay)
-            fedprox.pull(gradient, trained, base, common.proximal, kept)
+            fedprox.pull(gradient, trained, base, common.mu, kept)
+            gradient = gradient if shift is None else gradient + shift
             momentum = momentum * common.momentum + gradient
             trained = trained.sub(momentum, alpha=first.lr)
         arrays.rows[slots] = torch.cat((frozen, trained), dim=1).cpu().numpy()

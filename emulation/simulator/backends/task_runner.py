@@ -104,15 +104,16 @@ class TaskRunner:
         state = arrays.entering(task.slot, task.takes)
         network.row.copy_(torch.from_numpy(state[loaded.place]))
         momentum = self._momentum(task, loaded)
-        base = self.moved(arrays.base[loaded.place])[start:] if common.proximal else network.row[start:]
+        base = self.moved(arrays.base[loaded.place])[start:] if common.mu else network.row[start:]
         order = batches(common.seed, task.device, task.round, common.held[task.device], task.steps, common.batch_size)
         augment = Augmentation(common.seed, task.device, task.round, order.size).apply if common.augment else None
+        shift = None if task.shift is None else self.moved(task.shift[loaded.place])[start:]
         losses, rights = [], []
         for indices in order:
             loss, right = network.accumulate(*self.batch(indices, augment))
             losses.append(loss)
             rights.append(right)
-            self.step(loaded, momentum, base, task.lr)
+            self.step(loaded, momentum, base, task.lr, shift)
         if loaded.narrow:
             arrays.rows[task.slot] = state  # where it covers nothing, a narrow device has the global values
         arrays.rows[task.slot][loaded.place] = network.row.cpu().numpy()
@@ -127,7 +128,9 @@ class TaskRunner:
             return torch.zeros(len(loaded.network.row) - start, device=self.common.device)
         return self.moved(self.arrays.momentum[task.slot][loaded.place_from(start)])
 
-    def step(self, loaded: LoadedVariant, momentum: Tensor, base: Tensor, lr: float) -> None:
+    def step(
+        self, loaded: LoadedVariant, momentum: Tensor, base: Tensor, lr: float, shift: Tensor | None = None
+    ) -> None:
         """One step of SGD by the network's gradient, in place.
 
         Args:
@@ -135,12 +138,15 @@ class TaskRunner:
             momentum: of the elements from the first trained one on.
             base: their last global values, for FedProx.
             lr: learning rate.
+            shift: what is added to the gradient.
         """
         start = loaded.network.start
         values, gradient = loaded.network.row[start:], loaded.network.gradient[start:]
         if self.common.weight_decay:
             gradient.addcmul_(values, loaded.decay)
-        fedprox.pull(gradient, values, base, self.common.proximal, loaded.trained)
+        fedprox.pull(gradient, values, base, self.common.mu, loaded.trained)
+        if shift is not None:
+            gradient.add_(shift)
         momentum.mul_(self.common.momentum).add_(gradient)
         values.sub_(momentum, alpha=lr)
 

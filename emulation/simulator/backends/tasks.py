@@ -5,9 +5,9 @@ A task names all that its result depends on, so it does not matter who carries i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from lamina.emulation.simulator.rows import Runs
+from lamina.emulation.simulator.rows import Row, Runs
 from lamina.emulation.simulator.samples import Indices
 from lamina.models.spec import ModelSpec
 
@@ -36,7 +36,7 @@ class TaskSettings:
         batch_size: samples a step.
         momentum: of SGD.
         weight_decay: on kernels.
-        proximal: mu of FedProx.
+        mu: of FedProx's pull; 0 for none.
         augment: random crops and flips.
         variants: all that there are in the run.
         held: indices of the samples that each device holds, by its name.
@@ -49,7 +49,7 @@ class TaskSettings:
     batch_size: int
     momentum: float
     weight_decay: float
-    proximal: float
+    mu: float
     augment: bool
     variants: tuple[Variant, ...]
     held: dict[str, Indices]
@@ -69,6 +69,7 @@ class TrainingTask:
         lr: learning rate.
         takes: what it takes of the global state before it trains; the rest of its row is what its last round left.
         forgets: its momentum begins at 0.
+        shift: what is added to each gradient, (row_size,); ``None``: nothing.
     """
 
     slot: int
@@ -79,6 +80,7 @@ class TrainingTask:
     lr: float
     takes: Runs = ()
     forgets: bool = False
+    shift: Row | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How do the parameters move? The optimisers that a training graph may have, by name; one file each kind."""
+"""The optimisers that a training graph may have, by name; one file each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is an optimiser, to the graph? A function from gradients and its own resident vectors to what comes after them.
+"""An optimiser, as the graph sees it: a function from gradients and its own resident vectors to what comes after them.
 
 Weight decay goes by *group*: kernels, biases, and the scales and shifts of norms have a rate each, and only that of
 kernels is commonly other than 0. What an optimiser keeps is as long as all parameters together, and worked on as a

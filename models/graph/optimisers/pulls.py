@@ -1,4 +1,5 @@
-"""What else shapes a gradient before the optimiser has it? FedProx's pull, then clipping; both only where asked for.
+"""What shapes a gradient before the optimiser has it: FedProx's pull, then clipping; both only where they are asked
+for.
 
 FedProx (Li et al. 2020, arXiv 1812.06127, equation 2) adds mu/2 ||p - u||^2 to the loss, with u the *anchor*, the
 global parameters that the round began from; so mu (p - u) to the gradient. It needs a vector of memory.

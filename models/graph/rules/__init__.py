@@ -2,8 +2,10 @@
 
 from lamina.models.graph.rules import (
     convolution,
+    division,
     elementwise,
     embedding,
+    indexing,
     linear,
     normalisation,
     pooling,
@@ -12,13 +14,16 @@ from lamina.models.graph.rules import (
     reduction,
     resampling,
     shape,
+    special,
     training_build,
 )
 
 __all__ = [
     "convolution",
+    "division",
     "elementwise",
     "embedding",
+    "indexing",
     "linear",
     "normalisation",
     "pooling",
@@ -27,6 +32,7 @@ __all__ = [
     "reduction",
     "resampling",
     "shape",
+    "special",
     "training_build",
 ]
 
@@ -37,10 +43,13 @@ _SUBJECTS = {
     "pooling": ("max_pool",),
     "resampling": ("pool", "upsample", "_pad"),
     "random": ("rand", "dropout", "bernoulli", "normal_"),
-    "embedding": ("embedding", "index", "scatter", "gather"),
+    "embedding": ("embedding",),
+    "indexing": ("index", "scatter", "gather"),
     "linear": ("mm.", "softmax", "linear", "attention"),
     "reduction": ("sum", "mean", "max", "min", "var", "std", "prod", "norm"),
     "shape": ("view", "slice", "select", "pad", "permute", "roll", "repeat", "sort", "tri"),
+    "division": ("div", "bitwise", "shift"),
+    "special": ("special", "log", "gamma", "erf"),
 }
 
 

@@ -1,4 +1,4 @@
-"""How does a convolution whose kernel changes at every step run in ONNX Runtime's blocked layout?
+"""Convolutions whose kernel changes at every step, in ONNX Runtime's blocked layout.
 
 In that layout the channels of a pixel lie side by side in blocks, as many as fit a vector register of the processor: 16
 with AVX-512, 8 with AVX2. Convolutions in it take about 0.6 of the time. ONNX Runtime goes over to it by itself, but

@@ -36,6 +36,8 @@ def convolution(
     """
     if transposed:
         geometry = geometry_of(call.shape, weight.shape, x.shape, stride, padding, dilation, groups)
+        if any(rest >= stride for rest, stride in zip(geometry.rest, geometry.stride, strict=True)):
+            return _widely_padded(g, x, weight, bias, geometry)
         return g.ConvTranspose(x, weight, bias, output_padding=geometry.rest, **geometry.attributes)
     geometry = geometry_of(x.shape, weight.shape, call.shape, stride, padding, dilation, groups)
     if fits_blocks(g, geometry):
@@ -71,6 +73,9 @@ def convolution_backward(
     if transposed:
         geometry = geometry_of(dy.shape, weight.shape, x.shape, stride, padding, dilation, groups)
         dx = g.Conv(dy, weight, **geometry.attributes) if mask[0] else None
+        if dx and any(rest >= stride for rest, stride in zip(geometry.rest, geometry.stride, strict=True)):
+            spatial = list(range(2, len(x.shape)))  # positions in the padding of the output have no input
+            dx = g.Slice(dx, [0] * len(spatial), list(geometry.result), spatial)
         return dx, kernel_gradient(g, x, dy, geometry) if mask[1] else None, dbias
     geometry = geometry_of(x.shape, weight.shape, dy.shape, stride, padding, dilation, groups)
     unscaled, *factors = g.recall(dy) or (dy,)
@@ -78,6 +83,20 @@ def convolution_backward(
     dx = _input_gradient(g, unscaled, _product(g, weight, *by_output), geometry) if mask[0] else None
     dkernel = _product(g, kernel_gradient(g, unscaled, x, geometry), *by_output) if mask[1] else None
     return dx, dkernel, dbias
+
+
+def _widely_padded(g: GraphWriter, x: str, weight: str, bias: str | None, geometry: Geometry) -> str:
+    """A transposed convolution whose output padding exceeds the stride, which ONNX Runtime refuses.
+
+    Output padding takes away from the margin at the end, and what is left of it are zeros, before the bias.
+    """
+    ends = [max(0, margin - rest) for margin, rest in zip(geometry.padding, geometry.rest, strict=True)]
+    zeros = [max(0, rest - margin) for margin, rest in zip(geometry.padding, geometry.rest, strict=True)]
+    attributes = geometry.attributes | {"pads": [*geometry.padding, *ends]}
+    bare = g.Pad(g.ConvTranspose(x, weight, **attributes), [0] * (2 + len(zeros) + 2) + zeros)
+    if bias is None:
+        return bare
+    return g.Add(bare, g.Reshape(bias, [-1, *[1] * len(zeros)]))
 
 
 def _product(g: GraphWriter, x: str, *factors: str) -> str:

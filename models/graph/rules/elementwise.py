@@ -19,19 +19,20 @@ _UNARY = {
     "asinh": "Asinh",
     "atan": "Atan",
     "atanh": "Atanh",
-    "bitwise_not": "Not",
     "ceil": "Ceil",
     "cos": "Cos",
     "cosh": "Cosh",
     "erf": "Erf",
     "exp": "Exp",
+    "isnan": "IsNaN",
+    "isinf": "IsInf",
     "floor": "Floor",
     "log": "Log",
     "logical_not": "Not",
     "neg": "Neg",
     "reciprocal": "Reciprocal",
     "relu": "Relu",
-    "round": "Round",
+    "round.default": "Round",
     "sigmoid": "Sigmoid",
     "sign": "Sign",
     "sin": "Sin",
@@ -40,16 +41,13 @@ _UNARY = {
     "tan": "Tan",
     "tanh": "Tanh",
 }
-_ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div"}
+_ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul"}
+_OF_TRUTHS = {"add": "Or", "sub": "Xor", "mul": "And"}
 _COMPARISONS = {"le": "LessOrEqual", "lt": "Less", "ge": "GreaterOrEqual", "gt": "Greater", "eq": "Equal"}
 _LOGICAL = {
     "logical_and": "And",
     "logical_or": "Or",
     "logical_xor": "Xor",
-    "bitwise_and": "And",
-    "bitwise_or": "Or",
-    "__and__": "And",
-    "__or__": "Or",
 }
 _ON_NUMBERS = {
     "operator.add": "Add",
@@ -57,6 +55,8 @@ _ON_NUMBERS = {
     "operator.mul": "Mul",
     "operator.floordiv": "Div",
     "operator.truediv": "Div",
+    "sym_max": "Max",
+    "sym_min": "Min",
 }
 
 
@@ -67,6 +67,14 @@ def cast(g: GraphWriter, x: Operand, dtype: str) -> str:
     return x if x.dtype == dtype else g.Cast(x, to=ELEMENT_TYPES[dtype])
 
 
+def changes_nothing(x: Operand, y: Operand, neutral: int) -> bool:
+    """Whether y is the neutral number of an operation on a tensor x.
+
+    ONNX Runtime takes such an operator out, and sometimes what reads its result is left without.
+    """
+    return isinstance(x, Value) and not isinstance(y, Value) and y == neutral
+
+
 def full(g: GraphWriter, call: Call, value: Operand) -> str:
     """A tensor of the call's form that holds ``value`` everywhere."""
     return g.Expand(cast(g, value, call.dtype), extents(g, call.shape))
@@ -74,9 +82,10 @@ def full(g: GraphWriter, call: Call, value: Operand) -> str:
 
 def _register_tables() -> None:
     for name, onnx_name in _UNARY.items():
-        rule(name)(lambda g, call, x, op=onnx_name: getattr(g, op)(cast(g, x, call.dtype)))
+        rule(name)(lambda g, call, x, op=onnx_name: getattr(g, op)(cast(g, x, _operand_dtype(call, x))))
     for name, onnx_name in _LOGICAL.items():
         rule(name)(lambda g, call, x, y, op=onnx_name: getattr(g, op)(cast(g, x, "bool"), cast(g, y, "bool")))
+    rule("operator.neg")(lambda g, call, x: g.Neg(cast(g, x, call.dtype)))
     for name, onnx_name in _ON_NUMBERS.items():
         rule(name)(lambda g, call, x, y, op=onnx_name: getattr(g, op)(cast(g, x, call.dtype), cast(g, y, call.dtype)))
 
@@ -85,27 +94,32 @@ _register_tables()
 
 
 @rule(*_ARITHMETIC)
-def arithmetic(
-    g: GraphWriter, call: Call, x: Operand, y: Operand, alpha: float = 1, rounding_mode: str | None = None
-) -> str:
-    """X + alpha * y, and its like."""
+def arithmetic(g: GraphWriter, call: Call, x: Operand, y: Operand, alpha: float = 1) -> str:
+    """X + alpha * y, and its like; of truth values, whether any, both or exactly one is true."""
+    if call.dtype == "bool":
+        result: str = getattr(g, _OF_TRUTHS[call.packet])(cast(g, x, "bool"), cast(g, y, "bool"))
+        return result
+    if changes_nothing(x, y, 1 if call.packet == "mul" else 0):
+        return cast(g, x, call.dtype)
     if alpha != 1:
         y = Value(g.Mul(cast(g, y, call.dtype), cast(g, alpha, call.dtype)), (), call.dtype)
-    result: str = getattr(g, _ARITHMETIC[call.packet])(cast(g, x, call.dtype), cast(g, y, call.dtype))
-    return g.Floor(result) if rounding_mode == "floor" else result
+    result = getattr(g, _ARITHMETIC[call.packet])(cast(g, x, call.dtype), cast(g, y, call.dtype))
+    return result
 
 
 @rule(*_COMPARISONS)
 def comparison(g: GraphWriter, call: Call, x: Value, y: Operand) -> str:
     """X <= y, and its like."""
     dtype = _common_dtype(x, y)
+    if dtype == "bool" and call.packet != "eq":
+        dtype = "int32"
     result: str = getattr(g, _COMPARISONS[call.packet])(cast(g, x, dtype), cast(g, y, dtype))
     return result
 
 
 @rule("ne")
 def not_equal(g: GraphWriter, call: Call, x: Value, y: Operand) -> str:
-    """X != y."""
+    """Whether x and y differ."""
     dtype = _common_dtype(x, y)
     return g.Not(g.Equal(cast(g, x, dtype), cast(g, y, dtype)))
 
@@ -117,18 +131,10 @@ def as_float(g: GraphWriter, call: Call, x: Operand) -> str:
 
 
 @rule("maximum", "minimum")
-def extremum(g: GraphWriter, call: Call, x: Value, y: Value) -> str:
+def extremum(g: GraphWriter, call: Call, x: Operand, y: Operand) -> str:
     """The larger or the smaller of x and y."""
-    return g.Max(x, y) if call.packet == "maximum" else g.Min(x, y)
-
-
-@rule("fmod", "remainder")
-def remainder(g: GraphWriter, call: Call, x: Operand, y: Operand) -> str:
-    """The rest of x / y, with the sign of x (fmod) or of y."""
     a, b = cast(g, x, call.dtype), cast(g, y, call.dtype)
-    if call.packet == "fmod":
-        return g.Mod(a, b, fmod=1)
-    return g.Sub(a, g.Mul(g.Floor(g.Div(a, b)), b)) if "float" in call.dtype else g.Mod(a, b)
+    return g.Max(a, b) if call.packet == "maximum" else g.Min(a, b)
 
 
 @rule("where")
@@ -138,26 +144,45 @@ def where(g: GraphWriter, call: Call, condition: Value, x: Operand, y: Operand) 
 
 
 @rule("clamp", "hardtanh")
-def clamp(g: GraphWriter, call: Call, x: Value, min: float | None = None, max: float | None = None) -> str:  # noqa: A002 - aten's names
-    """X, at least min and at most max."""
+def clamp(
+    g: GraphWriter,
+    call: Call,
+    x: Value,
+    min: Operand | None = None,  # noqa: A002 - aten's names
+    max: Operand | None = None,  # noqa: A002
+) -> str:
+    """X, at least min and at most max, which are numbers or tensors."""
     if call.packet == "hardtanh":
         min, max = (-1.0 if min is None else min), (1.0 if max is None else max)  # noqa: A001 - aten's names
-    return g.Clip(x, *(None if bound is None else cast(g, bound, call.dtype) for bound in (min, max)))
+    low, high = (None if bound is None else cast(g, bound, call.dtype) for bound in (min, max))
+    clamped = cast(g, x, call.dtype)
+    if not (isinstance(min, Value) or isinstance(max, Value)):
+        return g.Clip(clamped, low, high)
+    clamped = clamped if low is None else g.Max(clamped, low)
+    return clamped if high is None else g.Min(clamped, high)
 
 
 @rule("clamp_min")
-def clamp_min(g: GraphWriter, call: Call, x: Value, min: float) -> str:  # noqa: A002 - aten's name
+def clamp_min(g: GraphWriter, call: Call, x: Value, min: Operand) -> str:  # noqa: A002 - aten's name
     """X, at least min."""
-    return g.Clip(x, cast(g, min, call.dtype))
+    return clamp(g, call, x, min)
+
+
+@rule("clamp_max")
+def clamp_max(g: GraphWriter, call: Call, x: Value, max: Operand) -> str:  # noqa: A002 - aten's name
+    """X, at most max."""
+    return clamp(g, call, x, None, max)
 
 
 @rule("pow.Tensor_Scalar")
 def power(g: GraphWriter, call: Call, x: Value, exponent: float) -> str:
     """X to the power of a number."""
-    return g.Mul(x, x) if exponent == 2 else g.Pow(x, cast(g, exponent, call.dtype))
+    if not isinstance(exponent, Value) and exponent == 2 and x.dtype == call.dtype:
+        return g.Mul(x, x)
+    return g.Pow(cast(g, x, call.dtype), cast(g, exponent, call.dtype))
 
 
-@rule("pow.Scalar", "pow.Tensor_Tensor")
+@rule("pow.Scalar", "pow.Tensor_Tensor", "pow.default", "operator.pow")
 def power_of(g: GraphWriter, call: Call, x: Operand, exponent: Value) -> str:
     """X to the power of a tensor."""
     return g.Pow(cast(g, x, call.dtype), cast(g, exponent, call.dtype))
@@ -169,10 +194,17 @@ def rsqrt(g: GraphWriter, call: Call, x: Value) -> str:
     return g.Reciprocal(g.Sqrt(x))
 
 
-@rule("log1p", "expm1")
-def near_zero(g: GraphWriter, call: Call, x: Value) -> str:
-    """Log(1 + x) or exp(x) - 1."""
-    return g.Log(g.Add(x, 1.0)) if call.packet == "log1p" else g.Sub(g.Exp(x), 1.0)
+@rule("log1p")
+def log1p(g: GraphWriter, call: Call, x: Value) -> str:
+    """The logarithm of 1 + x. Near 0, where 1 + x would be rounded, it is 2 atanh(x / (2 + x))."""
+    near = g.Atanh(g.Div(x, g.Add(x, 2.0)))
+    return g.Where(g.Less(g.Abs(x), 0.5), g.Add(near, near), g.Log(g.Add(x, 1.0)))
+
+
+@rule("expm1")
+def expm1(g: GraphWriter, call: Call, x: Value) -> str:
+    """Exp(x) - 1, as tanh(x / 2) (exp(x) + 1), which loses nothing near 0."""
+    return g.Mul(g.Tanh(g.Mul(x, 0.5)), g.Add(g.Exp(x), 1.0))
 
 
 # Steep enough that every normal positive float32 ends up at 1.
@@ -208,8 +240,8 @@ def same(g: GraphWriter, call: Call, x: Value, memory_format: object = None) -> 
     return x
 
 
-@rule("_to_copy")
-def converted(g: GraphWriter, call: Call, x: Value, **options: object) -> str:
+@rule("_to_copy", "convert_element_type")
+def converted(g: GraphWriter, call: Call, x: Value, *dtype: object, **options: object) -> str:
     """X with another element type."""
     return cast(g, x, call.dtype)
 
@@ -245,10 +277,16 @@ def scalar(g: GraphWriter, call: Call, value: Operand, **options: object) -> str
     return cast(g, value, call.dtype)
 
 
+def _operand_dtype(call: Call, x: Operand) -> str:
+    """The element type in which a function of one operand is computed: the result's, unless that is a truth value."""
+    return x.dtype if call.dtype == "bool" and isinstance(x, Value) else call.dtype
+
+
 def _common_dtype(x: Value, y: Operand) -> str:
     """The element type in which x and y are compared."""
     if not isinstance(y, Value):
-        common = "float32" if isinstance(y, float) else x.dtype
+        common = "float32" if isinstance(y, float) and "float" not in x.dtype else x.dtype
+        common = "int64" if common == "bool" and not isinstance(y, bool) else common
     else:
         common = max(x.dtype, y.dtype, key=["bool", "uint8", "int32", "int64", "float32", "float64"].index)
     return "int32" if common == "uint8" else common  # ONNX Runtime before 1.20 can't compare bytes

@@ -1,15 +1,11 @@
-"""Rules for look-ups by index, and their gradients."""
+"""Rules for look-ups of rows, and their gradients."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from lamina.models.errors import ModelError
 from lamina.models.graph.registry import rule
-from lamina.models.graph.rules.elementwise import cast
-from lamina.models.graph.values import Call, Value, reshaped, static
-from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
+from lamina.models.graph.values import Call, Value, static
+from lamina.models.graph.writer import GraphWriter
 
 
 @rule("embedding")
@@ -38,7 +34,7 @@ def embedding_backward(
 ) -> str:
     """Gradient (V, E): the rows of dy, added up where their indices are the same."""
     if scale_grad_by_freq:
-        raise ModelError("scale_grad_by_freq is not supported")
+        raise ModelError("scale_grad_by_freq is not supported: leave it out")
     rows, width = static(call.shape)
     at = g.Reshape(indices, [-1, 1])
     updates = g.Reshape(dy, [-1, width])
@@ -46,65 +42,3 @@ def embedding_backward(
         updates = g.Where(g.Equal(at, padding_idx), 0.0, updates)
     zeros = g.Expand(0.0, [rows, width])
     return g.ScatterND(zeros, at, updates, reduction="add")
-
-
-@rule("scatter")
-def scatter(g: GraphWriter, call: Call, x: Value, dim: int, index: Value, value: Value | float) -> str:
-    """X with a number, or values, at indices along a dimension."""
-    updates = value if isinstance(value, Value) else g.Expand(cast(g, value, call.dtype), g.Shape(index))
-    return g.ScatterElements(x, index, updates, axis=dim)
-
-
-@rule("scatter_add")
-def scatter_add(g: GraphWriter, call: Call, x: Value, dim: int, index: Value, values: Value) -> str:
-    """X with values added at indices along a dimension."""
-    return g.ScatterElements(x, index, values, axis=dim, reduction="add")
-
-
-@rule("index", "_unsafe_index")
-def index(g: GraphWriter, call: Call, x: Value, indices: Sequence[Value | None]) -> str:
-    """Elements of x at indices along one dimension, or along several neighbouring ones."""
-    first, count, at = _flat_index(g, x, indices)
-    return g.Gather(_merged(g, x, first, count), at, axis=first)
-
-
-@rule("index_put", "_unsafe_index_put")
-def index_put(
-    g: GraphWriter, call: Call, x: Value, indices: Sequence[Value | None], values: Value, accumulate: bool = False
-) -> str:
-    """X with values put at, or added to, indices along one dimension, or along several neighbouring ones."""
-    first, count, at = _flat_index(g, x, indices)
-    rank, width = len(x.shape) - count + 1, len(indices[first].shape)  # type: ignore[union-attr]  # _flat_index saw it
-    to_front = [first, *(dim for dim in range(rank) if dim != first)]
-    back = [to_front.index(dim) for dim in range(rank)]
-    target = g.Transpose(_merged(g, x, first, count), perm=to_front)
-    block = list(range(first, first + width))
-    ahead = [*block, *(dim for dim in range(rank - 1 + width) if dim not in block)]
-    full = g.Expand(values, g.Concat(g.Shape(x, end=first), g.Shape(at), g.Shape(x, start=first + count), axis=0))
-    updates = g.Transpose(full, perm=ahead)
-    put = g.ScatterND(target, g.Unsqueeze(at, [-1]), updates, reduction="add" if accumulate else "none")
-    return reshaped(g, g.Transpose(put, perm=back), x.shape)
-
-
-def _flat_index(g: GraphWriter, x: Value, indices: Sequence[Value | None]) -> tuple[int, int, str]:
-    """The first indexed dimension, how many there are, and one index into all of them."""
-    dims = [dim for dim, index in enumerate(indices) if index is not None]
-    if dims != list(range(dims[0], dims[-1] + 1)):
-        raise ModelError(f"dimensions {dims} are indexed by tensors; they must be neighbours")
-    flat = ""
-    for dim in dims:
-        index = g.Cast(indices[dim], to=ELEMENT_TYPES["int64"])
-        if len(dims) == 1:
-            return dims[0], 1, index
-        (extent,) = static([x.shape[dim]])
-        from_start = g.Mod(g.Add(index, extent), extent)  # negative indices count from the end
-        flat = g.Add(g.Mul(flat, extent), from_start) if flat else from_start
-    return dims[0], len(dims), flat
-
-
-def _merged(g: GraphWriter, x: Value, first: int, count: int) -> str:
-    """X with ``count`` dimensions from ``first`` on made one."""
-    if count == 1:
-        return x
-    merged = math.prod(static(x.shape[first : first + count]))
-    return reshaped(g, x, (*x.shape[:first], merged, *x.shape[first + count :]))

@@ -1,4 +1,4 @@
-"""What are the extents of a convolution, and of the one that goes back from its output to its input?"""
+"""The extents of a convolution, and of the one that goes back from its output to its input."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Geometry:
 
     @property
     def attributes(self) -> dict[str, object]:
-        """As ONNX's Conv and ConvTranspose name them."""
+        """The attributes as ONNX's Conv and ConvTranspose name them."""
         return {
             "kernel_shape": self.kernel,
             "strides": self.stride,

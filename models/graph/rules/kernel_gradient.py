@@ -1,4 +1,4 @@
-"""How is the gradient of a convolution's kernel computed? As few, large matrix products.
+"""The gradient of a convolution's kernel, computed as few, large matrix products.
 
 For every tap of the kernel it is the output's gradient times what that tap saw of the input, summed over images and
 positions. What is fastest depends on the shapes:
@@ -64,7 +64,8 @@ def _offsets(geometry: Geometry, dim: int) -> list[_Offset]:
 
 
 def _by_shifts(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
-    """With p a flat position, v and h shifts by rows and columns: sum over p of dy[p - v] * x[p + h].
+    """Compute it from shifts: with p a flat position, v and h shifts by rows and columns: sum over p of dy[p - v] * x[p
+    + h].
 
     A row's end borders on the next row's start, so those columns of x are cleared which a shift by h would bring there,
     or wide rows shifted one by one.
@@ -170,7 +171,7 @@ def _grouped(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
 
 
 def _depthwise(g: GraphWriter, dy: str, x: str, geometry: Geometry) -> str:
-    """By taps; with a stride, where every tap has to be gathered, as a convolution: half of the time."""
+    """Compute it tap by tap; with a stride, where every tap has to be gathered, as a convolution: half of the time."""
     if max(geometry.stride) > 1:
         return _by_convolution(g, dy, x, geometry)
     over = [0, *range(2, 2 + len(geometry.kernel))]

@@ -6,16 +6,28 @@ import numpy as np
 
 from lamina.models.graph.registry import rule
 from lamina.models.graph.rules.elementwise import cast
-from lamina.models.graph.values import Call, Value
+from lamina.models.graph.rules.ranks import along_dimensions
+from lamina.models.graph.values import Call, Value, reshaped
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 _LOWEST = float(np.finfo(np.float32).min)
 
 
-@rule("mm", "bmm", "mv", "dot")
+@rule("mm", "bmm")
 def product(g: GraphWriter, call: Call, x: Value, y: Value) -> str:
     """X times y, over their last and last but one dimension."""
     return g.MatMul(x, y)
+
+
+@rule("mv", "dot", "vdot")
+def product_with_vector(g: GraphWriter, call: Call, x: Value, y: Value) -> str:
+    """X (M, K) or (K,) times y (K,), written as a product of matrices.
+
+    ONNX's MatMul takes vectors, too. But from its extended optimisations on, ONNX Runtime (1.18 to 1.31) makes of a
+    transposed matrix times a vector a product with the matrix as it was: no vector may stand in a MatMul.
+    """
+    rows = x if len(x.shape) == 2 else g.Unsqueeze(x, [0])
+    return reshaped(g, g.MatMul(rows, g.Unsqueeze(y, [1])), call.shape)
 
 
 @rule("addmm")
@@ -35,13 +47,24 @@ def batched_affine(
 
 
 @rule("_softmax", "_log_softmax")
+@along_dimensions
 def softmax(g: GraphWriter, call: Call, x: Value, dim: int, half_to_float: bool) -> str:
     """Softmax along a dimension, or its logarithm."""
     logits = cast(g, x, call.dtype)
     return g.Softmax(logits, axis=dim) if call.packet == "_softmax" else g.LogSoftmax(logits, axis=dim)
 
 
+@rule("addbmm")
+def affine_over_batch(
+    g: GraphWriter, call: Call, bias: Value, x: Value, y: Value, beta: float = 1, alpha: float = 1
+) -> str:
+    """Beta * bias + alpha * the sum over a batch of x times y."""
+    scaled = g.Mul(g.ReduceSum(g.MatMul(x, y), [0], keepdims=0), float(alpha))
+    return g.Add(scaled, g.Mul(bias, float(beta)))
+
+
 @rule("_safe_softmax")
+@along_dimensions
 def safe_softmax(g: GraphWriter, call: Call, x: Value, dim: int, dtype: object = None) -> str:
     """Softmax along a dimension; zeros where all is minus infinity, as where attention sees nothing."""
     seen = g.Greater(g.ReduceMax(x, [dim], keepdims=1), float("-inf"))

@@ -169,8 +169,8 @@ def group_norm_backward(
     """
     width = channels // groups
     over = list(range(2, len(x.shape)))
-    sums = g.Reshape(g.ReduceSum(dy, over, keepdims=0), [-1, groups, width])  # (N, G, D) of dy
-    products = g.Reshape(g.ReduceSum(g.Mul(dy, x), over, keepdims=0), [-1, groups, width])  # of dy * x
+    sums = g.Reshape(_summed(g, dy, over), [-1, groups, width])  # (N, G, D) of dy
+    products = g.Reshape(_summed(g, g.Mul(dy, x), over), [-1, groups, width])  # of dy * x
     centre, inv = g.Unsqueeze(mean, [2]), g.Unsqueeze(inverse, [2])  # (N, G, 1)
     centred = g.Mul(g.Sub(products, g.Mul(centre, sums)), inv)  # of dy * (x - mean) / deviation
     scale = g.constant([1.0] * channels, "float32") if weight is None else weight
@@ -230,7 +230,7 @@ def _standardised(
 
 
 def _zeros(g: GraphWriter, like: str) -> str:
-    """As many zeros as ``like`` has elements, a vector."""
+    """Write a vector of as many zeros as ``like`` has elements."""
     vector = g.Reshape(like, [-1])
     return g.Sub(vector, vector)
 
@@ -250,6 +250,11 @@ def _filled(g: GraphWriter, extent: Extent, value: float) -> str:
 
 def _without_channels(x: Value) -> list[Extent]:
     return [extent for dim, extent in enumerate(x.shape) if dim != 1]
+
+
+def _summed(g: GraphWriter, x: str, over: Sequence[int]) -> str:
+    """The sum over some dimensions, if there are any."""
+    return g.ReduceSum(x, list(over), keepdims=0) if over else x
 
 
 def _times(number: int, extent: Extent) -> Extent:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
 
 from lamina.models.errors import ModelError
 from lamina.models.graph.registry import rule
+from lamina.models.graph.rules.ranks import with_a_batch
 from lamina.models.graph.values import Call, Value, reshaped, static
 from lamina.models.graph.writer import GraphWriter
 
 
 @rule("max_pool2d_with_indices", "max_pool3d_with_indices")
+@with_a_batch
 def max_pool(
     g: GraphWriter,
     call: Call,
@@ -40,6 +46,7 @@ def max_pool(
 
 
 @rule("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward")
+@with_a_batch
 def max_pool_backward(
     g: GraphWriter,
     call: Call,
@@ -65,7 +72,25 @@ def max_pool_backward(
     return g.Reshape(flat, g.Shape(x))
 
 
-@rule("adaptive_max_pool2d_backward")
+@rule("adaptive_max_pool2d", "adaptive_max_pool3d")
+@with_a_batch
+def adaptive_max_pool(g: GraphWriter, call: Call, x: Value, output_size: object) -> tuple[str, str]:
+    """The largest element in as many windows as the output has elements, and its index in its image and channel.
+
+    Windows may overlap and have different extents. They are looked up in one table, the last element repeated where a
+    window has fewer.
+    """
+    table = _windows(static(x.shape[2:]), static(call.shape[2:]))  # (windows, elements)
+    windows = g.Gather(g.Reshape(x, [0, 0, -1]), g.constant(table, "int64"), axis=2)  # (N, C, windows, elements)
+    largest = g.ReduceMax(windows, [3], keepdims=0)
+    chosen = g.ArgMax(windows, axis=3, keepdims=0)  # (N, C, windows)
+    flat = g.Add(g.constant(np.arange(len(table)) * table.shape[1], "int64"), chosen)
+    indices = g.Gather(g.constant(table.reshape(-1), "int64"), flat, axis=0)
+    return reshaped(g, largest, call.shape), reshaped(g, indices, call.shape)
+
+
+@rule("adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward")
+@with_a_batch
 def adaptive_max_pool_backward(g: GraphWriter, call: Call, dy: Value, x: Value, indices: Value) -> str:
     """The same for as many windows as the output has elements, with indices flat over an image and channel."""
     planes = g.Reshape(g.Mul(x, 0.0), [0, 0, -1])
@@ -76,7 +101,9 @@ def adaptive_max_pool_backward(g: GraphWriter, call: Call, dy: Value, x: Value, 
 def _margins_at_end(
     x: Value, call: Call, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> list[int]:
-    """As wide as the last window needs it: which windows there are at the end, with ceil_mode, is torch's decision."""
+    """Return margins as wide as the last window needs them: which windows there are at the end, with ceil_mode, is
+    torch's decision.
+    """
     rank = len(kernel)
     strides, margins, reaches = spread(stride or kernel, rank), spread(padding, rank), spread(dilation, rank)
     return [
@@ -85,6 +112,21 @@ def _margins_at_end(
             static(x.shape[2:]), static(call.shape[2:]), kernel, strides, margins, reaches, strict=True
         )
     ]
+
+
+def _windows(extents: Sequence[int], results: Sequence[int]) -> npt.NDArray[np.int64]:
+    """The places of every window's elements, flat over the image: (windows, elements of the largest)."""
+    ranges = [
+        [range(at * extent // count, -((at + 1) * extent // -count)) for at in range(count)]
+        for extent, count in zip(extents, results, strict=True)
+    ]
+    steps = [math.prod(extents[dim + 1 :]) for dim in range(len(extents))]
+    windows = [
+        [sum(place * step for place, step in zip(places, steps, strict=True)) for places in product(*window)]
+        for window in product(*ranges)
+    ]
+    most = max(map(len, windows))
+    return np.array([window + window[-1:] * (most - len(window)) for window in windows])
 
 
 def spread(extents: Sequence[int], rank: int) -> list[int]:

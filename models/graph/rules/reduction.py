@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from lamina.models.graph.registry import rule
 from lamina.models.graph.rules.elementwise import cast
-from lamina.models.graph.values import Call, Value, count, static
+from lamina.models.graph.rules.ranks import along_dimensions
+from lamina.models.graph.values import Call, Value, count, reshaped, static
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 
@@ -39,6 +40,7 @@ def product(
 
 
 @rule("amax", "amin")
+@along_dimensions
 def extremum(g: GraphWriter, call: Call, x: Value, dim: Sequence[int] = (), keepdim: bool = False) -> str:
     """Largest or smallest element over some dimensions."""
     operator = "ReduceMax" if call.packet == "amax" else "ReduceMin"
@@ -47,6 +49,7 @@ def extremum(g: GraphWriter, call: Call, x: Value, dim: Sequence[int] = (), keep
 
 
 @rule("all", "any")
+@along_dimensions
 def quantifier(
     g: GraphWriter, call: Call, x: Value, dim: Sequence[int] | int | None = None, keepdim: bool = False
 ) -> str:
@@ -56,14 +59,26 @@ def quantifier(
     return g.Cast(getattr(g, operator)(numbers, _axes(dim), keepdims=int(keepdim)), to=ELEMENT_TYPES["bool"])
 
 
+@rule("max.default", "min.default")
+@along_dimensions
+def extremum_of_all(g: GraphWriter, call: Call, x: Value) -> str:
+    """Largest or smallest element."""
+    return g.ReduceMax(x, keepdims=0) if call.packet == "max" else g.ReduceMin(x, keepdims=0)
+
+
 @rule("max.dim", "min.dim")
+@along_dimensions
 def extremum_with_index(g: GraphWriter, call: Call, x: Value, dim: int, keepdim: bool = False) -> tuple[str, str]:
     """Largest or smallest element along a dimension, and its index."""
     value, index = ("ReduceMax", "ArgMax") if call.packet == "max" else ("ReduceMin", "ArgMin")
-    return getattr(g, value)(x, [dim], keepdims=int(keepdim)), getattr(g, index)(x, axis=dim, keepdims=int(keepdim))
+    numbers = _comparable(g, x)
+    largest = getattr(g, value)(numbers, [dim], keepdims=int(keepdim))
+    found = getattr(g, index)(numbers, axis=dim, keepdims=int(keepdim))
+    return (largest if numbers == x else g.Cast(largest, to=ELEMENT_TYPES[x.dtype])), found
 
 
 @rule("topk")
+@along_dimensions
 def topk(
     g: GraphWriter,
     call: Call,
@@ -78,18 +93,27 @@ def topk(
 
 
 @rule("sort")
-def sort(g: GraphWriter, call: Call, x: Value, dim: int = -1, descending: bool = False) -> tuple[str, ...]:
-    """All elements along a dimension in order, and their indices."""
+@along_dimensions
+def sort(
+    g: GraphWriter, call: Call, x: Value, dim: int = -1, descending: bool = False, stable: bool | None = None
+) -> tuple[str, ...]:
+    """All elements along a dimension in order, and their indices; equals stay in theirs."""
     return g.many("TopK", 2, x, static([x.shape[dim]]), axis=dim, largest=int(descending), sorted=1)
 
 
-@rule("argmax")
-def argmax(g: GraphWriter, call: Call, x: Value, dim: int = 0, keepdim: bool = False) -> str:
-    """Index of the largest element along a dimension."""
-    return g.ArgMax(x, axis=dim, keepdims=int(keepdim))
+@rule("argmax", "argmin")
+@along_dimensions
+def index_of_extremum(g: GraphWriter, call: Call, x: Value, dim: int | None = None, keepdim: bool = False) -> str:
+    """Index of the largest or smallest element along a dimension, or in the order of all elements."""
+    numbers = _comparable(g, x)
+    operator = g.ArgMax if call.packet == "argmax" else g.ArgMin
+    if dim is None:
+        return reshaped(g, operator(g.Reshape(numbers, [-1]), axis=0, keepdims=0), call.shape)
+    return operator(numbers, axis=dim, keepdims=int(keepdim))
 
 
 @rule("var", "var_mean")
+@along_dimensions
 def variance(
     g: GraphWriter,
     call: Call,
@@ -99,20 +123,27 @@ def variance(
     keepdim: bool = False,
 ) -> str | tuple[str, str]:
     """Variance over some dimensions, with its divisor lowered by the correction; and the mean."""
-    dims = list(range(len(x.shape))) if dim is None else [d % len(x.shape) for d in dim]
+    dims = list(range(len(x.shape))) if not dim else [d % len(x.shape) for d in dim]
     mean = g.ReduceMean(x, dims, keepdims=1)
     centred = g.Sub(x, mean)
     squares = g.ReduceSum(g.Mul(centred, centred), dims, keepdims=int(keepdim))
     n = count(g, [x.shape[d] for d in dims])
-    divisor = n - (correction or 0) if isinstance(n, float) else g.Sub(n, float(correction or 0))
+    lowered = 1.0 if correction is None else float(correction)
+    divisor = max(n - lowered, 0.0) if isinstance(n, float) else g.Max(g.Sub(n, lowered), 0.0)
     variance = g.Div(squares, divisor)
     return variance if call.packet == "var" else (variance, mean if keepdim else g.Squeeze(mean, dims))
 
 
 @rule("cumsum")
-def cumsum(g: GraphWriter, call: Call, x: Value, dim: int) -> str:
+@along_dimensions
+def cumsum(g: GraphWriter, call: Call, x: Value, dim: int, dtype: object = None) -> str:
     """Running sum along a dimension."""
     return g.CumSum(cast(g, x, call.dtype), dim)
+
+
+def _comparable(g: GraphWriter, x: Value) -> str:
+    """X in an element type that ONNX Runtime compares."""
+    return cast(g, x, "int32") if x.dtype in ("bool", "uint8", "int64") else x
 
 
 def _axes(dim: Sequence[int] | int | None) -> list[int] | None:

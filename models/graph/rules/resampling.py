@@ -13,11 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lamina.models.errors import ModelError
 from lamina.models.graph.registry import rule
 from lamina.models.graph.rules.pooling import spread
+from lamina.models.graph.rules.ranks import with_a_batch
 from lamina.models.graph.values import Call, Value, static
 from lamina.models.graph.writer import GraphWriter
+
+_PADS = [f"{kind}_pad{rank}d" for kind in ("reflection", "replication") for rank in (1, 2, 3)]
+_NEAREST = [f"{kind}{rank}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for rank in (1, 2, 3)]
+_INTERPOLATING = ["upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d"]
+_INTERPOLATING += [f"_upsample_{kind}2d_aa" for kind in ("bilinear", "bicubic", "lanczos")]
+
+# What serves along one dimension, by what the operator's name holds; what has two dimensions only serves for itself.
+_ALONG = {
+    "nearest_exact": "_upsample_nearest_exact1d",
+    "nearest": "upsample_nearest1d",
+    "upsample_linear": "upsample_linear1d",
+    "upsample_trilinear": "upsample_linear1d",
+    "upsample_bilinear": "upsample_linear1d",
+}
 
 # A one-dimensional operator, of (1, C, L).
 Resample = Callable[[Tensor], Tensor]
@@ -26,6 +40,7 @@ _NO_DIVISOR = "divisor_override is not supported"
 
 
 @rule("avg_pool2d", "avg_pool3d")
+@with_a_batch
 def avg_pool(
     g: GraphWriter,
     call: Call,
@@ -41,11 +56,9 @@ def avg_pool(
 
     Which windows there are at the end, with ceil_mode, and by what they are divided, torch and ONNX see differently.
     """
-    if ceil_mode:
+    if ceil_mode or divisor_override is not None:
         ways = _averages(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
         return _resampled(g, x, static(x.shape[2:]), ways)
-    if divisor_override is not None:
-        raise ModelError(_NO_DIVISOR)
     rank = len(x.shape) - 2
     return g.AveragePool(
         x,
@@ -57,6 +70,7 @@ def avg_pool(
 
 
 @rule("avg_pool2d_backward", "avg_pool3d_backward")
+@with_a_batch
 def avg_pool_backward(
     g: GraphWriter,
     call: Call,
@@ -74,68 +88,70 @@ def avg_pool_backward(
     return _gradient(g, dy, static(x.shape[2:]), ways)
 
 
-@rule("_adaptive_avg_pool2d")
+@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d")
+@with_a_batch
 def adaptive_avg_pool(g: GraphWriter, call: Call, x: Value, output_size: object) -> str:
     """The average over as many windows as the output has elements."""
     return _resampled(g, x, static(x.shape[2:]), [_adaptive(extent) for extent in static(call.shape[2:])])
 
 
-@rule("_adaptive_avg_pool2d_backward")
+@rule("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward")
+@with_a_batch
 def adaptive_avg_pool_backward(g: GraphWriter, call: Call, dy: Value, x: Value) -> str:
-    """Its gradient."""
+    """The gradient of that."""
     return _gradient(g, dy, static(x.shape[2:]), [_adaptive(extent) for extent in static(dy.shape[2:])])
 
 
-@rule("upsample_nearest1d", "upsample_nearest2d")
-def upsample_nearest(g: GraphWriter, call: Call, x: Value, output_size: object, *scales: object) -> str:
+@rule(*_NEAREST)
+def nearest(g: GraphWriter, call: Call, x: Value, output_size: object, *scales: float | None) -> str:
     """The nearest element."""
-    return _resampled(g, x, static(x.shape[2:]), [_nearest(extent) for extent in static(call.shape[2:])])
+    return _resampled(g, x, static(x.shape[2:]), _upsampling(call.packet, static(call.shape[2:]), scales))
 
 
-@rule("upsample_nearest1d_backward", "upsample_nearest2d_backward")
-def upsample_nearest_backward(g: GraphWriter, call: Call, dy: Value, *sizes: object) -> str:
-    """Its gradient."""
-    return _gradient(g, dy, static(call.shape[2:]), [_nearest(extent) for extent in static(dy.shape[2:])])
-
-
-@rule("upsample_linear1d", "upsample_bilinear2d")
-def upsample_linear(
-    g: GraphWriter, call: Call, x: Value, output_size: object, align_corners: bool, *scales: object
+@rule(*(f"{name}_backward" for name in _NEAREST))
+def nearest_backward(
+    g: GraphWriter, call: Call, dy: Value, output_size: object, input_size: object, *scales: float | None
 ) -> str:
-    """Between the nearest elements."""
-    ways = [_linear(extent, align_corners) for extent in static(call.shape[2:])]
+    """The gradient of that."""
+    ways = _upsampling(call.packet, static(dy.shape[2:]), scales)
+    return _gradient(g, dy, static(call.shape[2:]), ways)
+
+
+@rule(*_INTERPOLATING)
+def interpolated(
+    g: GraphWriter, call: Call, x: Value, output_size: object, align_corners: bool, *scales: float | None
+) -> str:
+    """Between the nearest elements, by straight lines or by cubic ones."""
+    ways = _upsampling(call.packet, static(call.shape[2:]), scales, align_corners)
     return _resampled(g, x, static(x.shape[2:]), ways)
 
 
-@rule("upsample_linear1d_backward", "upsample_bilinear2d_backward")
-def upsample_linear_backward(
+@rule(*(f"{name}_backward" for name in _INTERPOLATING))
+def interpolated_backward(
     g: GraphWriter,
     call: Call,
     dy: Value,
     output_size: object,
     input_size: object,
     align_corners: bool,
-    *scales: object,
+    *scales: float | None,
 ) -> str:
-    """Its gradient."""
-    ways = [_linear(extent, align_corners) for extent in static(dy.shape[2:])]
+    """The gradient of that."""
+    ways = _upsampling(call.packet, static(dy.shape[2:]), scales, align_corners)
     return _gradient(g, dy, static(call.shape[2:]), ways)
 
 
-@rule("reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
+@rule(*_PADS)
+@with_a_batch
 def pad_by_repetition(g: GraphWriter, call: Call, x: Value, padding: Sequence[int]) -> str:
     """X with a margin of its own elements; ``padding`` begins with the last dimension."""
     return _resampled(g, x, static(x.shape[2:]), _paddings(call, padding))
 
 
-@rule(
-    "reflection_pad1d_backward",
-    "reflection_pad2d_backward",
-    "replication_pad1d_backward",
-    "replication_pad2d_backward",
-)
+@rule(*(f"{pad}_backward" for pad in _PADS))
+@with_a_batch
 def pad_by_repetition_backward(g: GraphWriter, call: Call, dy: Value, x: Value, padding: Sequence[int]) -> str:
-    """Its gradient."""
+    """The gradient of that."""
     return _gradient(g, dy, static(x.shape[2:]), _paddings(call, padding))
 
 
@@ -149,27 +165,38 @@ def _averages(
     divisor_override: int | None,
 ) -> list[Resample]:
     """The average over windows along each spatial dimension of x."""
-    if divisor_override is not None:
-        raise ModelError(_NO_DIVISOR)
     rank = len(x.shape) - 2
 
-    def pool(kernel: int, step: int, margin: int) -> Resample:
-        return lambda x: F.avg_pool1d(x, kernel, step, margin, ceil_mode, count_include_pad)
+    def pool(kernel: int, step: int, margin: int, divisor: int) -> Resample:
+        if divisor_override is None:
+            return lambda x: F.avg_pool1d(x, kernel, step, margin, ceil_mode, count_include_pad)
+        return lambda x: F.avg_pool2d(x.unsqueeze(2), (1, kernel), (1, step), (0, margin), ceil_mode, True, divisor)[
+            :, :, 0
+        ]
 
-    windows = zip(spread(kernel_size, rank), spread(stride or kernel_size, rank), spread(padding, rank), strict=True)
-    return [pool(*window) for window in windows]
+    # A divisor of the whole window stands with its first dimension.
+    divisors = [divisor_override or 1, *[1] * (rank - 1)]
+    steps, margins = spread(stride or kernel_size, rank), spread(padding, rank)
+    return [pool(*window) for window in zip(spread(kernel_size, rank), steps, margins, divisors, strict=True)]
 
 
 def _adaptive(extent: int) -> Resample:
     return lambda x: F.adaptive_avg_pool1d(x, extent)
 
 
-def _nearest(extent: int) -> Resample:
-    return lambda x: F.interpolate(x, extent, mode="nearest")
+def _upsampling(packet: str, extents: Sequence[int], scales: Sequence[float | None], *options: bool) -> list[Resample]:
+    """An operator that resamples images, along each spatial dimension; what is one-dimensional of it serves."""
+    name = packet.removesuffix("_backward")
+    known = "" if name.endswith("_aa") else next((key for key in _ALONG if key in name), "")
+    given = scales or [None] * len(extents)
 
+    def way(extent: int, scale: float | None) -> Resample:
+        if known:
+            return lambda x: getattr(torch.ops.aten, _ALONG[known])(x, [extent], *options, scale)
+        in_rows = getattr(torch.ops.aten, name)
+        return lambda x: in_rows(x.unsqueeze(2), [1, extent], *options, None, scale).squeeze(2)
 
-def _linear(extent: int, align_corners: bool) -> Resample:
-    return lambda x: F.interpolate(x, extent, mode="linear", align_corners=align_corners)
+    return [way(extent, scale) for extent, scale in zip(extents, given, strict=True)]
 
 
 def _paddings(call: Call, padding: Sequence[int]) -> list[Resample]:

@@ -1,0 +1,1 @@
+"""What the programs of Lamina have in common at their command lines: flags, signals, and how they end."""

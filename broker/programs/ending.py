@@ -1,0 +1,97 @@
+"""How a program ends that is asked to: SIGTERM and Ctrl-C alike cancel what runs, which then says goodbye.
+
+A second signal ends it at once; and so does time, where something runs that nobody can cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from lamina.models.errors import require
+
+_T = TypeVar("_T")
+
+log = logging.getLogger("lamina")
+
+STATUS_OF = {signal.SIGINT: 130, signal.SIGTERM: 143}
+"""The exit status of a program that a signal kept from its end, as shells have it."""
+
+
+def run_until_signalled(main: Coroutine[Any, Any, _T], *, patience_s: float | None = None) -> _T | signal.Signals:
+    """What the coroutine returns, or the signal that ended it.
+
+    Args:
+        main: the program.
+        patience_s: seconds after a signal in which it must have ended: then the process is ended, whatever its threads
+            are doing; ``None`` waits for it.
+    """
+    return asyncio.run(_until_signalled(main, patience_s))
+
+
+def end_by_force_after(wait_s: float, status: int) -> threading.Timer:
+    """Have the process end with a status after some seconds, unless the timer is cancelled."""
+
+    def end() -> None:
+        log.warning("something goes on %.0f s after the program was asked to end: ending without it", wait_s)
+        logging.shutdown()
+        os._exit(status)
+
+    timer = threading.Timer(wait_s, end)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+async def _until_signalled(main: Coroutine[Any, Any, _T], patience_s: float | None) -> _T | signal.Signals:
+    running = asyncio.ensure_future(main)
+    caught: list[signal.Signals] = []
+    forced: list[threading.Timer] = []
+    loop = asyncio.get_running_loop()
+
+    def end(number: signal.Signals) -> None:
+        caught.append(number)
+        running.cancel()
+        if patience_s is not None:
+            forced.append(end_by_force_after(patience_s, STATUS_OF[number]))
+        for each in STATUS_OF:  # the next one does what it would have done without us
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    for number in STATUS_OF:
+        loop.add_signal_handler(number, end, number)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        if caught:
+            return caught[0]
+        raise
+    finally:
+        for timer in forced:
+            timer.cancel()
+
+
+def refuse_windows(platform: str = sys.platform) -> None:
+    """Say plainly what is not supported, before something fails for want of it.
+
+    Raises:
+        ConfigError: this is Windows.
+    """
+    require(platform != "win32", "Windows is not supported: run it in WSL 2, or in the container of the Dockerfile")
+
+
+def said_of(error: OSError) -> str:
+    """An error of the operating system in one line: what is wrong, and with which file."""
+    files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{files}: {error.strerror}" if files else str(error)
+
+
+def drop_output() -> None:
+    """Have what is still to be printed go nowhere: whoever read standard output has closed it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
