@@ -121,6 +121,10 @@ def _compared(node: Node, forms: Forms) -> list[Form]:
     return [Form(_broadcast(_given(forms, 0).shape, _given(forms, 1).shape), BOOL)]
 
 
+def _tested(node: Node, forms: Forms) -> list[Form]:
+    return [Form(_given(forms, 0).shape, BOOL)]
+
+
 def _where(node: Node, forms: Forms) -> list[Form]:
     shapes = [_given(forms, index).shape for index in range(3)]
     return [Form(_broadcast(*shapes), _given(forms, 1).kind)]
@@ -420,7 +424,9 @@ RULES: dict[str, Rule] = {
            "Clip", "Cos", "Cosh", "CumSum", "Erf", "Exp", "Floor", "HardSigmoid", "Log", "LogSoftmax", "Neg",
            "Not", "Reciprocal", "Relu", "Round", "ScatterElements", "ScatterND", "Sigmoid", "Sign", "Sin",
            "Sinh", "Softmax", "Sqrt", "Tan", "Tanh"),
+    **_all(_tested, "IsInf", "IsNaN"),
     **_all(_passed, "Identity", "com.microsoft.nchwc.ReorderInput", "com.microsoft.nchwc.ReorderOutput"),
+    "BitwiseNot": _same,
     **_all(_elementwise, "Add", "And", "BitShift", "BitwiseXor", "Div", "Max", "Min", "Mod", "Mul", "Or", "Pow",
            "PRelu", "Sub", "Sum", "Mean", "Xor"),
     **_all(_compared, "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
