@@ -96,11 +96,12 @@ class Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who trains.
 
     Attributes:
-        min_devices: accepted devices to wait for before the first round.
+        min_devices: accepted devices to wait for before the first round; later rounds need one, and wait for a device
+            that vanished for ``deadlines.lost_s``.
         active: how many train in a cycle: a share of the accepted ones (at most 1), or a number (above 1).
         max_devices: how many may register, those of earlier runs of the federation included; one more is turned
             away. ``min_devices`` may always register.
-        wait_s: give up when ``min_devices`` have not come by then; 0 waits for ever.
+        wait_s: give up when ``min_devices`` have not come before the first round by then; 0 waits for ever.
     """
 
     min_devices: int = 2
@@ -278,8 +279,10 @@ class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long to wait.
 
     Attributes:
-        round_s: for the updates of a round; what has come by then is aggregated.
-        lost_s: for a device that vanished, before its round goes on without it.
+        round_s: for the updates of a round; what has come by then is aggregated, and where nothing has, the round is
+            planned again. A device that still owes something sits cycles out.
+        lost_s: for a device that vanished, before its round goes on, or the next one begins, without it; the same for
+            those that were there when a coordinator ended that is started again.
         broker_s: for a broker that does not answer, before giving up; 0 waits for ever.
     """
 

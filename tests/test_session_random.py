@@ -27,6 +27,7 @@ from lamina.edge_agent.session.events import (
     Prepared,
     Progress,
     Published,
+    Rest,
     Strayed,
     Subscribe,
     Taken,
@@ -342,6 +343,8 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             case Withdraw():
                 assert self.delivering is not None
                 self.delivering = None
+            case Rest():
+                assert self.has_finished
             case End():
                 assert self.has_finished
                 assert self.training is None
