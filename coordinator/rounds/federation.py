@@ -141,14 +141,14 @@ class Federation:
             self.round.regain(name)
         return True
 
-    def went(self, name: str, now: float, patience_s: float) -> bool:
-        """A device is gone; rounds wait ``patience_s`` longer for it, 0 after a goodbye. Whether that is news."""
-        if not self._registry.knows(name):
-            self._registry.went(name)  # no cohort has it, and its name may be anything
-            return False
+    def went(self, name: str, now: float, patience_s: float, *, goodbye: bool = False) -> bool:
+        """A device is gone; rounds wait ``patience_s`` longer for it. Whether that is news.
+
+        One that had said goodbye before this coordinator was started is not waited for.
+        """
         is_news = self._registry.went(name)
-        if is_news or not patience_s:
-            self._attendance.went(name, now + patience_s, goodbye=not patience_s)
+        if is_news or goodbye:
+            self._attendance.went(name, now + (patience_s if is_news else 0.0), goodbye=goodbye)
         if not is_news:
             return False
         if self.round:
@@ -370,7 +370,7 @@ class Federation:
             unfolded=round_.unfolded(),
             norms=norms.remembered(self.snapshot.norms, seen, len(self._spec.layers)),
             devices=self.device_records(),
-            present=tuple(sorted(name for name, device in self.devices.items() if device.available)),
+            present=self._there_or_soon_back(now),
         )
         self.round, self._idle_since = None, now
         return RoundOutcome(
@@ -398,6 +398,16 @@ class Federation:
         return device is not None and (device.available or not device.task.accepted)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _there_or_soon_back(self, now: float) -> tuple[str, ...]:
+        """Accepted devices that are there, or are waited for: a coordinator that starts again waits for them, too."""
+        awaited = self._attendance.awaited(now)
+        there = (
+            name
+            for name, device in self.devices.items()
+            if device.available or (device.task.accepted and name in awaited)
+        )
+        return tuple(sorted(there))
 
     def _exceptional_codecs(self, cohort: tuple[str, ...]) -> dict[str, str]:
         """Devices that can't encode what is configured, and what they use instead."""

@@ -214,7 +214,7 @@ class Broadcast:
             await self.values(sorted(requested))
             files, self._requested_files = self._requested_files, set()
             for sha256 in sorted(files):
-                await self._file(sha256, self._files[sha256].read_bytes())
+                await self._file(sha256, _content(self._files[sha256]))
 
     def _advance(self) -> Iterator[bytes]:
         for value in self._federation.advance:

@@ -22,6 +22,7 @@ from torch.export.graph_signature import InputKind
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.custom_functions import FunctionCall, kept_whole
+from lamina.models.graph.recurrent_stacks import take_apart, without_dead_ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,8 @@ def example(operator: fx.Node) -> Any:
 def _forward(
     definition: Definition, exported: torch.export.ExportedProgram, functions: tuple[FunctionCall, ...]
 ) -> Forward:
+    take_apart(exported.graph)
+    without_dead_ends(exported.graph)
     placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
     first = first_names(definition.module)
     tensors, values, samples = {}, {}, []
