@@ -1,4 +1,4 @@
-"""How does one start a broker? An installed mosquitto, else the embedded one, as a process of its own.
+"""Starts a broker as a process of its own: an installed mosquitto, else the embedded one.
 
     with running_broker() as broker:
         dial = mqtt_dial(broker.address)

@@ -1,4 +1,4 @@
-"""Who trains what next, and what is the model now? The whole federation as one pure value machine.
+"""The whole federation as one pure value machine: who trains what next, and what the model is now.
 
 The service feeds it what happened (a profile, a status, an update, a report) and asks it what to do. It knows no clock,
 no disk and no network: ``now`` is a parameter, and what must survive a restart is a `Snapshot` of plain values.
@@ -115,7 +115,7 @@ class Federation:
 
     @property
     def devices(self) -> dict[str, Device]:
-        """Those that have registered, by name."""
+        """The devices that have registered, by name."""
         return self._registry.devices
 
     @property
