@@ -15,10 +15,10 @@ from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import RoundRecord
 from lamina.emulation.report import LayerSummary, versions
 from lamina.emulation.simulator.backends.choosing import BackendName, open_backend, quickest, samples_per_s
-from lamina.emulation.simulator.checkpoint import Point, RunHistory, read_checkpoint, write_checkpoint
+from lamina.emulation.simulator.checkpoint import EvaluationPoint, RunHistory, read_checkpoint, write_checkpoint
 from lamina.emulation.simulator.run_context import RunContext, prepare_run
 from lamina.emulation.simulator.setting import Setting
-from lamina.emulation.simulator.simulation import Simulation, State
+from lamina.emulation.simulator.simulation import Simulation, SimulationState
 from lamina.models.capacity import capacity
 from lamina.models.storage.replace import replace_file
 from lamina.models.values import write_values
@@ -76,7 +76,7 @@ class Result(msgspec.Struct, frozen=True):
     c_ratio: float
     uplink_bytes: int
     fedavg_uplink_bytes: int
-    points: tuple[Point, ...]
+    points: tuple[EvaluationPoint, ...]
     layers: tuple[LayerSummary, ...]
     tiers: tuple[TierSummary, ...]
     history: RunHistory
@@ -151,7 +151,7 @@ def run(
         while not simulation.finished:
             record, adjustment = simulation.advance()
             if record.accuracy is not None:
-                points.append(Point(record.round + 1, record.accuracy, record.uplink_bytes, record.c_ratio))
+                points.append(EvaluationPoint(record.round + 1, record.accuracy, record.uplink_bytes, record.c_ratio))
             done = RoundDone(record, adjustment)
             log.add(done)
             recorder.add(done)
@@ -169,7 +169,7 @@ def run(
 
 @contextmanager
 def _begun(
-    context: RunContext, backend: str, state: State | None, processes: int, ray: str
+    context: RunContext, backend: str, state: SimulationState | None, processes: int, ray: str
 ) -> Iterator[Simulation | Exchange]:
     """The loop that goes with what is exchanged."""
     if context.setting.exchange == "logits":

@@ -19,7 +19,7 @@ from lamina.emulation.readers.raw import Array
 from lamina.emulation.simulator.backends import processes
 from lamina.emulation.simulator.backends.run_arrays import RunArrays
 from lamina.emulation.simulator.backends.tasks import TaskSettings, Variant
-from lamina.emulation.simulator.holdout import OWN, VALIDATION, set_aside, without_public
+from lamina.emulation.simulator.holdout import PER_DEVICE, VALIDATION, set_aside, without_public
 from lamina.emulation.simulator.outline import Outline
 from lamina.emulation.simulator.rows import Row
 from lamina.emulation.simulator.setting import Setting
@@ -103,7 +103,7 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
     # what is over is held by absent devices
     shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
     validation = set_aside(shares, holdout.validation, seed, VALIDATION)
-    own = set_aside(validation.trained, holdout.own, seed, OWN)
+    own = set_aside(validation.trained, holdout.own, seed, PER_DEVICE)
     x_judge, y_judge = _judging(dataset, validation.aside.values())
     common = TaskSettings(
         model=setting.model,
