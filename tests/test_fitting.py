@@ -131,7 +131,7 @@ def test_a_prediction_below_the_measured_peak_is_raised_by_as_much() -> None:
 
 
 @pytest.mark.parametrize("budget_mib", [11.9, 0.0, -1.0, math.nan])
-def test_a_budget_under_the_smallest_way_is_refused_by_the_coordinator_and_warned_of_by_a_device(
+def test_a_budget_under_the_smallest_plan_is_refused_by_the_coordinator_and_warned_of_by_a_device(
     budget_mib: float,
 ) -> None:
     choice = choose(manifest_of(), budget_mib)
@@ -141,7 +141,7 @@ def test_a_budget_under_the_smallest_way_is_refused_by_the_coordinator_and_warne
     least = choose_plan(manifest_of(), 1, budget_mib)
     assert least.plan is not None
     assert least.plan.micro_batch == 1
-    assert "no plan to train cut 1 fits" in least.reason
+    assert "no way to train cut 1 fits" in least.reason
 
 
 def test_a_bundle_without_sub_models_is_a_mistake() -> None:
