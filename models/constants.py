@@ -29,7 +29,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def large(tensors: Arrays) -> dict[str, NDArray[Any]]:
-    """Those that are worth a place in the file."""
+    """Select the tensors that are worth a place in the file."""
     return {name: value for name, value in tensors.items() if value.nbytes >= SMALLEST_BYTES}
 
 

@@ -197,7 +197,7 @@ def _cuts(definition: Definition, layers: Sequence[LayerSpec], blocks: Sequence[
 
 
 def _told_apart(layers: Sequence[LayerSpec], firsts: Sequence[int]) -> tuple[int, ...]:
-    """Of the first layers of the blocks, those at which a budget of memory makes a difference.
+    """Select those first layers of blocks at which a budget of memory makes a difference.
 
     Each costs a dozen graphs. So of many blocks only some are offered: the whole network, the last block, and between
     them those whose capacities come nearest to even steps.

@@ -73,7 +73,7 @@ class FormsEngine(Engine, Protocol):
     def trainer(
         self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, mode: ExecutionMode = ...
     ) -> SubModelTrainer:
-        """As `Engine.trainer`, in one mode."""
+        """See `Engine.trainer`; the graph is run in this mode."""
 
     def parts_trainer(
         self,
@@ -85,7 +85,7 @@ class FormsEngine(Engine, Protocol):
         checkpoints: bool = False,
         mode: ExecutionMode = ...,
     ) -> InParts:
-        """As `Engine.parts_trainer`, in one mode."""
+        """See `Engine.parts_trainer`; the graphs are run in this mode."""
 
 
 class Tuned:
@@ -106,19 +106,19 @@ class Tuned:
         return self._engine.name
 
     def suited(self, sub_model: SubModel) -> SubModel:
-        """As the engine's."""
+        """See `Engine`."""
         return self._engine.suited(sub_model)
 
     def forms(self, sub_model: SubModel, threads: int) -> list[str]:
-        """As the engine's."""
+        """See `Engine`."""
         return self._engine.forms(sub_model, threads)
 
     def warm_up(self) -> None:
-        """As the engine's."""
+        """See `Engine`."""
         self._engine.warm_up()
 
     def trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> SubModelTrainer:
-        """As `Engine.trainer`."""
+        """See `Engine.trainer`."""
         x, y = random_batch(manifest.spec, cut, manifest.batch_size)
 
         def make(mode: ExecutionMode) -> SubModelTrainer:
@@ -133,7 +133,7 @@ class Tuned:
     def parts_trainer(
         self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, checkpoints: bool = False
     ) -> InParts:
-        """As `Engine.parts_trainer`; a graph with activation checkpointing has the standard form alone."""
+        """See `Engine.parts_trainer`; a graph with activation checkpointing has the standard form alone."""
         if checkpoints:
             return self._engine.parts_trainer(manifest, cut, path, threads=threads, checkpoints=True)
         x, y = random_batch(manifest.spec, cut, PART)
@@ -148,7 +148,7 @@ class Tuned:
         return make(self._chosen(manifest.sub_model(cut), threads, "a micro-batch", measure))
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenPiece:
-        """As the engine's."""
+        """See `Engine`."""
         return self._engine.forward(graph, values, threads=threads)
 
     def _chosen(self, sub_model: SubModel, threads: int, of_what: str, measure: _Measure) -> ExecutionMode:

@@ -141,10 +141,7 @@ def run(
         spent = before_s + time.process_time() - began
         return msgspec.structs.replace(history, points=tuple(points), processor_s=spent)
 
-    log = History(folder / "history.log")
-    past = log.past()
-    log.go_back(past, state.run_state.round if state else 0, "restart")
-    recorder = Recorder(folder, log.rounds(past))
+    kept = _RunFolder(folder, state.run_state.round if state else 0)
     with _begun(context, history.backend, state, processes, ray) as simulation:
         context = simulation.context
         saved = time.monotonic()
@@ -152,19 +149,46 @@ def run(
             record, adjustment = simulation.advance()
             if record.accuracy is not None:
                 points.append(EvaluationPoint(record.round + 1, record.accuracy, record.uplink_bytes, record.c_ratio))
-            done = RoundDone(record, adjustment)
-            log.add(done)
-            recorder.add(done)
+            kept.add(RoundDone(record, adjustment))
             if time.monotonic() - saved >= checkpoint_s:
-                log.sync()
-                write_checkpoint(folder / CHECKPOINT, simulation.state(), so_far())
+                kept.save(simulation.state(), so_far())
                 saved = time.monotonic()
             observe(record)
         result = _result(context, simulation, so_far())
         write_values(folder / "model.safetensors", simulation.tensors())
-    replace_file(folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    kept.finish(result)
     return result
+
+
+class _RunFolder:
+    """What a run leaves in its folder as it goes on: the log of its rounds, their tables, and checkpoints.
+
+    Args:
+        folder: of the run.
+        round_: from which the run goes on; what the log has beyond it is taken back.
+    """
+
+    def __init__(self, folder: Path, round_: int) -> None:
+        self._folder = folder
+        self._log = History(folder / "history.log")
+        past = self._log.past()
+        self._log.go_back(past, round_, "restart")
+        self._recorder = Recorder(folder, self._log.rounds(past))
+
+    def add(self, done: RoundDone) -> None:
+        """Write down a round that is done."""
+        self._log.add(done)
+        self._recorder.add(done)
+
+    def save(self, state: SimulationState, history: RunHistory) -> None:
+        """Write a checkpoint; the rounds before it are on the disk first."""
+        self._log.sync()
+        write_checkpoint(self._folder / CHECKPOINT, state, history)
+
+    def finish(self, result: Result) -> None:
+        """Write the result, which makes the checkpoint needless."""
+        replace_file(self._folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
+        (self._folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 @contextmanager

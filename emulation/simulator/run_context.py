@@ -105,19 +105,7 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
     validation = set_aside(shares, holdout.validation, seed, VALIDATION)
     own = set_aside(validation.trained, holdout.own, seed, PER_DEVICE)
     x_judge, y_judge = _judging(dataset, validation.aside.values())
-    common = TaskSettings(
-        model=setting.model,
-        spec=spec,
-        seed=setting.seed,
-        batch_size=setting.batch_size,
-        momentum=setting.training.hyperparameters.get("momentum", 0.9),
-        weight_decay=setting.training.hyperparameters.get("weight_decay", 0.0),
-        mu=setting.local.hyperparameters.get("mu", 0.0),
-        augment=setting.local.augment,
-        variants=tuple(dict.fromkeys((Variant(), *variants.values()))),
-        held={name: own.trained[name] for name in names},
-        device=device,
-    )
+    common = _task_settings(setting, drawn, {name: own.trained[name] for name in names}, device)
     if setting.local.augment and len(spec.input_shape) != 3:
         raise ConfigError(f"local.augment crops images, and samples have the shape {spec.input_shape}")
     return RunContext(
@@ -135,6 +123,23 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
         _ranges(own.aside, len(y_judge)),
         public,
         drawn.covered,
+    )
+
+
+def _task_settings(setting: Setting, drawn: Outline, held: dict[str, Indices], device: str) -> TaskSettings:
+    """Return what all tasks of a run have in common; ``held`` are the samples that each device trains on."""
+    return TaskSettings(
+        model=setting.model,
+        spec=drawn.spec,
+        seed=setting.seed,
+        batch_size=setting.batch_size,
+        momentum=setting.training.hyperparameters.get("momentum", 0.9),
+        weight_decay=setting.training.hyperparameters.get("weight_decay", 0.0),
+        mu=setting.local.hyperparameters.get("mu", 0.0),
+        augment=setting.local.augment,
+        variants=tuple(dict.fromkeys((Variant(), *drawn.variants.values()))),
+        held=held,
+        device=device,
     )
 
 
