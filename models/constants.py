@@ -64,7 +64,7 @@ class Constants:
 
 
 def constants_of(tensors: Arrays, content: bytes, entry: FileEntry) -> Constants:
-    """Where the tensors stand in ``content``, the file ``entry``."""
+    """Say where the tensors stand in ``content``, the file ``entry``."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     places = {}

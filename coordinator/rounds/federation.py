@@ -384,7 +384,7 @@ class Federation:
         )
 
     def _note_attendance(self, round_: Round, now: float) -> dict[str, int]:
-        """Note who delivered everything in a round that is done; return for how many cycles each late device sits out."""
+        """Note who delivered everything in a round that is done; return how many cycles each late device sits out."""
         in_time = round_.delivered_everything()
         for name in in_time:
             self.devices[name].rounds_done += 1

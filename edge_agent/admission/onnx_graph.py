@@ -158,7 +158,7 @@ def _tensor(data: memoryview) -> Tensor:
 
 
 def _location(found: Message, what: str) -> str:
-    """Where a constant's content lies outside of the file."""
+    """Return where a constant's content lies outside of the file."""
     for part in parts(found.get(13, []), what):
         entry = message(part, {1, 2}, {1, 2}, what)
         if text(entry.get(1, []), what) == "location":
