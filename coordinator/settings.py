@@ -31,6 +31,7 @@ from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.coordinator.folds.aggregate import rule
 from lamina.models.errors import ConfigError, require
+from lamina.models.gradient_terms import TERMS, GradientTerm
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,25 +77,31 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.proximal >= 0, "local.proximal can't be negative")
-        require(self.clip_norm >= 0, "local.clip_norm can't be negative")
+        for term in TERMS:
+            require(getattr(self, term.setting) >= 0, f"local.{term.setting} can't be negative")
 
     @property
     def hyperparameters(self) -> dict[str, float]:
         """The training graph's 0-d inputs for it."""
-        asked = {"mu": self.proximal, "clip_norm": self.clip_norm}
+        asked = {term.hyperparameter: getattr(self, term.setting) for term in TERMS}
         return {name: value for name, value in asked.items() if value}
+
+    @property
+    def terms(self) -> tuple[GradientTerm, ...]:
+        """What a bundle must have been built with."""
+        return tuple(term for term in TERMS if term.hyperparameter in self.hyperparameters)
 
 
 class Cohorts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who trains.
 
     Attributes:
-        min_devices: accepted devices to wait for before the first round.
+        min_devices: accepted devices to wait for before the first round; later rounds need one, and wait for a device
+            that vanished for ``deadlines.lost_s``.
         active: how many train in a cycle: a share of the accepted ones (at most 1), or a number (above 1).
         max_devices: how many may register, those of earlier runs of the federation included; one more is turned
             away. ``min_devices`` may always register.
-        wait_s: give up when ``min_devices`` have not come by then; 0 waits for ever.
+        wait_s: give up when ``min_devices`` have not come before the first round by then; 0 waits for ever.
     """
 
     min_devices: int = 2
@@ -272,8 +279,10 @@ class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long to wait.
 
     Attributes:
-        round_s: for the updates of a round; what has come by then is aggregated.
-        lost_s: for a device that vanished, before its round goes on without it.
+        round_s: for the updates of a round; what has come by then is aggregated, and where nothing has, the round is
+            planned again. A device that still owes something sits cycles out.
+        lost_s: for a device that vanished, before its round goes on, or the next one begins, without it; the same for
+            those that were there when a coordinator ended that is started again.
         broker_s: for a broker that does not answer, before giving up; 0 waits for ever.
     """
 

@@ -57,8 +57,7 @@ def bundle_key(experiment: Experiment) -> str:
 
 def _flags(experiment: Experiment) -> list[str]:
     """What the training graphs must have besides the optimiser."""
-    local = experiment.local
-    return ["--proximal"] * bool(local.proximal) + ["--clip"] * bool(local.clip_norm)
+    return [term.flag for term in experiment.local.terms]
 
 
 def _sources(model: str) -> list[Path]:

@@ -29,6 +29,8 @@ from lamina.models.graph import (
     updating_graph,
 )
 from lamina.models.graph.activation_checkpointing import recomputing
+from lamina.models.graph.places import place
+from lamina.models.graph.tracing import Forward, example, trace
 from lamina.models.layout import derive_spec
 from lamina.models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
 from lamina.models.peaks import cost
@@ -210,6 +212,7 @@ def _written(
     progress: Progress,
 ) -> Manifest:
     spec = derive_spec(definition)
+    _check_batch(trace(definition, training=True), batch_size)
     spans = list(pairwise(spec.block_at(cut) for cut in spec.cuts))
     pieces = [forward_graph(definition, spec, first, stop) for first, stop in spans]
     state = module_state(definition, spec)
@@ -239,6 +242,21 @@ def _written(
         aliases=state.aliases,
         transient=state.transient,
     )
+
+
+def _check_batch(forward: Forward, batch_size: int) -> None:
+    """Refuse what torch refuses: a batch norm in training that has one value a channel.
+
+    Raises:
+        ModelError: there is one.
+    """
+    for operator in forward.operators if batch_size == 1 else ():
+        values = example(operator)
+        if "aten.batch_norm" in str(operator.target) and math.prod(values.shape[2:]) == 1 and operator.args[5] is True:
+            raise ModelError(
+                f"model {forward.name}: a batch norm{place(operator)} has one value a channel in batches of one "
+                f"sample; build the bundle with a batch size of 2 or more"
+            )
 
 
 def _constants(draft: Draft, tensors: Mapping[str, NDArray[Any]]) -> Constants | None:

@@ -32,7 +32,8 @@ class Definition:
         classes: number of classes, or of outputs.
         input_dtype: ``float32``, or ``int64`` for token ids.
         cuts: where devices may cut: names of blocks or of modules, which begin at their first layer, or indices of
-            layers. The whole network is always on offer; ``None`` offers every block.
+            layers. The whole network is always on offer; ``None`` offers some blocks, those that a budget of memory can
+            tell apart.
         loss: name of the loss in the training graphs.
 
     Raises:

@@ -28,6 +28,10 @@ from lamina.models.graph.tracing import Forward, example, trace
 from lamina.models.spec import BlockSpec, Kind, LayerSpec, ModelSpec, TensorSpec
 
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
+MOST_CUTS = 6
+"""How many cuts are offered where the definition names none."""
+
+_COMMON_BATCH = 32
 _CONV_OR_DENSE = ("conv", "linear", "matmul", "mm")
 
 
@@ -172,7 +176,7 @@ def _common_path(layers: Sequence[LayerSpec]) -> str:
 def _cuts(definition: Definition, layers: Sequence[LayerSpec], blocks: Sequence[BlockSpec]) -> tuple[int, ...]:
     firsts = [block.first for block in blocks]
     if definition.cuts is None:
-        return tuple(firsts)
+        return _told_apart(layers, firsts)
     index_of = _first_layers(layers) | {block.name: block.first for block in blocks}
     chosen = {0}
     for cut in definition.cuts:
@@ -182,6 +186,26 @@ def _cuts(definition: Definition, layers: Sequence[LayerSpec], blocks: Sequence[
             raise ModelError(f"model {definition.name}: no block starts at {cut!r}; its blocks are {offered}")
         chosen.add(first)
     return tuple(sorted(chosen))
+
+
+def _told_apart(layers: Sequence[LayerSpec], firsts: Sequence[int]) -> tuple[int, ...]:
+    """Of the first layers of the blocks, those at which a budget of memory makes a difference.
+
+    Each costs a dozen graphs. So of many blocks only some are offered: the whole network, the last block, and between
+    them those whose capacities come nearest to even steps.
+    """
+    if len(firsts) <= MOST_CUTS:
+        return tuple(firsts)
+    kept = {first: _capacity(layers[first:]) for first in firsts}
+    step = (kept[firsts[0]] - kept[firsts[-1]]) / (MOST_CUTS - 1)
+    levels = [kept[firsts[-1]] + step * level for level in range(1, MOST_CUTS - 1)]
+    between = {min(firsts[1:-1], key=lambda first: abs(kept[first] - level)) for level in levels}
+    return tuple(sorted({firsts[0], *between, firsts[-1]}))
+
+
+def _capacity(layers: Sequence[LayerSpec]) -> int:
+    """What training these layers keeps, for a batch of common size."""
+    return sum(layer.size + _COMMON_BATCH * layer.activations for layer in layers)
 
 
 def _first_layers(layers: Sequence[LayerSpec]) -> dict[str, int]:

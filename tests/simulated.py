@@ -138,9 +138,9 @@ class Device:
             x, y = (torch.from_numpy(part[indices]) for part in self.context.data[:2])
             self.optimiser.zero_grad()
             loss = F.cross_entropy(self.module(x), y)
-            if self.common.proximal:
+            if self.common.mu:
                 pulls = (((p - p0) ** 2).sum() for p, p0 in zip(self.trained, start, strict=True))
-                loss = loss + self.common.proximal / 2 * sum(pulls)
+                loss = loss + self.common.mu / 2 * sum(pulls)
             loss.backward()
             for group in self.optimiser.param_groups:
                 group["lr"] = chosen.lr(round_)

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from lamina import broker as broker_package
@@ -43,8 +44,8 @@ def setup(folder: Path, bundle: Bundle, broker: MemoryBroker, aggregation: Aggre
     return Setup(folder, bundle, broker.dial, budgets=BUDGETS, rounds=6, aggregation=aggregation)
 
 
-async def flat(folder: Path, bundle: Bundle) -> tuple[RunResult, bytes]:
-    whole = setup(folder, bundle, MemoryBroker())
+async def flat(folder: Path, bundle: Bundle, aggregation: Aggregation = WEIGHTED) -> tuple[RunResult, bytes]:
+    whole = setup(folder, bundle, MemoryBroker(), aggregation)
     return await whole.run(), whole.final_model()
 
 
@@ -112,6 +113,20 @@ async def test_layers_shared_out_end_in_the_bits_of_the_flat_federation(
     shared = setup(tmp_path / "shared", bundle, broker, Aggregation(phi=2, weighting="num_examples", aggregators=count))
     aggregators = [Aggregator("whole", f"share-{k}", broker.dial, index=k, count=count) for k in range(count)]
     async with running(*aggregators):
+        result = await shared.run()
+    assert shared.final_model() == model
+    assert same(result, expected)
+
+
+@pytest.mark.parametrize("algorithm", ["fednova", "scaffold"])
+async def test_what_updates_say_of_themselves_and_an_algorithms_vectors_go_through_an_aggregator(
+    tmp_path: Path, bundle: Bundle, algorithm: str
+) -> None:
+    alone = Aggregation(phi=2, algorithm=algorithm, weighting="num_examples")
+    expected, model = await flat(tmp_path / "flat", bundle, alone)
+    broker = MemoryBroker()
+    shared = setup(tmp_path / "shared", bundle, broker, msgspec.structs.replace(alone, aggregators=1))
+    async with running(Aggregator("whole", "share", broker.dial)):
         result = await shared.run()
     assert shared.final_model() == model
     assert same(result, expected)

@@ -2,6 +2,7 @@
 
 import re
 import string
+from itertools import pairwise
 
 import pytest
 import torch
@@ -343,3 +344,19 @@ def test_another_output_than_logits_is_an_error() -> None:
 def test_a_network_without_parameters_is_an_error() -> None:
     with pytest.raises(ModelError, match="reads no parameter that requires a gradient"):
         spec_of(nn.Flatten(), (2,))
+
+
+def test_of_many_blocks_those_are_offered_that_a_budget_can_tell_apart() -> None:
+    layers = [part for width in (4, 64, 64, 64, 64, 64, 64, 8, 4, 4) for part in (nn.LazyLinear(width), nn.Tanh())]
+    module = nn.Sequential(*layers, nn.Linear(4, 3))
+    module(torch.zeros(2, 4))
+    spec = derive_spec(Definition("many", module, (4,), 3))
+    assert len(spec.blocks) == 11
+    assert spec.cuts[0] == 0
+    assert spec.cuts[-1] == spec.blocks[-1].first
+    assert len(spec.cuts) == 6
+    kept = [sum(layer.size + 32 * layer.activations for layer in spec.layers[cut:]) for cut in spec.cuts]
+    steps = [before - after for before, after in pairwise(kept)]
+    assert max(steps) < kept[0] / 3
+    every = derive_spec(Definition("many", module, (4,), 3, cuts=tuple(range(11))))
+    assert every.cuts == tuple(range(11))

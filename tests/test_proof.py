@@ -264,3 +264,15 @@ def test_no_vector_stands_in_a_matrix_product(tmp_path: Path) -> None:
     products = [operator for operator in inferred.node if operator.op_type == "MatMul"]
     assert products
     assert all(ranks[name] >= 2 for operator in products for name in operator.input)
+
+
+def test_a_batch_norm_in_batches_of_one_sample_is_refused_as_torch_does(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+    for check in (True, False):
+        with pytest.raises(ModelError, match=r"batch norm in module 1 .*batch size of 2 or more"):
+            build_bundle(Definition("norm", module, (6,), 3), tmp_path / "bundle", batch_size=1, check=check)
+
+
+def test_a_batch_norm_over_an_image_takes_one_sample(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+    build_bundle(Definition("norm", module, (1, 4, 4), 3), tmp_path / "bundle", batch_size=1)

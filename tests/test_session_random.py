@@ -27,7 +27,7 @@ from lamina.edge_agent.session.events import (
     Prepared,
     Progress,
     Published,
-    Save,
+    Rest,
     Strayed,
     Subscribe,
     Taken,
@@ -343,10 +343,8 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             case Withdraw():
                 assert self.delivering is not None
                 self.delivering = None
-            case Save(progress):
-                assert progress.plan == self.trained
-                assert progress.versions == tuple(self.held[layer][2] for layer in LAYERS)
-                self.saved = (progress, dict(self.held), dict(self.local))
+            case Rest():
+                assert self.has_finished
             case End():
                 assert self.has_finished
                 assert self.training is None
@@ -384,6 +382,10 @@ class DeviceInItsWorld(RuleBasedStateMachine):
             assert self.local[layer][1]
             assert self.held[layer][2] == command.plan.versions[layer]
         self.delivering = command
+        if (progress := self.session.progress) is not None:  # saved before the report goes out
+            assert progress.plan == self.trained
+            assert progress.versions == tuple(self.held[layer][2] for layer in LAYERS)
+            self.saved = (progress, dict(self.held), dict(self.local))
         self.unacknowledged = {*command.layers, *([REPORT] if command.outcome else [])}
 
     def acknowledge(self, layer: int) -> None:

@@ -132,7 +132,7 @@ async def test_what_is_owed_survives_a_restart(
     sent = await trained(first, plans[1])
     assert await encoded(first, plans[1]) == sent  # the link was lost: the same bytes
     progress = Progress(1, bundle.digest, 0, plans[1], plans[1].versions, OUTCOME)
-    first.save(progress)
+    await first.save(progress)
     goes_on = await trained(first, plans[2])
     assert await again.build(task, bundle.manifest, bundle.path) == progress
     assert await trained(again, plans[2]) == goes_on

@@ -74,6 +74,7 @@ _TAKEN_OVER = 0x8E
 _TOO_LARGE = 0x95
 _PACKET_OVERHEAD = 64  # of a PUBLISH besides its topic and payload, generously
 _NO_ANSWER = "the broker closed the connection without an answer"
+_KEEPS_NOTHING = "keeps no messages (mosquitto: retain_available false), and late devices need those"
 _quiet = logging.getLogger("lamina.broker.link.mqtt.paho")
 _quiet.setLevel(logging.CRITICAL)
 
@@ -374,6 +375,8 @@ class _Client(aiomqtt.Client):
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
         self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
         self.maximum_packet_bytes = getattr(properties, "MaximumPacketSize", self.maximum_packet_bytes)
+        if getattr(properties, "RetainAvailable", 1) == 0 and not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError(_KEEPS_NOTHING))
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
@@ -439,6 +442,8 @@ async def _connect(options: _Options, client_id: str, will: Will | None) -> _Cli
                 raise
             return await _enter(_client(options, client_id, will, "3.1.1"))
     except aiomqtt.MqttError as error:
+        if str(error) == _KEEPS_NOTHING:
+            raise AccessDenied(f"broker {address} {error}") from error
         if client.untrusted is not None:
             raise AccessDenied(untrusted(address, client.untrusted)) from error
         if isinstance(error, aiomqtt.MqttCodeError) and getattr(error.rc, "value", None) in _DENIED:

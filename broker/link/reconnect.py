@@ -15,6 +15,10 @@ from lamina.models.errors import AccessDenied, BrokerUnreachable, ConfigError, L
 FIRST_WAIT_S = 0.2
 LONGEST_WAIT_S = 30.0
 GOODBYE_S = 2.0
+BRIEF_WAIT_S = 1.5
+"""The longest wait in an outage that has not lasted long: whoever waits for the broker is back soon after it."""
+PATIENT_SHARE = 0.05
+"""Of an outage, the longest wait beyond that: a broker that is down for hours is asked every half minute."""
 STEADY_S = 10.0  # a link that held so long was a good one: the next wait is short again
 
 _T = TypeVar("_T")
@@ -22,12 +26,17 @@ jitter = random.Random()
 """Its draws decide nothing but when to dial; a simulation seeds it, so that a run repeats exactly."""
 
 
-def wait_before(failures: int, rng: random.Random) -> float:
+def wait_before(failures: int, rng: random.Random, longest_s: float = LONGEST_WAIT_S) -> float:
     """Seconds to wait after ``failures`` in a row (at least 1): doubling, capped, and spread over its upper half.
 
     The spread keeps a fleet whose broker restarts from dialling in step.
     """
-    return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - 1, 30)) * rng.uniform(0.5, 1.0)
+    return min(longest_s, FIRST_WAIT_S * 2.0 ** min(failures - 1, 30)) * rng.uniform(0.5, 1.0)
+
+
+def longest_wait(outage_s: float) -> float:
+    """The longest wait before a broker is dialled that has not answered for so long."""
+    return min(max(PATIENT_SHARE * outage_s, BRIEF_WAIT_S), LONGEST_WAIT_S)
 
 
 async def say_goodbye(words: Awaitable[None]) -> None:
@@ -74,7 +83,8 @@ async def keep_linked(
         AccessDenied: the broker refuses the client; with ``patient``, for ``give_up_s``.
         TakenOver: another client has taken this one's place.
     """
-    failures, without_since = 0, clock()
+    unanswered, useless = 0, 0  # dials in a row without a link; links in a row without use
+    without_since = clock()
     while True:
         linked_at: float | None = None
         before = progress()
@@ -92,9 +102,11 @@ async def keep_linked(
         if linked_at is not None:
             without_since = clock()
             useful = without_since - linked_at >= STEADY_S or progress() != before
-            failures = 0 if useful else failures
-        failures += 1
-        wait_s = wait_before(failures, rng)
+            unanswered, useless = 0, 1 if useful else useless + 1
+            wait_s = wait_before(useless, rng)
+        else:
+            unanswered += 1
+            wait_s = wait_before(unanswered, rng, longest_wait(clock() - without_since))
         if give_up_s > 0:
             left_s = without_since + give_up_s - clock()
             if left_s <= 0 and isinstance(error, AccessDenied):

@@ -12,7 +12,7 @@ from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
 
 
 def intervals(layers: int, local_steps: int) -> tuple[int, ...]:
-    """tau_l = tau' for every one of ``layers`` layers, in local steps: FedAvg, and the start of FedLAMA."""
+    """tau_l = tau' for every one of ``layers`` layers, in local steps: FedAvg, and the start of every interval rule."""
     if layers < 1 or local_steps < 1:
         raise ValueError(f"{layers} layers with {local_steps} local steps: both must be at least 1")
     return (local_steps,) * layers

@@ -1,9 +1,9 @@
 """A server optimiser takes steps with a memory of its own, in place of taking each average as it is.
 
-The change that an aggregation brings to a layer, Delta = average - value, takes the place of a negative gradient. With
-FedLAMA a layer's memory moves when the layer is aggregated; the Delta of a relaxed layer spans more steps, and is
-larger. The discrepancy is measured about the average, not about where the step leads. Running statistics are no
-parameters: they take the average's value as it is.
+The change that an aggregation brings to a layer, Delta = average - value, takes the place of a negative gradient. A
+layer's memory moves when the layer is aggregated; the Delta of a relaxed layer spans more steps, and is larger. The
+discrepancy is measured about the average, not about where the step leads. Running statistics are no parameters: they
+take the average's value as it is.
 
 Reddi et al., "Adaptive Federated Optimization" (ICLR 2021, arXiv 2003.00295, Algorithm 2) give the frame. As there,
 nothing corrects the bias of the start. Arithmetic is float64; memory is kept in float32.

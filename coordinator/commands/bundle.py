@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lamina.models.errors import BundleError
+from lamina.models.gradient_terms import TERMS
 from lamina.models.machine import module_command
 from lamina.models.manifest import ENGINES, ONNXRUNTIME, Manifest
 
@@ -21,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="where the bundle goes")
     parser.add_argument("--batch-size", type=int, default=32, help="samples a step (default: 32)")
     parser.add_argument("--optimiser", default="sgd", help="sgd (default), nesterov, adam or adamw")
-    parser.add_argument("--proximal", action="store_true", help="with FedProx's pull, for local.proximal")
-    parser.add_argument("--clip", action="store_true", help="with clipping of gradients by norm, for local.clip_norm")
+    for term in TERMS:
+        parser.add_argument(term.flag, dest=term.argument, action="store_true", help=term.help)
     parser.add_argument(
         "--engine",
         choices=ENGINES,
@@ -63,8 +64,7 @@ def run(options: argparse.Namespace) -> int:
         options.folder,
         batch_size=options.batch_size,
         optimiser=options.optimiser,
-        proximal=options.proximal,
-        clipped=options.clip,
+        **{term.argument: getattr(options, term.argument) for term in TERMS},
         seed=options.seed,
         engines=[engine for engine in (options.engine,) if engine != ONNXRUNTIME],
         measure=measured_peak_mib,

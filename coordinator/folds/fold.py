@@ -41,7 +41,7 @@ class Aggregate:
     Attributes:
         value: the new global value u, float32, shape (vector_size,).
         discrepancy_numerator: sum_i w_i ||u - x_i||^2 over the layer's parameters (statistics stay out), with
-            sum w_i = 1; FedLAMA's d_l is this over ``tau_l * dim_l``.
+            sum w_i = 1; the discrepancy d_l is this over ``tau_l * dim_l``.
         weight: sum of the weights as they were given, before normalisation.
         devices: whose updates are in it, ascending.
         norms: medians of the updates' norms, of their parameters and of their statistics; 0.0 where none is known.

@@ -5,7 +5,7 @@ With deltas delta_i = x_i - u_old, weights w_i and W = sum w_i, it ends in
     u = u_old + (sum_i w_i delta_i) / W
     sum_i w_i/W ||u - x_i||^2 = (sum_i w_i ||delta_i||^2) / W - ||(sum_i w_i delta_i) / W||^2
 
-The second line is FedLAMA's discrepancy (arXiv 2110.10302, before its division by tau_l dim_l); it needs neither the
+The second line is a layer's discrepancy (arXiv 2110.10302, before its division by tau_l dim_l); it needs neither the
 updates again nor any traffic. Vector sums are exact on a grid (`folds.exact` states the bound), scalar sums are
 rounded once (`math.fsum`), so neither the order of arrival nor a merge of partial folds shows in the result.
 """

@@ -1,6 +1,6 @@
 """What did the federation save? Parameters communicated, relative to FedAvg with the same cohorts and cuts.
 
-FedLAMA's measure C is the sum of dim_l over all aggregations, relative to FedAvg, which aggregates every layer every
+The measure C is the sum of dim_l over all aggregations, relative to FedAvg, which aggregates every layer every
 tau' steps (arXiv 2110.10302, section 4). With cuts, layer l is sent by |T_l| devices, in FedAvg as here, so
 
     C = sum over rounds and due layers of dim_l |T_l|  /  sum over rounds and all layers of dim_l |T_l|

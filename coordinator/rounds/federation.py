@@ -412,10 +412,11 @@ class Federation:
 def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> None:
     """See that the training graphs have what the operator sets."""
     known = manifest.hyperparameters
-    local = settings.local.hyperparameters
-    for key, name, flag in (("proximal", "mu", "--proximal"), ("clip_norm", "clip_norm", "--clip")):
-        if name in local and name not in known:
-            raise ConfigError(f"local.{key}: the bundle's graphs don't have it; build it anew: lamina bundle {flag}")
+    for term in settings.local.terms:
+        if term.hyperparameter not in known:
+            raise ConfigError(
+                f"local.{term.setting}: the bundle's graphs don't have it; build it anew: lamina bundle {term.flag}"
+            )
     if settings.algorithm.sgd_only and manifest.optimiser != "sgd":
         raise ConfigError(
             f"aggregation.algorithm: {settings.algorithm.name} is for devices that train by sgd, and the bundle has "

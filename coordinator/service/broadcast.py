@@ -21,10 +21,12 @@ from lamina.broker.wire.messages import Kept, Message, RoundPlan
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.rounds.federation import Federation
 from lamina.models.bundle import MANIFEST_NAME, Bundle, entries
+from lamina.models.errors import ConfigError
 
 log = logging.getLogger("lamina.coordinator")
 
 _ECHO_S = 20.0
+_LATE_S = 5.0  # some brokers send what they kept a little later than what was said since
 """How long a broker may take to return what was said to see what it has kept."""
 
 
@@ -70,6 +72,9 @@ class Broadcast:
         self._kept = Kept()  # what the broker is known to have
         self._echo = 0
         self._echoed = asyncio.Event()
+        self._awaited = ""  # a topic, of which a message is to come back
+        self._returned = asyncio.Event()
+        self._proven_bytes = 0  # of the largest message that the broker was seen to keep
 
     @property
     def files_kept(self) -> int:
@@ -110,9 +115,42 @@ class Broadcast:
         await self._hear_what_is_kept()
         for sha256, path in self._files.items():
             if sha256 not in self._kept.files:
-                await self._file(sha256, path.read_bytes())
+                await self._prove(*await self._file(sha256, path.read_bytes()))
                 self._kept = Kept(chunk_bytes=self._chunk_bytes, files=(*self._kept.files, sha256))
                 await self.say(self._topics.kept, self._kept)
+
+    async def _prove(self, topic: str, payload_bytes: int) -> None:
+        """See that the broker has kept a message, where none as large was seen before.
+
+        Before MQTT 5 a broker acknowledges what it drops: without this a bundle would be waited for, and never come.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        if payload_bytes <= self._proven_bytes:
+            return
+        self._awaited = topic
+        self._returned.clear()
+        self._echo = jitter.getrandbits(53)
+        self._echoed.clear()
+        await self.link.subscribe(topic)
+        await self._hear_what_is_kept()
+        try:
+            async with asyncio.timeout(_LATE_S):
+                await self._returned.wait()
+        except TimeoutError:
+            raise ConfigError(
+                f"the broker has not kept a message of {payload_bytes} bytes for {topic}, though it took it: its limit "
+                "may be lower (mosquitto: message_size_limit), so lower wire.chunk_kib of federation.toml; or it keeps "
+                "no messages at all (retain_available)"
+            ) from None
+        await self.link.unsubscribe(topic)
+        self._proven_bytes = payload_bytes
+
+    def hear_file(self, topic: str) -> None:
+        """A chunk of the bundle came back."""
+        if topic == self._awaited:
+            self._returned.set()
 
     async def _hear_what_is_kept(self) -> None:
         await self.link.publish(self._topics.kept, messages.encode(Kept(echo=self._echo)))
@@ -188,11 +226,13 @@ class Broadcast:
                 del self._said[layer]
                 yield from (self._topics.layer_global(self._layers[layer].name, index) for index in range(said.chunks))
 
-    async def _file(self, sha256: str, content: bytes) -> None:
+    async def _file(self, sha256: str, content: bytes) -> tuple[str, int]:
+        """Publish a file; returns where its first chunk is, and that chunk's size."""
         parts = split_file(content, self._chunk_bytes)
         await _together(
             self.link.publish(self._topics.bundle(sha256, index), part, retain=True) for index, part in enumerate(parts)
         )
+        return self._topics.bundle(sha256, 0), len(parts[0])
 
 
 async def _together(publishes: Iterable[Awaitable[None]]) -> None:

@@ -271,6 +271,8 @@ class Coordinator:
                 request = messages.decode(delivery.payload, Request)
                 broadcast.request(request.layers)
                 broadcast.request_files(request.files)
+            case "bundle":
+                broadcast.hear_file(delivery.topic)
             case "kept":
                 broadcast.hear_kept(messages.decode(delivery.payload, Kept))
             case "profile":

@@ -36,7 +36,6 @@ from lamina.edge_agent.session.events import (
     Published,
     Refuse,
     Rest,
-    Save,
     Taken,
     Train,
     Trained,
@@ -163,8 +162,6 @@ class Agent:
                 self._trainings.put_nowait(command)
             case Abandon():
                 self._learning.leave_off()
-            case Save(progress):
-                self._learning.save(progress)
             case Complain(text):
                 self.tally.refused["round"] += 1
                 log.warning("%s: %s", self._device, text)

@@ -1,4 +1,6 @@
-"""How do a round's updates go out? Small layers share messages; the report comes last; nothing waits for an answer."""
+"""A round's updates go out, then the state is saved, then the report goes out. Small layers share messages, and nothing
+waits for an answer.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +30,8 @@ async def deliver(agency: Agency, link: Link, command: Deliver) -> None:
             agency.tally.uplink_bytes += sum(map(len, messages))
             sent = [await sending.start(group, topic, message) for message in messages]
             group.create_task(_confirm(agency, Published(plan.epoch, plan.round, layers), sent))
+        if (progress := agency.session.progress) is not None:
+            await agency.learning.save(progress)  # before the round can be over: see `Session.progress`
         if command.outcome is not None:
             topic = agency.topics.device(agency.profile.device, "report")
             sent = [await sending.start(group, topic, encode(_report(agency, plan, command.outcome)))]

@@ -93,6 +93,7 @@ class Learning:
         self._learner: Learner | None = None
         self._feedback = ErrorFeedback()
         self._meter: PeakMeter | None = None
+        self._saved: Progress | None = None  # what the file says, as far as it was written by this agent
 
     async def build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
         """Make the learner for a task, and give it its saved state; returns how far that goes, if there is any.
@@ -183,10 +184,11 @@ class Learning:
         """Hold a layer's new global value; no training runs."""
         self._ready().take(layer, vector)
 
-    def save(self, progress: Progress) -> None:
-        """Write the state, in the thread; the next round waits for it, nothing else does."""
-        if self._settings.keep_state:
-            asyncio.get_running_loop().run_in_executor(self._thread, self._save, progress)
+    async def save(self, progress: Progress) -> None:
+        """Write the state of a round whose updates are encoded, unless it is there already."""
+        if self._settings.keep_state and progress != self._saved:
+            await self._run(partial(self._save, progress))
+            self._saved = progress
 
     async def close(self) -> None:
         """End the thread and give everything back."""
@@ -330,6 +332,7 @@ class Learning:
         return learner.memory.vectors(trained, plan.due, sizes, corrects=bool(plan.work.control))
 
     def _drop(self) -> None:
+        self._saved = None
         self._feedback = ErrorFeedback()
         if self._learner is not None:
             self._learner.close()

@@ -208,13 +208,6 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
-class Save:
-    """Keep the state, for the case of a restart."""
-
-    progress: Progress
-
-
-@dataclass(frozen=True, slots=True)
 class Complain:
     """Tell the operator that a remote's message can't be followed."""
 
@@ -240,6 +233,4 @@ class End:
     """End: the federation is finished."""
 
 
-Command = (
-    Prepare | Subscribe | Unsubscribe | Train | Abandon | Deliver | Withdraw | Save | Complain | Refuse | Rest | End
-)
+Command = Prepare | Subscribe | Unsubscribe | Train | Abandon | Deliver | Withdraw | Complain | Refuse | Rest | End

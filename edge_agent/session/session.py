@@ -64,7 +64,6 @@ from lamina.edge_agent.session.events import (
     Published,
     Refuse,
     Rest,
-    Save,
     Strayed,
     Subscribe,
     Taken,
@@ -140,7 +139,11 @@ class Session:
 
     @property
     def progress(self) -> Progress | None:
-        """What a saved state says of itself; ``None`` where there is nothing worth saving."""
+        """What a state that is saved now says of itself; ``None`` where there is nothing worth saving.
+
+        It is saved before a round's report goes out. So a device that dies is, when it is back, in step with the round
+        that the coordinator has counted it in, or does the last one again, with the same result.
+        """
         if self._task is None or self._done is None or self._outcome is None or self._diverged:
             return None
         versions = tuple(version for version in self._versions if version is not None)
@@ -284,7 +287,7 @@ class Session:
             return []
         self._owed -= layers
         self._in_flight -= layers
-        return [Save(self.progress)] if not self._owed and self.progress is not None else []
+        return []
 
     # What to do.
 

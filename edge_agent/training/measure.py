@@ -108,7 +108,7 @@ async def _two_rounds(bundle: Bundle, learning: Learning, cut: int, batch_size: 
         updates = [messages async for _, messages in learning.encoded_updates(plan, range(cut, len(layers)))]
         del received, updates
         if outcome is not None:
-            learning.save(Progress(0, bundle.digest, cut, plan, plan.versions, outcome))
+            await learning.save(Progress(0, bundle.digest, cut, plan, plan.versions, outcome))
     peak_mib = learning.peak_mib()
     await learning.close()
     return peak_mib

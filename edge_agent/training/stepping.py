@@ -27,12 +27,14 @@ def at_once(trainer: SubModelTrainer, read: Read) -> Step:
 
 
 def in_parts(trainer: InParts, read: Read, micro_batch: int) -> Step:
-    """Steps on batches of which ``micro_batch`` samples at most are in memory at once."""
+    """Steps on batches of which ``micro_batch`` samples at most are in memory at once.
+
+    The parts are of equal size, or differ by a sample: a batch norm could do nothing with a single one that is left.
+    """
 
     def step(batch: NDArray[np.int64], hyperparameters: Mapping[str, float]) -> StepResult:
         loss, correct = 0.0, 0
-        for first in range(0, len(batch), micro_batch):
-            some = batch[first : first + micro_batch]
+        for some in np.array_split(batch, -(-len(batch) // micro_batch)):
             share = len(some) / len(batch)
             result = trainer.gather(*read(some), share)
             loss, correct = loss + share * result.loss, correct + result.correct

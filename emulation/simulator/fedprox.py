@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def pull(gradient: Tensor, local: Tensor, base: Tensor, mu: float, trained: Tensor) -> None:
-    """Add the proximal term's gradient, in place; all are slices (n,) of a row.
+    """Add the pull's gradient, in place; all are slices (n,) of a row.
 
     Args:
         gradient: of the loss.

@@ -1,6 +1,6 @@
 """What is averaged as one: a layer, or a kernel apart from the rest of its layer?
 
-The published runs of FedLAMA (arXiv 2110.10302) relax kernels only: the weights of convolutions and dense layers. Norms
+The published runs of arXiv 2110.10302 relax kernels only: the weights of convolutions and dense layers. Norms
 and biases, a few hundredths of the parameters, are averaged every round. `by_kernel` describes that to algorithms that
 know nothing but layers: every kernel becomes a layer of its own, and what is left of its layer another one.
 """

@@ -112,7 +112,7 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
         batch_size=setting.batch_size,
         momentum=setting.training.hyperparameters.get("momentum", 0.9),
         weight_decay=setting.training.hyperparameters.get("weight_decay", 0.0),
-        proximal=setting.local.proximal,
+        mu=setting.local.hyperparameters.get("mu", 0.0),
         augment=setting.local.augment,
         variants=tuple(dict.fromkeys((Variant(), *variants.values()))),
         held={name: own.trained[name] for name in names},

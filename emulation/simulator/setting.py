@@ -61,7 +61,7 @@ class SimulatedLocal(Local, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         momentum_of: whose the momentum is: a ``device``'s, which begins each cycle without, or a ``slot``'s of the
-            cohort, which the next cycle's device in it inherits, as in the published runs of FedLAMA.
+            cohort, which the next cycle's device in it inherits, as in the runs of arXiv 2110.10302.
         augment: random crops and flips, for images.
     """
 

@@ -33,6 +33,8 @@ def loss_named(name: str) -> Loss:
     Raises:
         ModelError: there is none.
     """
+    if not isinstance(name, str):
+        raise ModelError(f"a loss is given by its name, one of {', '.join(LOSSES)}, and this is {type(name).__name__}")
     if name not in LOSSES:
         raise ModelError(f"there is no loss {name!r}; {did_you_mean(name, LOSSES)}")
     return LOSSES[name]

@@ -21,6 +21,7 @@ from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.custom_functions import FunctionCall, kept_whole
 from lamina.models.graph.inlining import inline_blocks
+from lamina.models.graph.traceable_losses import traceable_losses
 from lamina.models.graph.untraceable import Witness, misfit, reason, with_plain_names
 
 
@@ -73,6 +74,7 @@ def trace(definition: Definition, *, training: bool) -> Forward:
         kept_whole(functions),
         _no_hooks(),
         witness.watching(),
+        traceable_losses(),
         warnings.catch_warnings(action="ignore"),
     ):
         try:

@@ -103,6 +103,8 @@ class _Proof:
         self._starts = starts(self._forward, manifest.spec)
         self._initial = initial_values(definition, manifest.spec)
         self._trials: dict[tuple[int, int], Trial] = {}
+        if manifest.batch_size == 1:
+            self.trial(1, 0)
         self._sizes = [size for size in sorted({1, 2, manifest.batch_size}) if size > 1 or self._allows_one()]
 
     def trial(self, count: int, number: int) -> Trial:

@@ -85,7 +85,7 @@ class Stack:
             losses.append(loss)
             rights.append(right)
             gradient = torch.addcmul(gradient, trained, decay)
-            fedprox.pull(gradient, trained, base, common.proximal, kept)
+            fedprox.pull(gradient, trained, base, common.mu, kept)
             gradient = gradient if shift is None else gradient + shift
             momentum = momentum * common.momentum + gradient
             trained = trained.sub(momentum, alpha=first.lr)

@@ -104,7 +104,7 @@ class TaskRunner:
         state = arrays.entering(task.slot, task.takes)
         network.row.copy_(torch.from_numpy(state[loaded.place]))
         momentum = self._momentum(task, loaded)
-        base = self.moved(arrays.base[loaded.place])[start:] if common.proximal else network.row[start:]
+        base = self.moved(arrays.base[loaded.place])[start:] if common.mu else network.row[start:]
         order = batches(common.seed, task.device, task.round, common.held[task.device], task.steps, common.batch_size)
         augment = Augmentation(common.seed, task.device, task.round, order.size).apply if common.augment else None
         shift = None if task.shift is None else self.moved(task.shift[loaded.place])[start:]
@@ -144,7 +144,7 @@ class TaskRunner:
         values, gradient = loaded.network.row[start:], loaded.network.gradient[start:]
         if self.common.weight_decay:
             gradient.addcmul_(values, loaded.decay)
-        fedprox.pull(gradient, values, base, self.common.proximal, loaded.trained)
+        fedprox.pull(gradient, values, base, self.common.mu, loaded.trained)
         if shift is not None:
             gradient.add_(shift)
         momentum.mul_(self.common.momentum).add_(gradient)

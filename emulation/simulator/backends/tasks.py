@@ -36,7 +36,7 @@ class TaskSettings:
         batch_size: samples a step.
         momentum: of SGD.
         weight_decay: on kernels.
-        proximal: mu of FedProx.
+        mu: of FedProx's pull; 0 for none.
         augment: random crops and flips.
         variants: all that there are in the run.
         held: indices of the samples that each device holds, by its name.
@@ -49,7 +49,7 @@ class TaskSettings:
     batch_size: int
     momentum: float
     weight_decay: float
-    proximal: float
+    mu: float
     augment: bool
     variants: tuple[Variant, ...]
     held: dict[str, Indices]
