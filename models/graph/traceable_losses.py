@@ -17,7 +17,7 @@ from lamina.models.errors import ModelError
 def traceable_losses() -> Iterator[None]:
     """Inside, torch's functions are these; ``torch.nn``'s modules call them by name."""
     before = F.ctc_loss, F.gaussian_nll_loss
-    F.ctc_loss, F.gaussian_nll_loss = ctc_loss, gaussian_nll_loss
+    F.ctc_loss, F.gaussian_nll_loss = ctc_loss, gaussian_nll_loss  # type: ignore[assignment]  # for the while
     try:
         yield
     finally:
