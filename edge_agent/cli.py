@@ -26,6 +26,8 @@ from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings, anchored, anchored_data
 from lamina.models.errors import ConfigError, LinkError
 from lamina.models.sources import load_samples
+from lamina.models.storage.folder_lock import held
+from lamina.models.storage.replace import remove_drafts
 
 INTERRUPTED = 130
 
@@ -64,7 +66,11 @@ def _run(options: argparse.Namespace) -> int:
             if name not in ("v", "instance"):  # they say nothing of the board
                 print(f"{name:14}{value}")
         return 0
-    ended = run_until_signalled(agent.run())
+    folder = Path(settings.folder)
+    with held(folder, f"lamina-agent of device {settings.device}"):
+        remove_drafts(folder)
+        remove_drafts(folder / "bundle")
+        ended = run_until_signalled(agent.run())
     if not isinstance(ended, signal.Signals):
         return 0
     logging.getLogger("lamina.agent").info("ended by %s; started again, it goes on where it was", ended.name)

@@ -111,15 +111,12 @@ class Experiment(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
             has a process of its own.
         partition: of the training set.
         fleet: the devices, in groups.
-        training: what a device does in a round; its ``seed`` is the experiment's.
-        local: what a device does besides its optimiser; the bundle is built for it.
-        cohorts: who trains; its ``min_devices`` is every device whose budget is large enough, so that the first
-            cohort does not depend on which process starts first.
-        aggregation: when a layer is averaged, and how.
-        server: what the coordinator does with an average.
         wire: how values cross the network.
         deadlines: how long to wait.
-        evaluation: how the averaged model is judged; its ``data`` is the experiment's test set.
+
+    The other tables are those of `Method`. ``training.seed`` is the experiment's, ``evaluation.data`` its test set, and
+    ``cohorts.min_devices`` every device whose budget is large enough, so that the first cohort does not depend on which
+    process starts first.
     """
 
     name: str = "emulation"

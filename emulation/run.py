@@ -31,6 +31,7 @@ from lamina.emulation.progress import Progress
 from lamina.emulation.report import Summary, summarise, write_summary
 from lamina.models.bundle import Bundle
 from lamina.models.errors import LaminaError
+from lamina.models.storage.folder_lock import held
 
 
 class Devices(Protocol):
@@ -111,11 +112,12 @@ def emulate(experiment: Experiment, progress: Progress) -> Summary:
         LaminaError: the run came to no good end.
     """
     began = time.monotonic()
-    prepared = prepare(experiment, progress.say)
-    with open_broker(experiment.broker) as endpoint:
-        progress.say(f"starting {len(prepared.devices)} devices; broker: {endpoint.kind}")
-        outcome = asyncio.run(train(prepared, endpoint, progress))
-    return _report(prepared, endpoint.kind, outcome, time.monotonic() - began)
+    with held(experiment.folder, "lamina emulate"):
+        prepared = prepare(experiment, progress.say)
+        with open_broker(experiment.broker) as endpoint:
+            progress.say(f"starting {len(prepared.devices)} devices; broker: {endpoint.kind}")
+            outcome = asyncio.run(train(prepared, endpoint, progress))
+        return _report(prepared, endpoint.kind, outcome, time.monotonic() - began)
 
 
 def prepare(experiment: Experiment, say: Callable[[str], None] = lambda text: None) -> PreparedRun:

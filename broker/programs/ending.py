@@ -6,6 +6,7 @@ A second signal ends it at once.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -56,10 +57,21 @@ def refuse_windows(platform: str = sys.platform) -> None:
     require(platform != "win32", "Windows is not supported: run it in WSL 2, or in the container of the Dockerfile")
 
 
+_ADVICE: dict[int | None, str] = {
+    errno.ENOSPC: "free some space, and start again: what was written before is unharmed",
+    errno.EDQUOT: "free some space, and start again: what was written before is unharmed",
+    errno.EROFS: "make it writable, or choose another folder",
+    errno.EACCES: "give this user the right to it, or choose another folder",
+    errno.EPERM: "give this user the right to it, or choose another folder",
+    errno.EIO: "look at the disk, and at the system's log",
+}
+
+
 def said_of(error: OSError) -> str:
-    """An error of the operating system in one line: what is wrong, and with which file."""
+    """An error of the operating system in one line: what is wrong, with which file, and what to do."""
     files = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
-    return f"{files}: {error.strerror}" if files else str(error)
+    text = f"{files}: {error.strerror}" if files else str(error)
+    return f"{text}; {_ADVICE[error.errno]}" if files and error.errno in _ADVICE else text
 
 
 def drop_output() -> None:

@@ -210,6 +210,11 @@ class Joiner:
         for key in [key for key in self._transfers if key.sender == sender]:
             self._drop(key)
 
+    def forget_all(self) -> None:
+        """Forget every transfer: whoever sends has gone back, and what comes again counts as new."""
+        for key in list(self._transfers):
+            self._drop(key)
+
     def _is_followed(self, header: _Header) -> bool:
         return self._any_round or (header.epoch, header.round) == (self._epoch, self._round)
 

@@ -12,16 +12,15 @@ import msgspec
 
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
-from lamina.broker.programs.flags import add_broker_flags, broker_table
-from lamina.broker.settings import convert, read_toml
+from lamina.broker.programs.flags import add_broker_flags
+from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
-from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import read_bundle
-from lamina.models.sources import resolved_source
 from lamina.models.spec import ModelSpec
-from lamina.models.storage.replace import replace_file
+from lamina.models.storage.folder_lock import held
+from lamina.models.storage.replace import remove_drafts, replace_file
 
 HELP = "train one federation to its end"
 
@@ -35,19 +34,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
-    table = read_toml(options.config)
-    table["broker"] = broker_table(table.get("broker", {}), options, Path.cwd())
-    settings = _resolved(convert(table, FederationSettings, str(options.config)), options.config.parent)
-    bundle = read_bundle(Path(settings.bundle))
-    if options.fresh:
-        Store(Path(settings.folder)).clear()
-    line = ProgressLine(bundle.manifest.spec)
-    coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
-    result = run_until_signalled(coordinator.run())
-    if isinstance(result, signal.Signals):
-        print(f"ended by {result.name}; `lamina run {options.config}` goes on where this left off", file=sys.stderr)
-        return STATUS_OF[result]
-    replace_file(Path(settings.folder) / "summary.json", msgspec.json.format(msgspec.json.encode(result)))
+    settings = load_federation(options.config, options)
+    bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
+    with held(folder, "lamina run"):
+        remove_drafts(folder)
+        if options.fresh:
+            Store(folder).clear()
+        line = ProgressLine(bundle.manifest.spec)
+        coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
+        result = run_until_signalled(coordinator.run())
+        if isinstance(result, signal.Signals):
+            print(
+                f"ended by {result.name}; `lamina run {options.config}` goes on where this left off, and "
+                f"`lamina export {options.config}` writes the model as it stands",
+                file=sys.stderr,
+            )
+            return STATUS_OF[result]
+        replace_file(folder / "summary.json", msgspec.json.format(msgspec.json.encode(result)))
     print(_closing_line(result, settings.folder))
     return 0
 
@@ -72,17 +75,3 @@ class ProgressLine:
 def _closing_line(result: RunResult, folder: str) -> str:
     accuracy = "not evaluated" if result.accuracy is None else f"accuracy {result.accuracy:.4f}"
     return f"{result.rounds} rounds in {result.wall_s:.1f} s, {accuracy}, C {result.c_ratio:.3f}; see {folder}"
-
-
-def _resolved(settings: FederationSettings, folder: Path) -> FederationSettings:
-    """Relative paths start at the file's own folder."""
-    evaluation = settings.evaluation
-    if evaluation.data:
-        evaluation = msgspec.structs.replace(evaluation, data=resolved_source(evaluation.data, folder))
-    return msgspec.structs.replace(
-        settings,
-        bundle=str(folder / settings.bundle),
-        folder=str(folder / settings.folder),
-        broker=settings.broker.anchored(folder),
-        evaluation=evaluation,
-    )

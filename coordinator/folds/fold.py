@@ -179,3 +179,40 @@ def medians(parameters: Iterable[float], statistics: Iterable[float]) -> Norms:
     """The median of some updates' norms, each; 0.0 where there are none."""
     first, second = list(parameters), list(statistics)
     return (median(first) if first else 0.0), (median(second) if second else 0.0)
+
+
+class LayerUpdates:
+    """What every fold knows of its layer, and of those whose updates were added.
+
+    Attributes:
+        vector_size: length of the layer's value, statistics included.
+        size: its parameters, which come first.
+        most: the largest norms that an update may have.
+    """
+
+    def __init__(self, vector_size: int, size: int, most: Norms = UNLIMITED) -> None:
+        if not 0 <= size <= vector_size:
+            raise ValueError(f"a layer of {vector_size} elements can't have {size} parameters")
+        self.vector_size, self.size, self.most = vector_size, size, most
+        self._weights: dict[str, float] = {}  # w_i by device
+
+    @property
+    def count(self) -> int:
+        """Updates added."""
+        return len(self._weights)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Whose updates were added, ascending."""
+        return tuple(sorted(self._weights))
+
+    def check_new(self, device: str, delta: Delta) -> None:
+        """See that a delta is the layer's, and its device's first.
+
+        Raises:
+            RejectedUpdate: ``duplicate``.
+            ValueError: the delta's shape or type isn't the layer's.
+        """
+        check_delta(delta, self.vector_size, f"the delta of {device}")
+        if device in self._weights:
+            raise RejectedUpdate("duplicate", f"{device} is folded already")

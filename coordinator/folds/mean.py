@@ -24,10 +24,10 @@ from lamina.coordinator.folds.fold import (
     LARGEST_WEIGHT,
     UNLIMITED,
     Aggregate,
+    LayerUpdates,
     Norms,
     Vector,
     Vectors,
-    check_delta,
     check_norms,
     check_terms,
     check_vector,
@@ -38,7 +38,7 @@ from lamina.coordinator.folds.fold import (
 from lamina.models.errors import RejectedUpdate
 
 
-class LayerFold:
+class LayerFold(LayerUpdates):
     """The weighted mean of one layer's updates.
 
     Memory: 8 bytes an element whatever the number of devices (16 where deltas are huge), and a name and three scalars a
@@ -51,25 +51,10 @@ class LayerFold:
     """
 
     def __init__(self, vector_size: int, size: int, *, most: Norms = UNLIMITED) -> None:
-        if not 0 <= size <= vector_size:
-            raise ValueError(f"a layer of {vector_size} elements can't have {size} parameters")
-        self.vector_size = vector_size
-        self.size = size
-        self.most = most
+        super().__init__(vector_size, size, most)
         self._sum = ExactSum(vector_size)  # sum_i w_i delta_i
-        self._weights: dict[str, float] = {}  # w_i by device
         self._moments: dict[str, float] = {}  # w_i ||delta_i||^2
         self._statistics_norms: dict[str, float] = {}  # of updates that came by themselves
-
-    @property
-    def count(self) -> int:
-        """Updates added."""
-        return len(self._weights)
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Whose updates were added, ascending."""
-        return tuple(sorted(self._weights))
 
     def add(self, device: str, delta: Delta, weight: float) -> None:
         """Fold one device's delta, float32 of shape (vector_size,), or leave everything as it was.
@@ -83,9 +68,7 @@ class LayerFold:
             RejectedUpdate: ``duplicate``, ``not_finite``, ``out_of_bounds`` or ``norm``.
             ValueError: the delta's shape or type isn't the layer's.
         """
-        check_delta(delta, self.vector_size, f"the delta of {device}")
-        if device in self._weights:
-            raise RejectedUpdate("duplicate", f"{device} is folded already")
+        self.check_new(device, delta)
         if self.count == MOST_TERMS:
             raise RejectedUpdate("out_of_bounds", f"a fold takes {MOST_TERMS} updates at most")
         check_weight(weight)

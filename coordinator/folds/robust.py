@@ -30,9 +30,9 @@ from lamina.coordinator.folds.exact import Doubles
 from lamina.coordinator.folds.fold import (
     UNLIMITED,
     Aggregate,
+    LayerUpdates,
     Norms,
     Vector,
-    check_delta,
     check_norms,
     check_terms,
     check_vector,
@@ -46,7 +46,7 @@ from lamina.models.errors import RejectedUpdate
 _STACK_ELEMENTS = 2**19  # of one block, all devices together: bounds what sorting adds to the memory of the updates
 
 
-class KeptUpdates:
+class KeptUpdates(LayerUpdates):
     """Updates of one layer, kept whole.
 
     Attributes:
@@ -55,22 +55,9 @@ class KeptUpdates:
     """
 
     def __init__(self, vector_size: int, size: int, *, most: Norms = UNLIMITED) -> None:
-        self.vector_size = vector_size
-        self.size = size
-        self.most = most
+        super().__init__(vector_size, size, most)
         self._norms: dict[str, Norms] = {}
         self._deltas: dict[str, Vector] = {}
-        self._weights: dict[str, float] = {}
-
-    @property
-    def count(self) -> int:
-        """Updates added."""
-        return len(self._deltas)
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """Whose updates were added, ascending."""
-        return tuple(sorted(self._deltas))
 
     def add(self, device: str, delta: Delta, weight: float) -> None:
         """Keep one device's delta, float32 of shape (vector_size,).
@@ -79,9 +66,7 @@ class KeptUpdates:
             RejectedUpdate: ``duplicate``, ``not_finite``, ``out_of_bounds`` or ``norm``.
             ValueError: the delta's shape or type isn't the layer's.
         """
-        check_delta(delta, self.vector_size, f"the delta of {device}")
-        if device in self._deltas:
-            raise RejectedUpdate("duplicate", f"{device} is folded already")
+        self.check_new(device, delta)
         check_weight(weight)
         check_terms(delta[:], weight)
         norms = norms_of(delta, self.size)

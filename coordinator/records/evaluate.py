@@ -28,6 +28,7 @@ class Evaluator:
     def __init__(self, bundle: Bundle, samples: LabelledSamples, batch_size: int) -> None:
         samples.check(bundle.manifest.spec)
         self._bundle, self._samples, self._batch_size = bundle, samples, batch_size
+        self._graph = bundle.path(bundle.manifest.inference).read_bytes()  # the file may be gone when it is needed
 
     def accuracy(self, values: Sequence[NDArray[np.float32]]) -> float:
         """Share of the samples that the model with these layer vectors classifies right."""
@@ -54,5 +55,4 @@ class Evaluator:
         options.add_external_initializers(
             list(tensors), [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in tensors.values()]
         )
-        path = self._bundle.path(manifest.inference)
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])

@@ -187,6 +187,17 @@ class Round:
             raise
         self._delivered[update.layer].update(update.partial.devices)
 
+    def admit(self, device: str, cut: int, examples: int) -> None:
+        """Expect the updates of one more device of the cohort, whose layers are all open yet. For an aggregator.
+
+        Args:
+            device: its name.
+            cut: first layer that it trains.
+            examples: number of its training samples.
+        """
+        self.cuts[device], self._examples[device] = cut, examples
+        self.expected |= {layer: devices | {device} for layer, devices in self.expected.items() if layer >= cut}
+
     def untaken(self, layer: int) -> int:
         """Updates of an open layer that `take` would hand over."""
         return self._open[layer].count

@@ -63,14 +63,19 @@ class Site:
         self._spec, self._layers = spec, layers
         self.round, self._sent, self._outbox = None, [], []
 
-    def meet(self, device: str, examples: int) -> None:
-        """Its profile is here: it is one of ours, and has so many training examples."""
+    def meet(self, device: str, examples: int) -> bool:
+        """Its profile is here: it is one of ours, and has so many training examples.
+
+        Whether it takes part in the open round only now: what it sent before was refused.
+        """
         if device in self._devices or len(self._devices) < _MOST_KNOWN:
             self._devices[device] = examples
+        return self._admit_late(device)
 
-    def task(self, device: str, task: Task) -> None:
-        """The coordinator's verdict on a device, perhaps on one of another site."""
+    def task(self, device: str, task: Task) -> bool:
+        """The coordinator's verdict on a device, perhaps on one of another site; returns what `meet` does."""
         self._tasks[device] = task
+        return self._admit_late(device)
 
     def came(self, device: str) -> None:
         """A device is there."""
@@ -85,11 +90,14 @@ class Site:
         if self.round:
             self.round.lose(device, at)
 
-    def begin(self, plan: RoundPlan, now: float) -> None:
-        """Fold the round of a plan; ``now`` is in seconds on the clock of all other times here."""
+    def begin(self, plan: RoundPlan, now: float) -> bool:
+        """Fold the round of a plan; ``now`` is in seconds on the clock of all other times here.
+
+        Whether it is folded from its beginning, whatever was folded before; else the plan is a repetition.
+        """
         if self.round and self._plan is not None and _asked_of_devices(plan) == _asked_of_devices(self._plan):
             self._outbox = list(self._sent)
-            return
+            return False
         self._plan = plan
         due = tuple(layer for layer in plan.due if layer in self._layers)
         ours = msgspec.structs.replace(plan, due=due, deadline_s=_IN_TIME * plan.deadline_s)
@@ -100,6 +108,7 @@ class Site:
         self._sent, self._outbox = [], []
         for name, at in self._gone_at.items():
             self.round.lose(name, at)
+        return True
 
     @property
     def waits(self) -> bool:
@@ -132,6 +141,18 @@ class Site:
         if self.round is None or now >= self.round.deadline:
             return float("inf")
         return self.round.patience_ends(now)
+
+    def _admit_late(self, device: str) -> bool:
+        """Have a device take part in the open round of whose profile and task the later one has come just now."""
+        plan, round_, task = self._plan, self.round, self._tasks.get(device)
+        if round_ is None or plan is None or task is None or device not in self._devices:
+            return False
+        if device not in plan.cohort or device in round_.cuts or not task.accepted or task.epoch != plan.epoch:
+            return False
+        round_.admit(device, task.cut, self._devices[device])
+        if device in self._gone_at:
+            round_.lose(device, self._gone_at[device])
+        return True
 
     def _folding(self, plan: RoundPlan) -> Callable[[int], Fold]:
         """What makes a layer's empty fold in the round of a plan."""

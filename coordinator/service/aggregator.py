@@ -63,6 +63,7 @@ class Aggregator:
         self._manifest: FileJoiner | None = None  # while it is on its way
         self._joiner: Joiner | None = None
         self._chunk_bytes = 0
+        self._plan = b""  # as it was heard last
         self._changed = asyncio.Event()
         self._finished = False
         self.refused: Counter[str] = Counter()
@@ -132,6 +133,7 @@ class Aggregator:
                 await self._hear_batch(payload, address)
             case "round":
                 self._hear_plan(messages.decode(payload, RoundPlan), delivery.retained)
+                self._plan = payload
                 if delivery.retained and self._site.waits:
                     # It lay there when this aggregator came, or came back: what devices sent meanwhile is lost. Said
                     # again, and not out of the broker's memory, it makes them send their updates once more.
@@ -140,9 +142,11 @@ class Aggregator:
                 profile = messages.decode(payload, DeviceProfile)
                 if profile.device != address.device:
                     raise RejectedUpdate("stranger", f"{address.device} sent the profile of {profile.device}")
-                site.meet(profile.device, profile.num_examples)
+                if site.meet(profile.device, profile.num_examples):
+                    await self._ask_again(link, profile.device)
             case "task":
-                site.task(address.device, messages.decode(payload, Task))
+                if site.task(address.device, messages.decode(payload, Task)):
+                    await self._ask_again(link, address.device)
             case "status":
                 self._hear_status(address.device, messages.decode(payload, DeviceStatus).state)
             case "coordinator_status":
@@ -176,9 +180,18 @@ class Aggregator:
             self._finished = self._site.round is not None or not retained
             return
         self._chunk_bytes = plan.chunk_bytes
-        self._site.begin(plan, now())
+        begins = self._site.begin(plan, now())
         if self._joiner is not None:
+            if begins:  # what came of a round of this number before counts as new when it is sent again
+                self._joiner.follow(plan.epoch, None)
             self._joiner.follow(plan.epoch, plan.round)
+
+    async def _ask_again(self, link: Link, device: str) -> None:
+        """Have devices send their updates once more: those of this one were refused before it was known."""
+        log.info("%s takes part in the open round: its updates are asked for again", device)
+        if self._joiner is not None:
+            self._joiner.forget(device)
+        await link.publish(self._topics.round, self._plan)
 
     def _hear_status(self, device: str, state: str) -> None:
         if state == "online":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from lamina.broker.link.reconnect import jitter
@@ -21,7 +22,7 @@ from lamina.broker.wire.messages import Kept, Message, RoundPlan
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.rounds.federation import Federation
 from lamina.models.bundle import MANIFEST_NAME, Bundle, entries
-from lamina.models.errors import ConfigError
+from lamina.models.errors import BundleError, ConfigError
 
 log = logging.getLogger("lamina.coordinator")
 
@@ -115,7 +116,7 @@ class Broadcast:
         await self._hear_what_is_kept()
         for sha256, path in self._files.items():
             if sha256 not in self._kept.files:
-                await self._prove(*await self._file(sha256, path.read_bytes()))
+                await self._prove(*await self._file(sha256, _content(path)))
                 self._kept = Kept(chunk_bytes=self._chunk_bytes, files=(*self._kept.files, sha256))
                 await self.say(self._topics.kept, self._kept)
 
@@ -213,7 +214,7 @@ class Broadcast:
             await self.values(sorted(requested))
             files, self._requested_files = self._requested_files, set()
             for sha256 in sorted(files):
-                await self._file(sha256, self._files[sha256].read_bytes())
+                await self._file(sha256, _content(self._files[sha256]))
 
     def _advance(self) -> Iterator[bytes]:
         for value in self._federation.advance:
@@ -233,6 +234,15 @@ class Broadcast:
             self.link.publish(self._topics.bundle(sha256, index), part, retain=True) for index, part in enumerate(parts)
         )
         return self._topics.bundle(sha256, 0), len(parts[0])
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"bundle file {path}: can't be read: {error.strerror}; put the bundle back, and start again"
+        ) from error
 
 
 async def _together(publishes: Iterable[Awaitable[None]]) -> None:

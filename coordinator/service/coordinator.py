@@ -64,6 +64,7 @@ class Coordinator:
         observe_cycle: is told of every adjustment of the intervals.
         new_epoch: draws the number that tells this run of the federation from all others.
         disk: state and records lie on; what the models are exported to is the machine's own.
+        leadership: makes this coordinator's side of the lease.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Coordinator:
         observe_cycle: Callable[[CycleRecord], None] = lambda record: None,
         new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
         disk: Disk = DISK,
+        leadership: Callable[[Topics], Leadership] = Leadership,
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
@@ -96,7 +98,7 @@ class Coordinator:
         self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
-        self._leadership = Leadership(self._topics)
+        self._leadership = leadership(self._topics)
         self._refusals = Refusals()
 
     async def run(self) -> RunResult:
@@ -370,10 +372,12 @@ class Coordinator:
     async def _retire(self, broadcast: Broadcast) -> None:
         """Tell everyone that it is over, and take the tasks back: who comes later waits for the next run.
 
+        It is said once the last commit would survive the machine: nobody is there to train a lost round again.
         Bundle and values stay retained: they are what somebody who looks at the finished federation may want.
         """
         federation, topics = self._federation, self._topics
         snapshot = federation.snapshot
+        await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
         await broadcast.values()
         await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
         for name in list(federation.devices):

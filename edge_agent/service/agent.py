@@ -45,6 +45,7 @@ from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training.learner import Learner
 from lamina.models.errors import ConfigError, LinkError
 from lamina.models.samples import LabelledSamples
+from lamina.models.storage.disk import DISK, Disk
 
 log = logging.getLogger("lamina.agent")
 
@@ -57,6 +58,7 @@ class Agent:
         data: the device's samples.
         dial: opens links to the broker.
         learner: how it learns; see `lamina.edge_agent.service.learning.Learning`.
+        disk: its saved state lies on.
 
     Attributes:
         profile: what it tells the coordinator of the device.
@@ -68,9 +70,15 @@ class Agent:
     """
 
     def __init__(
-        self, settings: AgentSettings, data: LabelledSamples, dial: Dial, *, learner: type[Learner] = Learner
+        self,
+        settings: AgentSettings,
+        data: LabelledSamples,
+        dial: Dial,
+        *,
+        learner: type[Learner] = Learner,
+        disk: Disk = DISK,
     ) -> None:
-        learning = Learning(settings, data, learner)
+        learning = Learning(settings, data, learner, disk)
         profile = probe(settings, data, learning.engine.name)
         self.profile: DeviceProfile = msgspec.structs.replace(profile, instance=secrets.token_hex(8))
         self._rivals = Rivals(self.profile.instance)

@@ -65,6 +65,7 @@ class Connection:
         self._device = agency.profile.device
         self._commands: asyncio.Queue[LinkCommand] = asyncio.Queue()
         self._joiner: Joiner | None = None
+        self._next = 0, 0  # epoch and round of the plan that follows the last one
 
     def do(self, command: LinkCommand) -> None:
         """Have something done, after what was asked for before."""
@@ -128,13 +129,20 @@ class Connection:
             case "advance":
                 await self._hear_advance(delivery.payload)
             case "round":
-                self._agency.feed(PlanCame(decoded(delivery.payload, RoundPlan), delivery.retained))
+                self._hear_plan(decoded(delivery.payload, RoundPlan), delivery.retained)
             case "task":
                 self._agency.feed(TaskCame(decoded(delivery.payload, Task), delivery.retained))
             case "profile":
                 self._hear_profile(decoded(delivery.payload, DeviceProfile))
             case "bundle":
                 self._agency.fetcher.add(address.sha256, delivery.payload)
+
+    def _hear_plan(self, plan: RoundPlan, retained: bool) -> None:
+        """A coordinator that went back makes values anew that came before, maybe the same ones: they count again."""
+        if self._joiner is not None and (plan.epoch, plan.round) != self._next:
+            self._joiner.forget_all()
+        self._next = plan.epoch, plan.round + 1
+        self._agency.feed(PlanCame(plan, retained))
 
     def _hear_profile(self, profile: DeviceProfile) -> None:
         if self._agency.rivals.took_over(profile.instance):

@@ -40,6 +40,7 @@ from lamina.models.further import with_further
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import LayerSpec, ModelSpec
+from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import Vector
 
 log = logging.getLogger("lamina.agent")
@@ -66,6 +67,7 @@ class Learning:
         settings: the operator's.
         data: the device's samples.
         learner: makes the learner; the ordinary one, unless something else is to be measured than learning.
+        disk: the saved state lies on.
 
     Attributes:
         engine: that trains.
@@ -76,8 +78,10 @@ class Learning:
         ConfigError: the engine of the settings is not installed.
     """
 
-    def __init__(self, settings: AgentSettings, data: LabelledSamples, learner: type[Learner] = Learner) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: AgentSettings, data: LabelledSamples, learner: type[Learner] = Learner, disk: Disk = DISK
+    ) -> None:
+        self._settings, self._disk = settings, disk
         self._data = data
         self._new_learner = learner
         self.budget_mib = settings.budget_mib
@@ -250,12 +254,12 @@ class Learning:
         if not self._settings.keep_state:
             return None
         try:
-            progress = read_progress(self._state_path)
+            progress = read_progress(self._state_path, self._disk)
             if progress is None or not progress.serves(task):
                 return None
             owing = self._owing(progress)
             remembered = self._remembered(progress)
-            restore_state(self._state_path, learner.vectors() | owing | remembered)
+            restore_state(self._state_path, learner.vectors() | owing | remembered, self._disk)
             self._feedback.restore(owing, progress.plan.round, progress.plan.versions)
             if remembered:
                 learner.memory.restore(remembered, progress.plan.versions)
@@ -307,9 +311,8 @@ class Learning:
 
     def _save(self, progress: Progress) -> None:
         try:
-            save_state(
-                self._state_path, progress, self._ready().vectors() | self._owing(progress) | self._remembered(progress)
-            )
+            vectors = self._ready().vectors() | self._owing(progress) | self._remembered(progress)
+            save_state(self._state_path, progress, vectors, self._disk)
         except OSError as error:  # training goes on; a restart would begin from an older round
             log.warning("%s: can't keep the state in %s: %s", self._settings.device, self._folder, error.strerror)
 

@@ -10,7 +10,7 @@ import fcntl
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -60,8 +60,9 @@ def held(folder: Path, program: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"folder {folder}: {_holder(file)}: end it first, or choose another folder") from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, msgspec.json.encode(Holder.this(program)) + b"\n", 0)
+        with suppress(OSError):  # on a full disk it is held all the same
+            os.ftruncate(file, 0)
+            os.pwrite(file, msgspec.json.encode(Holder.this(program)) + b"\n", 0)
         yield
     finally:
         os.close(file)

@@ -1,0 +1,33 @@
+"""``lamina rollback federation.toml ROUND``: have a run go on after an earlier round, such as before it diverged."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from pathlib import Path
+
+from lamina.coordinator.commands.federation_file import load_federation
+from lamina.coordinator.records.journal import Journal
+from lamina.coordinator.records.recorder import Recorder
+from lamina.models.bundle import read_bundle
+from lamina.models.storage.folder_lock import held
+
+HELP = "have a run go on after an earlier round that is kept"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("config", type=Path, help="federation.toml")
+    parser.add_argument("round", type=int, metavar="ROUND", help="rounds done, as `lamina run` counts them")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Set later rounds aside; devices begin afresh, from the values of that round."""
+    settings = load_federation(options.config)
+    folder, bundle = Path(settings.folder), read_bundle(Path(settings.bundle))
+    with held(folder, "lamina rollback"):
+        journal = Journal(folder, settings.state.generations)
+        journal.roll_back(options.round, bundle.manifest.spec, epoch=secrets.randbits(53))
+        Recorder(folder, journal.history.rounds(journal.history.past()))
+    print(f"`lamina run {options.config}` goes on after round {options.round}; what came later is set aside")
+    return 0
