@@ -29,6 +29,9 @@ from lamina.models.sources import load_samples
 from lamina.models.storage.folder_lock import held
 from lamina.models.storage.replace import remove_drafts
 
+PATIENCE_S = 8.0
+"""How long a training step may go on after the agent was asked to end. The state on the disk is whole at any time."""
+
 INTERRUPTED = 130
 
 
@@ -70,7 +73,7 @@ def _run(options: argparse.Namespace) -> int:
     with held(folder, f"lamina-agent of device {settings.device}"):
         remove_drafts(folder)
         remove_drafts(folder / "bundle")
-        ended = run_until_signalled(agent.run())
+        ended = run_until_signalled(agent.run(), patience_s=PATIENCE_S)
     if not isinstance(ended, signal.Signals):
         return 0
     logging.getLogger("lamina.agent").info("ended by %s; started again, it goes on where it was", ended.name)

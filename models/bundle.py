@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
-from lamina.models.errors import BundleError, ModelError
+from lamina.models.bounds import check_bounds
+from lamina.models.errors import BundleError, ModelError, brief
 from lamina.models.manifest import FORMAT, ONNXRUNTIME, FileEntry, Manifest, SubModel
 from lamina.models.values import Tensors, Vector, read_values
 
@@ -119,9 +120,11 @@ def decode_manifest(content: bytes, source: str = MANIFEST_NAME) -> Manifest:
         if found != FORMAT:
             raise BundleError(f"{source}: a bundle of format {found}; this program reads {FORMAT}: build it again")
         manifest = msgspec.json.decode(content, type=Manifest)
+        check_bounds(manifest)
         _check_order(manifest)
     except (msgspec.MsgspecError, ModelError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{source}: no manifest of a bundle: {error}") from error
+        why = brief(str(error)) or "it is nested too deeply"
+        raise BundleError(f"{source}: no manifest of a bundle: {why}") from error
     return manifest
 
 

@@ -1,15 +1,17 @@
 """How a program ends that is asked to: SIGTERM and Ctrl-C alike cancel what runs, which then says goodbye.
 
-A second signal ends it at once.
+A second signal ends it at once; and so does time, where something runs that nobody can cancel.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -17,23 +19,48 @@ from lamina.models.errors import require
 
 _T = TypeVar("_T")
 
+log = logging.getLogger("lamina")
+
 STATUS_OF = {signal.SIGINT: 130, signal.SIGTERM: 143}
 """The exit status of a program that a signal kept from its end, as shells have it."""
 
 
-def run_until_signalled(main: Coroutine[Any, Any, _T]) -> _T | signal.Signals:
-    """What the coroutine returns, or the signal that ended it."""
-    return asyncio.run(_until_signalled(main))
+def run_until_signalled(main: Coroutine[Any, Any, _T], *, patience_s: float | None = None) -> _T | signal.Signals:
+    """What the coroutine returns, or the signal that ended it.
+
+    Args:
+        main: the program.
+        patience_s: seconds after a signal in which it must have ended: then the process is ended, whatever its threads
+            are doing; ``None`` waits for it.
+    """
+    return asyncio.run(_until_signalled(main, patience_s))
 
 
-async def _until_signalled(main: Coroutine[Any, Any, _T]) -> _T | signal.Signals:
+def end_by_force_after(wait_s: float, status: int) -> threading.Timer:
+    """Have the process end with a status after some seconds, unless the timer is cancelled."""
+
+    def end() -> None:
+        log.warning("something goes on %.0f s after the program was asked to end: ending without it", wait_s)
+        logging.shutdown()
+        os._exit(status)
+
+    timer = threading.Timer(wait_s, end)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+async def _until_signalled(main: Coroutine[Any, Any, _T], patience_s: float | None) -> _T | signal.Signals:
     running = asyncio.ensure_future(main)
     caught: list[signal.Signals] = []
+    forced: list[threading.Timer] = []
     loop = asyncio.get_running_loop()
 
     def end(number: signal.Signals) -> None:
         caught.append(number)
         running.cancel()
+        if patience_s is not None:
+            forced.append(end_by_force_after(patience_s, STATUS_OF[number]))
         for each in STATUS_OF:  # the next one does what it would have done without us
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
@@ -46,6 +73,9 @@ async def _until_signalled(main: Coroutine[Any, Any, _T]) -> _T | signal.Signals
         if caught:
             return caught[0]
         raise
+    finally:
+        for timer in forced:
+            timer.cancel()
 
 
 def refuse_windows(platform: str = sys.platform) -> None:

@@ -285,7 +285,7 @@ class Joiner:
         """Bytes that one sender may hold of values of a purpose."""
         if purpose not in self._most_held:
             sizes = [layer.vector_size for layer in self._layers]
-            values = sum(partials.most_bytes(size) if purpose == "partial" else 4 * size + 1024 for size in sizes)
+            values = sum(partials.most_bytes(size) if purpose == "partial" else 8 * size + 4096 for size in sizes)
             self._most_held[purpose] = 2 * values + _SLACK_BYTES
         return self._most_held[purpose]
 

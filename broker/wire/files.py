@@ -1,4 +1,4 @@
-"""How does a file cross the wire? In chunks of this layout, little-endian, known by the SHA-256 of the whole file.
+"""A file crosses the wire in chunks of this layout, little-endian, known by the SHA-256 of the whole file.
 
 | offset | bytes | type | field                                          |
 | ------ | ----- | ---- | ---------------------------------------------- |
@@ -25,6 +25,8 @@ _MAGIC = b"LAMF"
 _HEADER = struct.Struct("<B3xIIQ")
 _OVERHEAD = 8 + _HEADER.size
 _MOST_BYTES = 1 << 24  # of a file whose length isn't known
+_MOST_SMALL_CHUNKS = 4096  # of fewer bytes than the next line says
+_LEAST_CHUNK_BYTES = 256
 _MOST_CUTS = 4  # retained chunks of runs that cut the same file otherwise may still lie on the broker
 
 
@@ -44,7 +46,7 @@ def split_file(content: bytes, chunk_bytes: int) -> list[bytes]:
 
 
 class FileJoiner:
-    """Puts one file together again; holds at most `_MOST_CUTS` times its size.
+    """Puts one file together again; holds at most twice its size.
 
     Args:
         sha256: hex digest of the file.
@@ -82,8 +84,11 @@ class FileJoiner:
             raise DecodeError(f"chunk of a file of {total} bytes, where {awaited} is awaited")
         if count not in self._cuts and len(self._cuts) == _MOST_CUTS:
             raise DecodeError(f"file {self._sha256[:12]}: chunks of more than {_MOST_CUTS} ways to cut it")
+        if count > _MOST_SMALL_CHUNKS + total // _LEAST_CHUNK_BYTES:
+            raise DecodeError(f"file {self._sha256[:12]}: {total} bytes in {count} chunks, which are too small")
         chunks = self._cuts.setdefault(count, {})
         chunks[index] = chunk
+        self._drop_beyond(2 * total, count)
         if len(chunks) < count:
             return None
         del self._cuts[count]
@@ -91,6 +96,16 @@ class FileJoiner:
         if (digest := hashlib.sha256(content).hexdigest()) != self._sha256:
             raise DecodeError(f"file {self._sha256[:12]}: joined to one of SHA-256 {digest[:12]}")
         return content
+
+    def _drop_beyond(self, most_bytes: int, at_hand: int) -> None:
+        """Forget chunks of other cuts, those of which least is here first, while too much is held."""
+        while len(self._cuts) > 1 and sum(map(_bytes, self._cuts.values())) > most_bytes:
+            others = [count for count in self._cuts if count != at_hand]
+            del self._cuts[min(others, key=lambda count: _bytes(self._cuts[count]))]
+
+
+def _bytes(chunks: dict[int, memoryview]) -> int:
+    return sum(len(chunk) for chunk in chunks.values())
 
 
 def _parse(payload: bytes) -> tuple[int, int, int, memoryview]:

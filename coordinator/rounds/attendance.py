@@ -2,7 +2,7 @@
 
 A round waits for a device that vanished, and for one that was there when the coordinator last committed and has not
 been heard of since it was started again: both are usually back in a moment. Each is waited for as long as its patience
-lasts, and no longer; one that said goodbye isn't waited for.
+lasts, and no longer. One that had said goodbye before the coordinator was started again isn't waited for.
 
 A device that is there and still owes updates when a round's deadline passes is *late*. It isn't waited for in the rest
 of its cycle, and sits out the next cycle; when it is late again, the next three, and so on up to `MOST_CYCLES`. Then it
@@ -44,7 +44,7 @@ class Attendance:
         self._late.discard(name)
 
     def went(self, name: str, at: float, *, goodbye: bool) -> None:
-        """A device is gone, and is waited for until ``at``, in seconds; after a goodbye not at all."""
+        """A device is gone, and is waited for until ``at``, in seconds, whether it was present before or not."""
         self._gone_at[name] = at
         if goodbye:
             self._present -= {name}

@@ -141,14 +141,14 @@ class Federation:
             self.round.regain(name)
         return True
 
-    def went(self, name: str, now: float, patience_s: float) -> bool:
-        """A device is gone; rounds wait ``patience_s`` longer for it, 0 after a goodbye. Whether that is news."""
-        if not self._registry.knows(name):
-            self._registry.went(name)  # no cohort has it, and its name may be anything
-            return False
+    def went(self, name: str, now: float, patience_s: float, *, goodbye: bool = False) -> bool:
+        """A device is gone; rounds wait ``patience_s`` longer for it. Whether that is news.
+
+        One that had said goodbye before this coordinator was started is not waited for.
+        """
         is_news = self._registry.went(name)
-        if is_news or not patience_s:
-            self._attendance.went(name, now + patience_s, goodbye=not patience_s)
+        if is_news or goodbye:
+            self._attendance.went(name, now + (patience_s if is_news else 0.0), goodbye=goodbye)
         if not is_news:
             return False
         if self.round:

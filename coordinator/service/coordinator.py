@@ -320,9 +320,8 @@ class Coordinator:
         if state == "online":
             self._hear_of(device)
             return
-        # A device that says goodbye is not waited for; one that vanishes may be back in a moment.
-        patience_s = self._settings.deadlines.lost_s if state == "lost" else 0.0
-        if self._federation.went(device, now(), patience_s):
+        # One that vanishes may be back in a moment, and one that says goodbye may be started again at once.
+        if self._federation.went(device, now(), self._settings.deadlines.lost_s, goodbye=state == "sleeping"):
             log.info("%s is %s", device, state)
 
     def _hear_aggregator(self, site: str, state: str) -> None:

@@ -22,6 +22,7 @@ from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, Message, Re
 from lamina.broker.wire.messages import decode as decoded
 from lamina.broker.wire.messages import encode as encoded
 from lamina.broker.wire.topics import Address
+from lamina.edge_agent.admission.bundles import check_task
 from lamina.edge_agent.service.agent_context import Agency
 from lamina.edge_agent.service.delivery import deliver
 from lamina.edge_agent.session.events import (
@@ -254,6 +255,7 @@ class Connection:
         manifest = decode_manifest(
             await agency.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
         )
+        check_task(manifest, task.cut, agency.learning.graphs, agency.learning.budget_mib)
         await agency.fetcher.files(self._link, agency.learning.graphs(manifest, task.cut))
         progress = await agency.learning.build(task, manifest, agency.fetcher.path)
         self._joiner = None  # it may be of another model

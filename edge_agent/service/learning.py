@@ -23,6 +23,7 @@ from lamina.broker.wire.codecs import codec
 from lamina.broker.wire.deltas import applied, check_of
 from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.broker.wire.runs import runs
+from lamina.edge_agent.admission.bundles import check_graphs
 from lamina.edge_agent.service.profile import threads
 from lamina.edge_agent.service.state import DamagedState, read_progress, restore_state, save_state
 from lamina.edge_agent.session.error_feedback import ErrorFeedback
@@ -51,6 +52,10 @@ _INLINE_ELEMENTS = 1 << 19
 _RUN_ELEMENTS = 1 << 19  # of layers encoded in one go
 
 _T = TypeVar("_T")
+
+
+def _nothing_to_check(*, batch: int) -> None:
+    """No learner is built."""
 
 
 class Decoded(NamedTuple):
@@ -96,6 +101,8 @@ class Learning:
         self._wire_spec: ModelSpec | None = None
         self._learner: Learner | None = None
         self._feedback = ErrorFeedback()
+        self._check_graphs: Callable[..., None] = _nothing_to_check
+        self._largest_batch = 0
         self._meter: PeakMeter | None = None
         self._saved: Progress | None = None  # what the file says, as far as it was written by this agent
 
@@ -223,6 +230,15 @@ class Learning:
         choice = self._choice(manifest, task.cut)
         self._way = way = choice.way or fitting.Way(task.cut)
         log.info("%s: %s", self._settings.device, choice.reason)
+        self._check_graphs = partial(
+            check_graphs,
+            manifest,
+            self.graphs(manifest, task.cut),
+            path,
+            budget_mib=None if self.fixed_way else self.budget_mib,
+        )
+        self._largest_batch = manifest.batch_size
+        self._check_graphs(batch=way.micro_batch or manifest.batch_size)
         self._learner = self._new_learner(
             self._affordable(manifest, choice.way),
             task.cut,
@@ -270,6 +286,9 @@ class Learning:
 
     def _train(self, command: Train) -> Outcome | None:
         plan, device = command.plan, self._settings.device
+        if plan.batch_size > self._largest_batch and not (self._way and self._way.micro_batch):
+            self._check_graphs(batch=plan.batch_size)  # the bundle was made for smaller ones
+            self._largest_batch = plan.batch_size
         self._ready().memory.settle(plan.versions, plan.unfolded.get(device, ()))
         self._feedback.settle(plan.round, plan.versions, plan.unfolded.get(device, ()))
         return self._ready().train(

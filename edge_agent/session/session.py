@@ -40,6 +40,7 @@ The rules, which hold in every state and for every order of events:
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Literal
 
 import msgspec
@@ -74,10 +75,14 @@ from lamina.edge_agent.session.events import (
     Unsubscribe,
     Withdraw,
 )
+from lamina.models.errors import brief
 from lamina.models.manifest import Manifest
 
 _Value = tuple[int, int]
 """A global value: its layer, and its version."""
+
+_MOST_VISITED = 1 << 23  # samples in a round: their order takes 8 bytes each
+_ROOM_BYTES = 68 + 8 + 32  # the header of a chunk, that of a batch, and something to send
 
 State = Literal["waiting", "preparing", "idle", "gathering", "training", "delivering", "ended"]
 
@@ -210,7 +215,9 @@ class Session:
             if retained:
                 return []
             self._ended = True
-            return [Refuse(task.reason)]
+            return [Refuse(brief(task.reason, 900))]
+        if not task.manifest:
+            return [Complain("a task that names no bundle")]
         if not retained:
             self._alive.add(task.epoch)
         if self._task is not None and _identity(task) == _identity(self._task):
@@ -481,6 +488,11 @@ def _goes_back(plan: RoundPlan, followed: RoundPlan) -> bool:
     return any(new < old or (new == old and check != before) for new, check, old, before in values)
 
 
+def _least_chunk_bytes(manifest: Manifest) -> int:
+    """Bytes of a message in which every layer's value has room for something beside its header."""
+    return _ROOM_BYTES + max(sum(1 + 4 * len(shape) for shape in layer.shapes) for layer in manifest.spec.layers)
+
+
 def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
     layers = len(manifest.spec.layers)
     if len(plan.versions) != layers:
@@ -489,8 +501,13 @@ def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
         return f"it has {len(plan.checks)} checks, and the model {layers} layers"
     if stray := [layer for layer in plan.due if not 0 <= layer < layers]:
         return f"layer {stray[0]} is due, and the model has {layers}"
-    if plan.local_steps < 1 or plan.batch_size < 1 or plan.round < 0:
+    if plan.local_steps < 1 or plan.batch_size < 1 or plan.local_steps * plan.batch_size > _MOST_VISITED:
         return f"it asks for {plan.local_steps} steps of {plan.batch_size} samples"
+    if plan.chunk_bytes < (least := _least_chunk_bytes(manifest)):
+        return f"it asks for messages of {plan.chunk_bytes} bytes, and this model's take {least} at least"
+    others = (*plan.advanced, *chain.from_iterable(plan.unfolded.values()))
+    if any(layer >= layers for layer in others):
+        return f"it names layer {max(others)}, and the model has {layers}"
     if unknown := sorted(plan.hyperparameters.keys() - manifest.hyperparameters.keys()):
         return f"the training graphs have no hyperparameter {unknown[0]!r}"
     if fault := plan.work.fault:
