@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +24,11 @@ from typing import Any, Self
 
 from lamina.emulation.rig.mosquitto import Mosquitto
 from lamina.emulation.rig.program import Program, wait_until
+from lamina.models.machine import module_command
 
-_COORDINATOR = (sys.executable, "-P", "-m", "lamina.coordinator.cli", "run")
-_AGENT = (sys.executable, "-P", "-m", "lamina.edge_agent.cli", "--config")
-_AGGREGATOR = (sys.executable, "-P", "-m", "lamina.coordinator.cli", "aggregator")
+_COORDINATOR = (*module_command("lamina.coordinator.cli"), "run")
+_AGENT = (*module_command("lamina.edge_agent.cli"), "--config")
+_AGGREGATOR = (*module_command("lamina.coordinator.cli"), "aggregator")
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
