@@ -12,7 +12,7 @@ not cut between its uses.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -23,6 +23,7 @@ from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.activations import outputs_of_layers
 from lamina.models.graph.anatomy import Anatomy, changed_inputs, dissect
+from lamina.models.graph.recurrent_stacks import layer_of_stack
 from lamina.models.graph.sections import Point, block_starts
 from lamina.models.graph.tracing import Forward, example, trace
 from lamina.models.spec import BlockSpec, Kind, LayerSpec, ModelSpec, TensorSpec
@@ -78,16 +79,23 @@ def _groups(forward: Forward) -> list[_Group]:
     kinds = _kinds(forward, anatomy)
     owner: dict[str, str] = {}  # the module whose layer a module's tensors stand in
     groups: dict[str, _Group] = {}
+    stacks = {name.rpartition(".")[0] for name in kinds if layer_of_stack(name) not in ("", "l0")}
     for operator in forward.operators:
         if operator not in anatomy.anchored:
             continue
         for name in (name for name in forward.values if name in anatomy.tensors[operator] and name in kinds):
-            module = name.rpartition(".")[0]
+            module = _module(name, stacks)
             if module not in owner:
                 joined = _conv_or_dense_before(operator, anatomy, kinds) if _is(operator, _NORMS) else module
                 owner[module] = owner.get(joined, module)
             _add(groups.setdefault(owner[module], _Group(owner[module])), name, forward.values[name], kinds[name])
     return _without_parameterless(list(groups.values()))
+
+
+def _module(name: str, stacks: Collection[str]) -> str:
+    """The module of a tensor, and of a recurrent module with several layers the layer: ``rnn.l1``."""
+    module = name.rpartition(".")[0]
+    return f"{module}.{layer_of_stack(name)}".lstrip(".") if module in stacks and layer_of_stack(name) else module
 
 
 def _add(group: _Group, name: str, value: Tensor, kind: Kind) -> None:

@@ -21,6 +21,7 @@ from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.custom_functions import FunctionCall, kept_whole
 from lamina.models.graph.inlining import inline_blocks
+from lamina.models.graph.recurrent_stacks import take_apart, without_dead_ends
 from lamina.models.graph.traceable_losses import traceable_losses
 from lamina.models.graph.untraceable import Witness, misfit, reason, with_plain_names
 
@@ -100,6 +101,8 @@ def example(operator: fx.Node) -> Any:
 def _forward(
     definition: Definition, exported: torch.export.ExportedProgram, functions: tuple[FunctionCall, ...]
 ) -> Forward:
+    take_apart(exported.graph)
+    without_dead_ends(exported.graph)
     placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
     first = first_names(definition.module)
     tensors, values, samples = {}, {}, []
