@@ -1,4 +1,4 @@
-"""How does a TOML file become a frozen value? Checked key by key, with errors that an operator can act upon."""
+"""Reads a TOML file into a frozen value, checked key by key, with errors that an operator can act upon."""
 
 from __future__ import annotations
 

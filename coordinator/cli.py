@@ -1,4 +1,4 @@
-"""What does ``lamina`` do? One subcommand a module, found through the entry points ``lamina.commands``.
+"""The command ``lamina``: one subcommand a module, found through the entry points ``lamina.commands``.
 
 So a package further out (``emulation``) adds its commands without being imported from here. A command's module has
 ``HELP``, ``configure(parser)`` and ``run(options) -> int``.

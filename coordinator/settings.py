@@ -1,4 +1,4 @@
-"""What does an operator decide? ``federation.toml``, as frozen values.
+"""What an operator decides: ``federation.toml``, as frozen values.
 
 federation = "greenhouse"
 bundle = "bundles/digits"

@@ -1,4 +1,4 @@
-"""How does an operator start the agent on a board? ``lamina-agent --config agent.toml``.
+"""The command by which an operator starts the agent on a board: ``lamina-agent --config agent.toml``.
 
 Flags go before what the file says; paths in flags start at the current folder, those in the file at the file's own.
 Exit status: 0 when the federation is finished or the agent was asked to end, 2 when the operator must change something,

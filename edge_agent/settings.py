@@ -1,4 +1,4 @@
-"""What does the operator of a board decide? ``agent.toml``, as frozen values.
+"""What the operator of a board decides: ``agent.toml``, as frozen values.
 
 federation = "greenhouse"
 device = "pi-07"

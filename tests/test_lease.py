@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import pytest
@@ -152,3 +152,23 @@ def test_this_machine_tells_whether_a_process_has_ended() -> None:
     assert holder_has_ended(msgspec.structs.replace(mine, started="1")) is True  # its process id is used again
     assert holder_has_ended(mine) is True  # no coordinator of this process leads
     assert holder_has_ended(msgspec.structs.replace(mine, machine="another")) is None
+
+
+@pytest.mark.parametrize(
+    ("since", "survives"), [("2026-01-02 03:04:04+00:00", True), ("2026-01-02 03:04:06+00:00", False)]
+)
+async def test_an_older_lease_that_a_killed_broker_still_knew_ends_nobody(since: str, survives: bool) -> None:
+    broker, other = MemoryBroker(), msgspec.structs.replace(SECOND, since=since)
+    leadership = Leadership(TOPICS, FIRST, unknown)
+    async with broker.dial("candidate") as link:
+        await leadership.claim(link)
+    broker.retained[TOPICS.lease] = encode(other)  # what it had saved last
+    async with broker.dial("coordinator") as link:
+        await leadership.attend(link)
+        listening = asyncio.create_task(listen(leadership, link))
+        await asyncio.wait({listening}, timeout=0.3)
+        assert listening.done() is not survives
+        assert kept(broker) == ("first" if survives else "second")
+        listening.cancel()
+        with suppress(asyncio.CancelledError, Superseded):
+            await listening

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lamina.broker.brokers.starter import Kind, RunningBroker, choose, mosquitto_configuration, running_broker
+from lamina.broker.brokers.starter import (
+    Kind,
+    RunningBroker,
+    choose,
+    find_mosquitto,
+    mosquitto_configuration,
+    running_broker,
+)
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.models.errors import ConfigError
 from tests.patience import PATIENCE_S
@@ -137,3 +144,10 @@ def test_configuration_states_every_limit(tmp_path: Path) -> None:
         "max_queued_bytes": 512 << 20,
         "max_inflight_messages": 20,
     }
+
+
+def test_a_file_that_is_no_program_is_no_mosquitto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mosquitto").write_text("no program\n")
+    (tmp_path / "mosquitto").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_mosquitto() != str(tmp_path / "mosquitto")

@@ -1,4 +1,4 @@
-"""What broker does an emulation have when none is installed? amqtt, in a process of its own, with its faults mended.
+"""The broker of an emulation where none is installed: amqtt, in a process of its own, with its faults mended.
 
     python -m lamina.broker.brokers.embedded --port 1883
 

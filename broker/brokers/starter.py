@@ -1,4 +1,4 @@
-"""How does one start a broker? An installed mosquitto, else the embedded one, as a process of its own.
+"""Starts a broker as a process of its own: an installed mosquitto, else the embedded one.
 
     with running_broker() as broker:
         dial = mqtt_dial(broker.address)
@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -127,8 +128,19 @@ def choose(kind: Kind, mosquitto: str | None, amqtt: bool) -> str | None:
 
 
 def find_mosquitto() -> str | None:
-    """Path of the installed mosquitto; it is often off a user's PATH."""
-    return shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_FOLDERS_OFF_PATH))
+    """Path of the installed mosquitto; it is often off a user's PATH. ``None`` where there is none that runs."""
+    path = shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_FOLDERS_OFF_PATH))
+    return path if path and _runs(path) else None
+
+
+@cache
+def _runs(program: str) -> bool:
+    """Whether a file is a program of this machine: it may be one of another processor, or no program at all."""
+    try:
+        subprocess.run([program, "-h"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError:
+        return False
+    return True
 
 
 def has_amqtt() -> bool:

@@ -21,7 +21,7 @@ class Incoming:
         client._sock_recv = self.take
 
     def take(self, most_bytes: int) -> bytes:
-        """In place of the client's own `_sock_recv`; empty at the stream's end."""
+        """Read in place of the client's own `_sock_recv`; empty at the stream's end."""
         if not self._held:
             self._held = memoryview(self._receive(max(most_bytes, _BUFFER_BYTES)))
         taken, self._held = self._held[:most_bytes], self._held[most_bytes:]
@@ -46,6 +46,6 @@ def join_small(packets: deque[Any]) -> None:
 
 
 def _is_small(packet: Any) -> bool:
-    """And nothing but writing is to be done about it, unlike a goodbye."""
+    """Whether a packet is small and only has to be written, unlike a goodbye."""
     kind, size = packet["command"] & 0xF0, len(packet["packet"])
     return size <= _SMALL_BYTES and (kind == _PUBACK or (kind == _PUBLISH and packet["qos"] > 0))

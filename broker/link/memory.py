@@ -1,4 +1,4 @@
-"""What does a broker do, in one process and without a network? The broker of tests and of small emulations.
+"""A broker in one process and without a network, for tests and small emulations.
 
 It keeps MQTT's promises as the services see them: order, retained messages, wildcards, wills, a receive window, and a
 second client with the same id taking the first one's place. Everything happens in the order of the calls, so a run over

@@ -1,4 +1,4 @@
-"""How does a service stay linked to a broker that comes and goes? It dials again, backing off, until it gives up."""
+"""Keeps a service linked to a broker that comes and goes: it dials again, backing off, until it gives up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a service need of a network? The seam that `MqttLink` and `MemoryLink` both fill.
+"""The interface between a service and a network: what `MqttLink` and `MemoryLink` both offer.
 
 A service never sees a broker: it is given a `Dial`, opens it for one connection's life, and opens it again when that
 connection is lost.

@@ -290,7 +290,7 @@ class Joiner:
         return self._most_held[purpose]
 
     def _largest_other(self, key: _Key) -> _Key | None:
-        """Of the sender's transfers for that purpose the one that holds most, apart from this one."""
+        """Return the transfer of the same sender and purpose that holds most, apart from this one."""
         others = (key._replace(layer=layer) for layer in range(len(self._layers)) if layer != key.layer)
         holding = [other for other in others if other in self._transfers and self._transfers[other].held_bytes]
         return max(holding, key=lambda other: self._transfers[other].held_bytes, default=None)
@@ -423,7 +423,7 @@ def _read_scalars(rest: memoryview, offset: int, count: int) -> tuple[Scalars, i
 
 @lru_cache(maxsize=4096)
 def _table(shapes: Shapes) -> bytes:
-    """As it stands in a header."""
+    """Return the table as it stands in a header."""
     return b"".join(struct.pack(f"<B{len(shape)}I", len(shape), *shape) for shape in shapes)
 
 

@@ -1,4 +1,4 @@
-"""How do the layers' new values reach the devices? Those in step get an advance; every other one asks for the values.
+"""Leads devices to the layers' new values: those in step get an advance, and every other one asks for the values.
 
 When a round is over the coordinator publishes the next plan, and behind it the *advance* of the layers that moved: for
 each its change since the version before (a delta, by a codec that may lose something), or its value, where no codec for
@@ -58,7 +58,8 @@ def pack_deltas(
     targets: Sequence[Vector],
     codecs: Sequence[str],
 ) -> list[tuple[LayerValue, Vector]]:
-    """For each layer the delta from its base (n,), of the version before, to nearly its target, and what it leads to.
+    """Pack, for each layer, the delta from its base (n,), of the version before, to nearly its target, and what it
+    leads to.
 
     Raises:
         ValueError: a vector is not its layer's, or holds NaN or infinity.

@@ -1,4 +1,4 @@
-"""A file crosses the wire in chunks of this layout, little-endian, known by the SHA-256 of the whole file.
+"""The layout of a file's chunks, little-endian; a file is known by the SHA-256 of the whole.
 
 | offset | bytes | type | field                                          |
 | ------ | ----- | ---- | ---------------------------------------------- |

@@ -1,4 +1,4 @@
-"""Does a topic match a filter? MQTT's wildcards: ``+`` is any one level, a last ``#`` any number of levels."""
+"""Matches topics with MQTT's filters: ``+`` is any one level, a last ``#`` any number of levels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be folded without being written out as floats first? A delta as its codec has it.
+"""Deltas as their codec has them, which a fold can add without writing them out as floats first.
 
 A fold walks over a delta in blocks, and asks for one block of float32 at a time: so a codec may decode while the
 coordinator folds, and the whole vector never exists. What it gives is to the bit what its ``decode`` gives.

@@ -1,4 +1,4 @@
-"""How is a long content cut into messages, and is a message whole?
+"""Cuts a long content into messages, and tells whether a message is whole.
 
 A message is ``magic`` (4 bytes), the CRC-32C of all that follows (4 bytes), a header, and one chunk of the content.
 Chunk ``index`` of ``count`` has its place by arithmetic: all chunks have ``ceil(total / count)`` bytes, the last one

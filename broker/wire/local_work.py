@@ -27,7 +27,7 @@ class Control(NamedTuple):
 
 
 class LocalWork(msgspec.Struct, frozen=True):
-    """Those fields of a plan that an algorithm gives; they are left out of it where they have the values below.
+    """The fields of a plan that an algorithm gives; they are left out of it where they have the values below.
 
     Attributes:
         steps: local steps of devices that make another number of them than ``local_steps``.

@@ -1,4 +1,4 @@
-"""How does a layer's vector become a value that can cross the wire, and a vector again? By a codec.
+"""Turns a layer's vector into a value that can cross the wire, and back, by a codec.
 
 `pack` and `unpack` take one layer. `pack_all` and `unpack_all` take as many as are at hand, and give the same bytes and
 the same bits in less time: most layers of most networks are small, and over a small layer NumPy spends more time on its
@@ -209,7 +209,7 @@ def _encoded_alone(name: str, layer_spec: LayerSpec, vector: Vector) -> bytes | 
 
 
 def _decoded(name: str, layers: Sequence[tuple[LayerValue, LayerSpec]]) -> list[Vector | DecodeError]:
-    """As `_encoded`."""
+    """Decode as `_encoded` encodes."""
     subject = _serving_many(name)
     theirs = all(value.shapes == spec.shapes for value, spec in layers)
     if subject is not None and len(layers) > 1 and theirs:

@@ -1,4 +1,4 @@
-"""Which neighbours go together, where so much is done, or sent, at once?"""
+"""Groups neighbours that are worked on, or sent, at once."""
 
 from __future__ import annotations
 

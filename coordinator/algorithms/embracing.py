@@ -1,4 +1,4 @@
-"""What does a device too small for the whole network train? EmbracingFL: the output-side layers that fit its memory.
+"""EmbracingFL: a device too small for the whole network trains the output-side layers that fit its memory.
 
 Lee et al., "Embracing Federated Learning: Enabling Weak Client Participation via Partial Model Training"
 (IEEE Transactions on Mobile Computing 2024, arXiv 2406.15125). With cut[i] the first layer that device i trains:

@@ -1,4 +1,4 @@
-"""When is a layer averaged? FedAvg's answer, every ``local_steps`` steps, and what "due" means for any intervals.
+"""FedAvg: a layer is averaged every ``local_steps`` steps; and what "due" means for any intervals.
 
 McMahan et al., "Communication-Efficient Learning of Deep Networks from Decentralized Data" (AISTATS 2017).
 """

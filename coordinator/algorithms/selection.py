@@ -1,4 +1,4 @@
-"""Who trains in this cycle? A cohort, drawn without replacement, and the same wherever it is drawn again."""
+"""Draws the cohort of a cycle without replacement; it is the same wherever it is drawn again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rules are there to aggregate a layer by? ``mean``, and robust ones; `FOLDS` names them all.
+"""The rules that a layer can be aggregated by: ``mean``, and robust ones; `FOLDS` names them all.
 
 A rule is begun for one layer and one round, is given updates in any order, and ends in an `Aggregate`:
 

@@ -57,7 +57,7 @@ def add_rows_in_blocks(sums: Steps, local: Floats, base: Floats, weights: Double
 
 
 class _Scratch:
-    """Where terms and their squares stand meanwhile: for so many devices, in so many rows of lanes."""
+    """Scratch memory for terms and their squares, for so many devices, in so many rows of lanes."""
 
     def __init__(self, devices: int, rows: int) -> None:
         self._terms: Doubles = np.empty((devices, rows * LANES))

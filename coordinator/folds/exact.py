@@ -1,4 +1,4 @@
-"""How is a sum of vectors made independent of the order of its terms? In fixed point, where addition is exact.
+"""Sums of vectors that do not depend on the order of their terms: in fixed point, where addition is exact.
 
 Every term is rounded, once, to a multiple of 2^-36 (half to even), and the multiples are summed as integers. Integer
 addition is associative and commutative: any order, and any tree of partial sums, ends in the same bits.

@@ -1,4 +1,4 @@
-"""What does an aggregation rule promise? It takes updates of one layer, in any order, and ends in one new value."""
+"""The interface of an aggregation rule: it takes updates of one layer, in any order, and ends in one new value."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Fold(Protocol):
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Whose updates were added, ascending."""
+        """The devices whose updates were added, ascending."""
 
     def add(self, device: str, delta: Delta, weight: float) -> None:
         """Add one device's delta, float32 of shape (vector_size,), or leave everything as it was.

@@ -1,4 +1,4 @@
-"""How is a layer averaged while its updates stream in? A weighted mean, folded in place, the same bits in any order.
+"""Averages a layer while its updates stream in: a weighted mean, folded in place, with the same bits in any order.
 
 With deltas delta_i = x_i - u_old, weights w_i and W = sum w_i, it ends in
 

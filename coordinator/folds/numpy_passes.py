@@ -74,7 +74,7 @@ def add_parts(
 
 
 class Scratch:
-    """Where blocks of terms and of their squares stand meanwhile.
+    """Scratch memory for blocks of terms and of their squares.
 
     Attributes:
         term: of the length of a block, or of the shorter vector.

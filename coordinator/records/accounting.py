@@ -1,4 +1,4 @@
-"""What did the federation save? Parameters communicated, relative to FedAvg with the same cohorts and cuts.
+"""Counts what a federation saves: parameters communicated, relative to FedAvg with the same cohorts and cuts.
 
 The measure C is the sum of dim_l over all aggregations, relative to FedAvg, which aggregates every layer every
 tau' steps (arXiv 2110.10302, section 4). With cuts, layer l is sent by |T_l| devices, in FedAvg as here, so

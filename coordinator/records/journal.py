@@ -48,7 +48,7 @@ class Journal:
         self.history = History(state_folder(folder) / "history.log", disk)
 
     def recover(self, spec: ModelSpec, digest: str) -> tuple[Saved | None, Past]:
-        """Where the run goes on, and what counts of its history; nothing is saved where nothing was committed.
+        """Return where the run goes on, and what counts of its history; nothing is saved where nothing was committed.
 
         Args:
             spec: of the network.

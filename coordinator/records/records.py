@@ -1,4 +1,4 @@
-"""What does a run leave behind? Frozen records, one a round and one a cycle, as they are written to disk."""
+"""The records that a run leaves behind, one a round and one a cycle, as they are written to disk."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Snapshot(RunState, frozen=True, kw_only=True):
         uplink_bytes: payload bytes of updates received.
         unfolded: devices, and the layers due from them in the last round that were not folded.
         downlink_bytes: payload bytes of layer values that devices received, as they reported.
-        present: devices that were accepted and there when the last round ended, ascending.
+        present: devices that were accepted, and there or waited for, when the last round ended, ascending.
         norms: what every layer's recent updates were like (`coordinator.rounds.norms`); empty before the first.
     """
 

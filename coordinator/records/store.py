@@ -314,5 +314,5 @@ class Store:
 
 
 def state_folder(folder: Path) -> Path:
-    """Where the state of a run lies, in the run's folder."""
+    """Return the folder of a run's state, below the run's folder."""
     return folder / "state"

@@ -82,7 +82,7 @@ class Attendance:
         return name in self._late
 
     def drawable(self, names: Iterable[str], cycle: int) -> list[str]:
-        """Those that don't sit this cycle out; all of them, where everyone would."""
+        """Return the devices that don't sit this cycle out; all of them, where everyone would."""
         self._late.clear()
         available = list(names)
         return [name for name in available if self._back_in.get(name, cycle) <= cycle] or available

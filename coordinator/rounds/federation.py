@@ -1,4 +1,4 @@
-"""Who trains what next, and what is the model now? The whole federation as one pure value machine.
+"""The whole federation as one pure value machine: who trains what next, and what the model is now.
 
 The service feeds it what happened (a profile, a status, an update, a report) and asks it what to do. It knows no clock,
 no disk and no network: ``now`` is a parameter, and what must survive a restart is a `Snapshot` of plain values.
@@ -115,7 +115,7 @@ class Federation:
 
     @property
     def devices(self) -> dict[str, Device]:
-        """Those that have registered, by name."""
+        """The devices that have registered, by name."""
         return self._registry.devices
 
     @property
@@ -370,7 +370,7 @@ class Federation:
             unfolded=round_.unfolded(),
             norms=norms.remembered(self.snapshot.norms, seen, len(self._spec.layers)),
             devices=self.device_records(),
-            present=tuple(sorted(name for name, device in self.devices.items() if device.available)),
+            present=self._there_or_soon_back(now),
         )
         self.round, self._idle_since = None, now
         return RoundOutcome(
@@ -398,6 +398,16 @@ class Federation:
         return device is not None and (device.available or not device.task.accepted)
 
     # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _there_or_soon_back(self, now: float) -> tuple[str, ...]:
+        """Accepted devices that are there, or are waited for: a coordinator that starts again waits for them, too."""
+        awaited = self._attendance.awaited(now)
+        there = (
+            name
+            for name, device in self.devices.items()
+            if device.available or (device.task.accepted and name in awaited)
+        )
+        return tuple(sorted(there))
 
     def _exceptional_codecs(self, cohort: tuple[str, ...]) -> dict[str, str]:
         """Devices that can't encode what is configured, and what they use instead."""

@@ -1,4 +1,4 @@
-"""What are the layers' global values, and how do devices come to the next ones? See `lamina.broker.wire.deltas`.
+"""The layers' global values, and how devices come to the next ones; see `lamina.broker.wire.deltas`.
 
 A layer's next value is what devices decode, of a delta or of a value, never what was to be sent: so nothing builds up
 between them and the coordinator. What the codec of deltas loses is owed, and goes with the next delta of that layer.
@@ -96,7 +96,7 @@ class GlobalModel:
     def _by_deltas(
         self, exact: Mapping[int, Vector], codecs: Mapping[int, str], round_: int
     ) -> dict[int, tuple[LayerValue, Vector]]:
-        """By layer, a delta and what it leads to."""
+        """Return, by layer, a delta and what it leads to."""
         layers = list(exact)
         targets = [exact[layer] + self._owed[layer] if layer in self._owed else exact[layer] for layer in layers]
         ways = pack_deltas(

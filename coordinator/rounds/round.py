@@ -1,4 +1,4 @@
-"""Which updates does this round still need, and may this one be folded? A pure machine: events in, verdicts out.
+"""One round as a pure machine, events in and verdicts out: which updates it still needs, and which may be folded.
 
 For every layer that is due, T_l are the devices of the cohort whose cut lies at or before it. A layer of the round is
 

@@ -1,4 +1,4 @@
-"""What does an aggregator fold for the coordinator, and when does it send the sum? A pure machine, like `Round`.
+"""What an aggregator folds for the coordinator, and when it sends the sum: a pure machine, like `Round`.
 
 It stands where updates arrive: on a site's own broker, where it folds what this site's devices send; or on the one
 broker of a large federation, where some aggregators share the layers. It knows what is retained there: the plan, the
@@ -64,7 +64,7 @@ class Site:
         self.round, self._sent, self._outbox = None, [], []
 
     def meet(self, device: str, examples: int) -> bool:
-        """Its profile is here: it is one of ours, and has so many training examples.
+        """Note a device's profile: it is one of ours, and has so many training examples.
 
         Whether it takes part in the open round only now: what it sent before was refused.
         """

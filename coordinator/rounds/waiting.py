@@ -45,7 +45,7 @@ def refused(federation: Federation) -> tuple[str, ...]:
 
 
 def before_the_round(federation: Federation, now: float) -> str:
-    """For whom a round that can't begin waits, and what would help."""
+    """Say for whom a round that can't begin waits, and what would help."""
     number, wanted = federation.snapshot.round, federation.settings.cohorts.min_devices
     turned_away = _refusals(federation)
     if number == 0:
@@ -75,7 +75,7 @@ def too_few(federation: Federation, wait_s: float) -> str:
 
 
 def within_the_round(federation: Federation, now: float) -> str:
-    """From whom the open round still needs something, and how long it waits."""
+    """Say from whom the open round still needs something, and how long it waits."""
     round_ = federation.round
     assert round_ is not None, "a round is open"
     missing = round_.owing()

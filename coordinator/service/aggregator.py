@@ -1,4 +1,4 @@
-"""How do updates reach an aggregator, and its sums the coordinator? The thin asyncio shell around `Site`.
+"""The asyncio shell around `Site`: updates reach an aggregator, and its sums the coordinator.
 
 It needs a broker and the federation's name, and no file: the model comes from the bundle that the broker retains. Where
 a site has its own broker, a bridge brings in what the coordinator says, and takes out partials in place of updates

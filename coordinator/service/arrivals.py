@@ -1,4 +1,4 @@
-"""How do the chunks of an update, or of a partial, become what the round machine takes?
+"""Joins the chunks of an update, or of a partial, into what the round machine takes.
 
 A message on a layer's topic is one chunk (`joined_update`), one on a device's topic for batches is a chunk each of many
 small layers (`joined_updates`), which are decoded together.

@@ -85,7 +85,9 @@ class Leadership:
         if delivery.topic == self._topics.lease:
             lease = decode(delivery.payload, Lease)
             self._heard = True
-            if lease.holder != self._mine.holder:
+            if delivery.retained and self._is_past(lease):  # a broker that was killed knows what it saved last
+                await self._say(link)
+            elif lease.holder != self._mine.holder:
                 raise Superseded(
                     f"federation {self._topics.federation!r} is led by another coordinator now: {told(lease)}; "
                     "this one ends"
@@ -136,11 +138,25 @@ class Leadership:
             return True
         raise AssertionError("deliveries end by an error only")
 
+    def _is_past(self, found: Lease) -> bool:
+        """Whether a lease that the broker kept is another's from before this coordinator took its own."""
+        if found.holder == self._mine.holder:
+            return False
+        return self._has_ended(found) is True or _time(found) < _time(self._mine)
+
     async def _ask(self, link: Link) -> None:
         await link.publish(self._topics.lease_question, encode(Question(asker=self._mine.holder)))
 
     async def _say(self, link: Link) -> None:
         await link.publish(self._topics.lease, encode(self._mine), retain=True)
+
+
+def _time(lease: Lease) -> float:
+    """When the lease was taken, in seconds since 1970; 0 where it does not say."""
+    try:
+        return datetime.fromisoformat(lease.since).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def told(lease: Lease) -> str:

@@ -1,4 +1,4 @@
-"""What does a broker keep of a federation? Its retained messages, as they stand."""
+"""Reads what a broker keeps of a federation: its retained messages, as they stand."""
 
 from __future__ import annotations
 

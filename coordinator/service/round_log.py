@@ -86,7 +86,7 @@ class Chronicle:
 
     @property
     def accuracy(self) -> float | None:
-        """Of the averaged model, when it was last evaluated."""
+        """The accuracy of the averaged model when it was last evaluated."""
         return self.evaluations.last[1] if self.evaluations.last else None
 
     def pinned(self) -> frozenset[int]:

@@ -75,7 +75,7 @@ class RoundLoop:
         self._planned.set()
 
     async def say_plans(self, say: Callable[[RoundPlan], Awaitable[None]]) -> None:
-        """On one link, say the open round's plan and all that follow, until the federation is finished."""
+        """Say, on one link, the open round's plan and all that follow, until the federation is finished."""
         said: RoundPlan | None = None
         self._linked = True
         self.tell()

@@ -1,4 +1,4 @@
-"""How does an agent live? It keeps a link, follows its session, and learns in a thread.
+"""The agent's life: it keeps a link, follows its session, and learns in a thread.
 
 What is to be done is decided in `session.session`; this file passes on what happened and starts what is wanted.
 

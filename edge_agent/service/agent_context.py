@@ -1,4 +1,4 @@
-"""What does an agent have that outlives its links?"""
+"""What an agent has that outlives its links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does an agent do on one link? It says who it is, and then, until the link drops, four things at once:
+"""What an agent does on one link. It says who it is, and then, until the link drops, does four things at once:
 
 receive   takes what arrives and tells the session of it; a message is acknowledged once it is dealt with
 act       does what the session wants of the link, in order; of it, what takes long in a task of its own:

@@ -1,6 +1,4 @@
-"""A round's updates go out, then the state is saved, then the report goes out. Small layers share messages, and nothing
-waits for an answer.
-"""
+"""Sends a round's updates: small layers share messages, the report comes last, and nothing waits for an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bundle comes to the board file by file, by digest, and each only once: what is on the disk stays there.
+"""Fetches a bundle to the board, file by file, by digest, and each only once: what is on the disk stays there.
 
 A broker whose queues are short drops retained chunks without a word, and one that takes no large messages never had
 them. So a file of which nothing comes for a while is named and asked for again: a few of its missing chunks at a time,
@@ -50,7 +50,7 @@ class Fetcher:
         self._came = asyncio.Event()  # a chunk
 
     def path(self, entry: FileEntry) -> Path:
-        """Where a file of the bundle lies, once it is fetched."""
+        """Return where a file of the bundle lies, once it is fetched."""
         return self._folder / entry.file_name
 
     async def manifest(self, link: Link, sha256: str) -> bytes:

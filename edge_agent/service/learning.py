@@ -1,4 +1,4 @@
-"""How does the event loop reach the learner, which takes time? Through one thread, one job after the other.
+"""Leads from the event loop to the learner, which takes time: through one thread, one job after the other.
 
 That order is what makes the copy of the model safe without locks: a round never trains while its predecessor's updates
 are still being encoded or its state saved. Only `take` changes it from outside, and a session takes nothing meanwhile.
@@ -186,7 +186,9 @@ class Learning:
                 yield layer, messages
 
     async def decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
-        """Of each, in order: what it, or a delta to the value that is held, leads to; or why it is not its layer's."""
+        """Return for each value, in order, what it, or a delta to the value that is held, leads to; or why it is not
+        its layer's.
+        """
         decode = partial(self._decoded, values)
         elements = sum(self.layers[value.layer].vector_size for value in values)
         return decode() if elements <= _INLINE_ELEMENTS else await self._run(decode)

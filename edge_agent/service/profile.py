@@ -1,4 +1,4 @@
-"""What is this board, and how much of it may training use?
+"""Describes this board, and how much of it training may use.
 
 Where the operator gives no memory budget, it is a share of what is free while the agent is up and idle:
 

@@ -1,4 +1,4 @@
-"""What does a device still owe? What a biased codec lost of its updates, to be sent with the next ones.
+"""Error feedback: what a biased codec lost of a device's updates, to be sent with the next ones.
 
 A biased codec (`wire.codecs`) loses the same part of the same update again and again, so a model trained with it
 stops short, or astray. Error feedback (Seide et al., 2014; Karimireddy et al., arXiv 1901.09847) keeps what was lost:

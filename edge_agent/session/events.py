@@ -1,4 +1,4 @@
-"""What happens to a device, and what does it do about it? The events and commands of `session.session`."""
+"""The events that happen to a device, and the commands that `session.session` answers with."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Strayed:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """Of an advance something has come for which the device had no use, yet."""
+    """A part of an advance has come for which the device had no use, yet."""
 
     epoch: int
     layer: int

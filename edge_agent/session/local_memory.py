@@ -64,7 +64,7 @@ class LocalMemory:
         self._total += lr * self._velocity
 
     def weight(self, layer: int) -> float:
-        """By what the mean gradient was multiplied in the layer's delta."""
+        """The factor by which the mean gradient was multiplied in the layer's delta."""
         return self._total - self._starts.get(layer, 0.0)
 
     def scalars(self, layer: int, names: Iterable[str]) -> tuple[tuple[str, float], ...]:

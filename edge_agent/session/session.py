@@ -1,4 +1,4 @@
-"""What does a device do next? A pure machine: what happened goes in, what to do comes out; no I/O and no clock.
+"""What a device does next, as a pure machine: what happened goes in, what to do comes out; no I/O and no clock.
 
     waiting     no task yet                                 ──(a task accepts the device)──► preparing
     preparing   the bundle is fetched, the trainer built    ──(Prepared)───────────────────► idle
@@ -129,7 +129,7 @@ class Session:
 
     @property
     def state(self) -> State:
-        """Where in the table above the session is."""
+        """The session's place in the table above."""
         if self._ended:
             return "ended"
         if self._running is not None:
@@ -163,7 +163,7 @@ class Session:
         return held == version - 1 if delta else held != version
 
     def check(self, layer: int) -> int:
-        """Of the global value that is wanted."""
+        """CRC-32C that the plan gives for the layer's global value."""
         if self._gathering is None:
             raise RuntimeError(f"no value of layer {layer} is wanted")
         return self._gathering.checks[layer]
@@ -264,7 +264,7 @@ class Session:
         return []
 
     def _note_versions(self) -> None:
-        """Where values of the plan are not those that went before, nothing of what the device has is of any use."""
+        """Note the plan's versions; where they do not follow those before, nothing that the device has is of use."""
         plan, task = self._plan, self._task
         if (
             self._manifest is None

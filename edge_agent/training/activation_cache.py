@@ -1,4 +1,4 @@
-"""Where do the input side's activations wait until training reads them? In a file, not in memory.
+"""The activation cache: the input side's activations wait in a file, not in memory, until training reads them.
 
 Rows are appended as they are computed, and read one by one into the batch that wants them. There is no memory map: its
 pages would count as the process's memory, and a write through one kills the process on a full disk, where `pwrite`

@@ -1,4 +1,4 @@
-"""Does memory that was freed go back to the system? With the C library's defaults, hardly; a board needs it to.
+"""Has freed memory go back to the system; with the C library's defaults hardly any of it does, and a board needs it.
 
 glibc's malloc keeps what it is given back, in an arena for each thread, and takes ever larger blocks from there once
 such have been freed. A device that receives a model of 25 MiB then stays 120 MiB larger for good. With a threshold that

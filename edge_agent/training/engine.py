@@ -1,4 +1,4 @@
-"""What does a device ask of an inference engine? To train a sub-model step by step, and to run frozen pieces forward.
+"""The interface of an inference engine: it trains a sub-model step by step, and runs frozen pieces forward.
 
 The learner knows an engine by this seam alone; `training.trainer` has the one that boards use. Another one has the
 methods of `Engine`, and passes the tests that are in `tests/test_engine.py`.
@@ -137,7 +137,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """Its name and version, for the operator."""
+        """The engine's name and version, for the operator."""
 
     def suited(self, sub_model: SubModel) -> SubModel:
         """The sub-model with those of its graphs that the engine takes.

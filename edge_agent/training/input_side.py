@@ -1,4 +1,4 @@
-"""How do samples come to the cut on a board that could not hold the whole network? Piece by piece.
+"""Brings samples to the cut on a board that could not hold the whole network, piece by piece.
 
 The frozen layers before the cut are run forward only. For all distinct samples that a round visits,
 

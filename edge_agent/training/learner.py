@@ -1,4 +1,4 @@
-"""How does a device learn in a round? Its copy of the model, its samples, and the trainer between them.
+"""How a device learns in a round: its copy of the model, its samples, and the trainer between them.
 
 The copy has two sides. The *global* value of every layer is the one that the device took last, and what its update is
 measured against. The *local* values, of the layers from the cut on, live in the trainer and drift as it trains; of the

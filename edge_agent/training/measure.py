@@ -1,4 +1,4 @@
-"""How much memory does training a sub-model take? The agent's own learner, on random samples, in a fresh process.
+"""Measures the memory that training a sub-model takes: the agent's own learner, on random samples, in a fresh process.
 
     python -m lamina.edge_agent.training.measure BUNDLE --cut 3
 

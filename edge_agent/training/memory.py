@@ -1,4 +1,4 @@
-"""How much memory does this process take, may it take, and did it take at most? From ``/proc`` and ``/sys``, on Linux.
+"""Tells how much memory this process takes, may take, and took at most: from ``/proc`` and ``/sys``, on Linux.
 
 What is free for training is the least of MemAvailable and, for every control group that the process is in, its limit
 less its use. A group's use counts without its inactive page cache, which the kernel gives up before it kills.

@@ -1,4 +1,4 @@
-"""How does a batch become a step: at once, or micro-batch by micro-batch where memory can't hold it?
+"""Makes a step of a batch: at once, or micro-batch by micro-batch where memory can't hold it.
 
 In parts, each sample of the batch weighs the same as it does at once. So the gradients, and the step, are those of the
 whole batch, but for batch norm: it sees a micro-batch at a time.

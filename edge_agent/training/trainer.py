@@ -1,4 +1,4 @@
-"""How does a board take a training step with an inference engine? The one file that imports onnxruntime.
+"""Takes training steps with ONNX Runtime. It is the one file that imports onnxruntime.
 
 A bundle's training graph computes forward, loss, backward and optimiser, with standard operators only. What it changes
 are its *resident vectors*: the parameters, the statistics and the optimiser's state, each a graph input, with its next

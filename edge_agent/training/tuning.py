@@ -1,4 +1,4 @@
-"""Which of the ways to run a training graph is the fastest on this board? It takes some steps in each, once.
+"""Finds the fastest form of a training graph on this board: it takes some steps in each, once.
 
 A bundle has its graphs in several forms, which differ in the operators that do the same: see `models.manifest`. Threads
 may wait for work actively or asleep. What is best depends on processor, engine and network, so it is measured, one way
@@ -201,7 +201,7 @@ def random_batch(spec: ModelSpec, cut: int, size: int) -> tuple[NDArray[np.gener
 
 
 def name_of(way: Way) -> str:
-    """For people."""
+    """Return the form's name for people."""
     return f"{way.form}, spinning" if way.spinning else way.form
 
 

@@ -1,4 +1,4 @@
-"""How does a layer of the cohort become one value? By the coordinator's own folds, over rows that lie at hand."""
+"""Averages a layer of the cohort by the coordinator's own folds, over rows that lie at hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where does a run go on that was killed? At its last checkpoint: one file, replaced as a whole."""
+"""The checkpoint at which a killed run goes on: one file, replaced as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are C devices divided over G lanes that work beside each other? Consecutively, so that the longest is shortest.
+"""Divides C devices over G lanes that work beside each other: consecutively, so that the longest is shortest.
 
 Each lane (a process, a machine, a GPU) gets a run of consecutive devices, and a round lasts as long as its longest
 lane. The division is exact. With S the running sum of the costs and T_g(c) the longest of g lanes over the first c

@@ -1,4 +1,4 @@
-"""What keeps a device from running away on its own data? FedProx: a pull towards the global value it started at.
+"""FedProx: a pull towards the global value that a device started at keeps it from running away on its own data.
 
 Li et al., "Federated Optimization in Heterogeneous Networks" (MLSys 2020, arXiv 1812.06127, equation 2). To a device's
 loss it adds mu/2 ||x - u||^2, so to its gradient

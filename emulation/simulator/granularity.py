@@ -1,4 +1,4 @@
-"""What is averaged as one: a layer, or a kernel apart from the rest of its layer?
+"""The unit of averaging: a layer, or a kernel apart from the rest of its layer.
 
 The published runs of arXiv 2110.10302 relax kernels only: the weights of convolutions and dense layers. Norms
 and biases, a few hundredths of the parameters, are averaged every round. `by_kernel` describes that to algorithms that

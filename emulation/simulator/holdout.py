@@ -1,4 +1,4 @@
-"""Which samples does nobody train on, and what are they for? To tune on, to be public, or to judge a device by its own.
+"""Samples that nobody trains on: to tune on, to be public, or to judge a device by its own.
 
 ==============  =====================================================================================================
 ``public``      a share of the training set that everybody has, without labels (`research.codistillation`);

@@ -1,4 +1,4 @@
-"""What has to be known of a run's network before devices train? Layers, variants, initial values."""
+"""What has to be known of a run's network before devices train: layers, variants, initial values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How is a run's network outlined? With torch: it is loaded, traced, and made narrow where devices take part so."""
+"""Outlines a run's network with torch: it is loaded, traced, and made narrow where devices take part so."""
 
 from __future__ import annotations
 

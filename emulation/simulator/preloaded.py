@@ -1,4 +1,5 @@
-"""What does the server of processes hold? All that they need of torch and of this package, out of the collector's way.
+"""What the server of processes loads in advance: all that they need of torch and of this package, out of the
+collector's way.
 
 A process shares the server's pages until it writes to them, and the garbage collector writes to every object that it
 looks at. Frozen objects are not looked at: 50 MiB a process that stay in common.

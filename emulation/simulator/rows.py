@@ -1,4 +1,4 @@
-"""How is a model's state laid out? As one row: the layers' values, as they cross the wire, one after another.
+"""A model's state as one row: the layers' values, as they cross the wire, one after another.
 
 A layer is one slice of the row, what a device trains from a cut onwards is a suffix of it, and a cohort is a matrix.
 """
@@ -25,7 +25,7 @@ def layer_offsets(spec: ModelSpec) -> tuple[int, ...]:
 
 
 def runs(offsets: Sequence[int], layers: Sequence[int]) -> Runs:
-    """Where these layers, ascending, stand in a row; neighbours are one run."""
+    """Return where these layers, ascending, stand in a row; neighbours are one run."""
     found: list[tuple[int, int]] = []
     for layer in layers:
         start, stop = offsets[layer], offsets[layer + 1]

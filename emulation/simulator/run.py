@@ -1,4 +1,4 @@
-"""How does a setting become a result? Once: what was computed before is read, what was broken off goes on."""
+"""Computes the result of a setting once: what was computed before is read, what was broken off goes on."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def known_result(setting: Setting, cache: Path) -> Result | None:
 
 
 def folder_of(setting: Setting, cache: Path) -> Path:
-    """Where a setting's run leaves everything."""
+    """Return the folder where a setting's run leaves everything."""
     return cache / setting.digest
 
 

@@ -67,12 +67,12 @@ class RunContext:
 
     @property
     def spec(self) -> ModelSpec:
-        """Of the network, in the setting's granularity."""
+        """The network's spec, in the setting's granularity."""
         return self.common.spec
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of every device in an average."""
+        """The weight of every device in an average."""
         by_examples = self.setting.aggregation.weighting == "num_examples"
         return {name: float(len(held)) if by_examples else 1.0 for name, held in self.common.held.items()}
 
@@ -139,7 +139,7 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
 
 
 def outline(setting: Setting, *, apart: bool) -> Outline:
-    """Of a setting's network. To load torch, and to trace a network, costs a process some 330 MiB, and one that
+    """Outline a setting's network. To load torch, and to trace a network, costs a process some 330 MiB, and one that
     conducts a pool needs neither afterwards: there a process of its own finds out, and its memory goes with it.
 
     Args:
@@ -170,7 +170,7 @@ def _judging(dataset: Dataset, validation: Collection[Indices]) -> tuple[Array, 
 
 
 def _ranges(parts: Mapping[str, Indices], start: int) -> dict[str, range]:
-    """Where each part stands, one after another from ``start`` on."""
+    """Return where each part stands, one after another from ``start`` on."""
     stops = list(accumulate((len(indices) for indices in parts.values()), initial=start))
     return {name: range(*ends) for name, ends in zip(parts, pairwise(stops), strict=True)}
 

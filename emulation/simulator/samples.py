@@ -1,4 +1,4 @@
-"""Which samples does a virtual device train on in a round? Its batches, from its own seeds alone.
+"""Chooses the samples that a virtual device trains on in a round: its batches, from its own seeds alone.
 
 The order is `data.sample_order`, a board's own; crops and flips are drawn from the seed, the device's name
 and the round. So a batch depends neither on the device's neighbours, nor on who computes it, nor on what came before.

@@ -1,4 +1,4 @@
-"""What is one simulated run? Everything that its result depends on, as frozen values.
+"""One simulated run: everything that its result depends on, as frozen values.
 
 The tables ``training``, ``cohorts``, ``aggregation`` and ``evaluation`` are those of ``federation.toml``
 (`lamina.coordinator.settings`), ``partition`` is that of an emulation.
@@ -145,7 +145,7 @@ class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
             raise ConfigError(f"training.hyperparameters.{min(unknown)}: SGD has momentum and weight_decay")
 
     def _check_exchange(self) -> None:
-        """Where logits are exchanged, nothing is averaged."""
+        """Check a setting in which logits are exchanged and nothing is averaged."""
         require(self.holdout.public > 0, "exchange = 'logits' needs public samples: set holdout.public, such as 0.2")
         require(
             self.reduction == "width" or self.fleet.tiers.count("strong") == self.fleet.present,

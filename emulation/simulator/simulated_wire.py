@@ -1,4 +1,4 @@
-"""What do values lose on the wire, and how many bytes do they take? The codecs, in a federation without messages.
+"""What values lose on the wire, and how many bytes they take: the codecs, in a federation without messages.
 
 Updates go through the device's codec, with its error feedback; new global values through the coordinator's codec of
 deltas, with its own. Both are the code of the real programs (`wire.chunks`, `session.error_feedback`,

@@ -1,4 +1,4 @@
-"""What happens in a round? Training, folds, new values, new intervals: a federation in one loop.
+"""A federation in one loop: training, folds, new values, new intervals.
 
 It is `rounds.federation` without messages: the same draw, the same folds, the same adjustment, over the same
 records. Nothing is lost on the way here, so there are no versions and no deadlines. All that is random follows from
@@ -271,20 +271,24 @@ class Simulation:
         )
 
     def _to_be_judged(self, cycle_ends: bool) -> bool:
-        """At the ends of cycles, where the global state is a whole; every so many rounds, and after the last."""
+        """Whether the model is judged now: at the ends of cycles, where the global state is a whole; every so many
+        rounds, and after the last.
+        """
         every, done = self.context.setting.evaluation.every, self.run_state.round
         phi = self.context.setting.aggregation.phi
         passed = done // every > (done - phi) // every
         return cycle_ends and (passed or self.finished)
 
     def _accuracy(self) -> float:
-        """Of the averaged model, with averaged running statistics, on the samples that judge it for all."""
+        """Return the accuracy of the averaged model, with averaged running statistics, on the samples that judge it for
+        all.
+        """
         samples, size = self.context.judged, self.context.setting.evaluation.batch_size
         tasks = [EvaluationTask(start, min(start + size, samples)) for start in range(0, samples, size)]
         return sum(outcome.right for outcome in self._backend.carry_out(tasks)) / samples
 
     def own_accuracies(self) -> dict[str, float]:
-        """Of the averaged model, by device, on the samples that the device kept: federated evaluation."""
+        """Return the averaged model's accuracy by device, on the samples that the device kept: federated evaluation."""
         own = self.context.own
         outcomes = self._backend.carry_out([EvaluationTask(part.start, part.stop) for part in own.values()])
         return {device: outcome.right / outcome.samples for device, outcome in zip(own, outcomes, strict=True)}

@@ -136,5 +136,5 @@ def _(tensors: Sequence[Tensor], call: int) -> list[Tensor]:
 
 
 def again(tensors: Sequence[Tensor], call: int) -> list[Tensor]:
-    """In place of the operator: the user's function, with its backward pass."""
+    """Stands in place of the operator: the user's function, with its backward pass."""
     return _CALLS[call](tensors)

@@ -1,4 +1,4 @@
-"""How does a vector of floats become bytes, and back? By one of the codecs named here.
+"""The codecs: each turns a vector of floats into bytes, and back.
 
 | name              | wire id | bits     | what is lost of an element                                           |
 | ----------------- | ------- | -------- | -------------------------------------------------------------------- |

@@ -1,4 +1,4 @@
-"""What is a codec?"""
+"""The interface of a codec."""
 
 from __future__ import annotations
 

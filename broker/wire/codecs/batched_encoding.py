@@ -1,4 +1,5 @@
-"""Where do the tensors of many small layers stand when their kernels lie side by side, each layer's in whole blocks?
+"""The layout of the tensors of many small layers that are encoded at once: kernels side by side, each layer's in whole
+blocks.
 
     | kernels of layer 0, zeros up to a block | kernels of layer 1, zeros | ...      the blocks of a run
     | the rest of layer 0 | the rest of layer 1 | ...                                its floats
@@ -92,7 +93,7 @@ def side_by_side(shapes: tuple[Shapes, ...], block: int, per_byte: int, most: in
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a layer of a run stands.
+    """The place of a layer in a run.
 
     Attributes:
         size: elements of its vector.
@@ -170,7 +171,7 @@ class Run:
 
 
 def _slices(shapes: Shapes) -> _Parts:
-    """Where kernels are in a layer's vector, and where the rest is; neighbours of a kind as one."""
+    """Return where kernels are in a layer's vector, and where the rest is; neighbours of a kind count as one."""
     kernels: list[slice] = []
     others: list[slice] = []
     start = 0
@@ -190,6 +191,6 @@ def _total(parts: Sequence[slice]) -> int:
 
 
 def _one_by_one(parts: Sequence[slice], start: int) -> list[slice]:
-    """Where such parts are when they follow one another from ``start`` on."""
+    """Return where such parts are when they follow one another from ``start`` on."""
     edges = pairwise(accumulate((part.stop - part.start for part in parts), initial=start))
     return [slice(*edge) for edge in edges]

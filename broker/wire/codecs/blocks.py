@@ -1,4 +1,4 @@
-"""How is a vector written in few bits an element? In blocks with a scale each, their codes packed, then squeezed.
+"""Writes a vector in few bits an element: in blocks with a scale each, whose codes are packed and then entropy coded.
 
 | bytes   | field                                                                                          |
 | ------- | ---------------------------------------------------------------------------------------------- |

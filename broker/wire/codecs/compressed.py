@@ -1,4 +1,4 @@
-"""How are a codec's bytes made fewer? Sorted into planes, then compressed by Zstandard at level 1.
+"""Compresses a codec's bytes: they are sorted into planes, and then go through Zstandard at level 1.
 
 Plane k holds byte k of every element. The plane of the exponents compresses; the low bits of the fractions are noise
 wherever they stand, but apart they no longer interrupt the rest.

@@ -1,4 +1,4 @@
-"""Do these bytes compress? Then by Zstandard, else they stay as they are; a first byte tells which.
+"""Entropy coding: bytes that compress go through Zstandard, others stay as they are; a first byte tells which.
 
 Codes of quantised floats have no repetitions but runs of zeros: what makes them fewer is Zstandard's Huffman stage,
 which reaches their entropy. So the search for repetitions is made as short as it can be, with a table of 64 entries,

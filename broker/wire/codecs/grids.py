@@ -1,4 +1,4 @@
-"""On which few values are the floats of a block put? On a grid: codes of 1 to 8 bits times one scale a block.
+"""Grids on which the floats of a block are put: codes of 1 to 8 bits times one scale a block.
 
 | grid         | bits | values before the scale      | scale                     |
 | ------------ | ---- | ---------------------------- | ------------------------- |

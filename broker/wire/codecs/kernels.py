@@ -1,4 +1,4 @@
-"""Which tensors of a layer may be coarse? Its kernels; biases, norms and statistics go as float16.
+"""Quantises a layer's kernels coarsely; biases, norms and statistics go as float16.
 
 The latter are few (1% of a convolutional network) and delicate: a shift of a running variance is a thousand times one
 of a weight, so with a common scale, or in a common choice of the largest elements, one would drown the other.

@@ -1,4 +1,4 @@
-"""How is a matrix sent as the product of two thin ones? By subspace iteration, both factors as bfloat16.
+"""Sends a matrix as the product of two thin ones, found by subspace iteration; both factors are bfloat16.
 
 After PowerSGD (Vogels et al., arXiv 1905.13727). A kernel (out, ...) is taken as a matrix M (m, n), m = out:
 

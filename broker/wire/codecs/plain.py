@@ -1,4 +1,4 @@
-"""How are floats written as they are, in 4 bytes or in 2? Little-endian, whatever the machine."""
+"""Writes floats as they are, in 4 bytes or in 2, little-endian on every machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are only the largest elements sent? Their places as gaps, their values coarsely; the others count as zero.
+"""Sends the largest elements only: their places as gaps, their values coarsely; the others count as zero.
 
 | bytes   | field                                                                                                     |
 | ------- | --------------------------------------------------------------------------------------------------------- |

@@ -29,7 +29,7 @@ class Backend(Protocol):
 
     @property
     def arrays(self) -> RunArrays:
-        """Where the states are."""
+        """The arrays that hold the states."""
 
     def carry_out(self, tasks: Sequence[RunTask]) -> list[TaskResult]:
         """Do all of them; outcomes in the order of the tasks. No two tasks are of one slot."""

@@ -29,7 +29,7 @@ class Loop:
 
     @property
     def arrays(self) -> RunArrays:
-        """Where the states are."""
+        """The arrays that hold the states."""
         return self._runner.arrays
 
     def carry_out(self, tasks: Sequence[RunTask]) -> list[TaskResult]:

@@ -1,4 +1,4 @@
-"""How does torch train on rows? A network whose tensors are views of one flat row, gradients likewise.
+"""Trains rows with torch: a network whose tensors are views of one flat row, and gradients likewise.
 
 Loading a device's state is then one copy, and a step of SGD a few operations on whole rows, whatever the number of
 tensors.
@@ -66,7 +66,7 @@ class Network:
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """For x (B, *input_shape), (B, classes), in inference mode."""
+        """Return the logits (B, classes) for x (B, *input_shape), in inference mode."""
         self._module.eval()
         logits: Tensor = self._module(_channels_last(x))
         return logits

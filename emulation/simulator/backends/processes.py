@@ -1,4 +1,4 @@
-"""How does the simulator start processes? From a server that has torch loaded: at once, with its pages in common."""
+"""Starts the simulator's processes from a server that has torch loaded: at once, with its pages in common."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def context() -> ForkServerContext:
-    """Of all processes that the simulator starts."""
+    """The context of all processes that the simulator starts."""
     # The server is started by `python -c`, which would put the current folder first on its path.
     os.environ["PYTHONSAFEPATH"] = "1"
     found = multiprocessing.get_context("forkserver")

@@ -1,4 +1,4 @@
-"""Where do the virtual devices' states and the data lie? In arrays that several processes can see, without copies.
+"""The arrays of the virtual devices' states and of the data, which several processes can see without copies.
 
 Only the active devices of a cycle have a state: a *slot* each. All others are an entry in a partition.
 """
@@ -112,7 +112,7 @@ def shared_arrays(slots: int, row_size: int, data: Sequence[Array]) -> Iterator[
 
 
 def _memory_folder(needed_bytes: int) -> Path | None:
-    """Where files are memory, if it has the room; ``None`` is the usual place of temporary files."""
+    """Return a folder whose files are memory, if it has the room; ``None`` is the usual place of temporary files."""
     if _MEMORY_FILES.is_dir() and shutil.disk_usage(_MEMORY_FILES).free > _ROOM * needed_bytes:
         return _MEMORY_FILES
     return None

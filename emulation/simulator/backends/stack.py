@@ -46,7 +46,7 @@ class Stack:
 
     @property
     def arrays(self) -> RunArrays:
-        """Where the states are."""
+        """The arrays that hold the states."""
         return self._runner.arrays
 
     def carry_out(self, tasks: Sequence[RunTask]) -> list[TaskResult]:
@@ -99,7 +99,7 @@ class Stack:
         ]
 
     def _batches(self, tasks: list[TrainingTask]) -> Iterator[tuple[Tensor, Tensor]]:
-        """For every step the samples of all devices."""
+        """Yield, for every step, the samples of all devices."""
         common = self._runner.common
         order = np.stack(
             [

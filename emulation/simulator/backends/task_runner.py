@@ -61,11 +61,11 @@ class LoadedVariant:
 
     @property
     def narrow(self) -> bool:
-        """Its row is a part of the whole one."""
+        """Whether the variant's row is a part of the whole one."""
         return not isinstance(self.place, slice)
 
     def place_from(self, start: int) -> Any:
-        """Where the elements of the variant's row from ``start`` on stand in the whole row."""
+        """Return where the elements of the variant's row from ``start`` on stand in the whole row."""
         return self.place[start:] if self.narrow else slice(start, None)
 
 

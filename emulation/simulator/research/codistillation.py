@@ -1,4 +1,4 @@
-"""What if devices told each other what they conclude, not what they have learned? Co-distillation on a public set.
+"""Co-distillation on a public set: devices tell each other what they conclude, not what they have learned.
 
 Every device keeps a network of its own, of any width. What crosses the wire is logits on samples that everybody has, P
 of them: P times the number of classes, whatever the size of the network. Everybody learns from the mean.

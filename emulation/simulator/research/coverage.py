@@ -1,4 +1,4 @@
-"""How is a layer averaged over devices that each hold a part of it? Element by element, over those that hold it.
+"""Averages a layer over devices that each hold a part of it: element by element, over those that hold it.
 
     server:   u_k = mean over the devices that cover element k; unchanged where none does
 

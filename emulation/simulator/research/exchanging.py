@@ -1,4 +1,4 @@
-"""What happens in a round in which devices exchange logits? `research.codistillation`, in one loop.
+"""A round in which devices exchange logits: `research.codistillation`, in one loop.
 
 It stands beside `simulator.simulation`, with the same records and checkpoints. There is no global state: in a
 `State` of this loop, ``base`` holds the mean logits, flat, and ``rows`` every device's network, not the cohort's alone.
@@ -103,7 +103,7 @@ class Exchange:
         return record, None
 
     def own_accuracies(self) -> dict[str, float]:
-        """Of each device's own network, on the samples that the device kept."""
+        """Return the accuracy of each device's own network, on the samples that the device kept."""
         own = {device: place for device, place in self.context.own.items() if device in self._slots}
         with one_thread():
             return {device: self._right(device, place) / len(place) for device, place in own.items()}

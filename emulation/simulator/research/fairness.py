@@ -1,4 +1,4 @@
-"""How good is the model for each device, by its own samples? Mean, spread, and the worst tenth of the devices.
+"""Judges the model for each device, by its own samples: mean, spread, and the worst tenth of the devices.
 
 Federated evaluation: a model that is right for all samples together may fail those whose data are unlike the others'.
 The worst tenth is the mean of the worst ceil(m/10) of m devices, as in Li et al., "Fair Resource Allocation in
@@ -29,7 +29,7 @@ class DeviceSpread:
 
 
 def device_spread(accuracies: Collection[float]) -> DeviceSpread:
-    """Of at least one device's accuracy, from 0 to 1."""
+    """Summarise at least one device's accuracy, from 0 to 1."""
     percent = sorted(100 * accuracy for accuracy in accuracies)
     worst = percent[: math.ceil(len(percent) / 10)]
     spread = statistics.stdev(percent) if len(percent) > 1 else 0.0

@@ -1,4 +1,5 @@
-"""In which layers do devices drift apart in what they represent? Similarity of activations, pair by pair of a cohort.
+"""Shows in which layers devices drift apart in what they represent: similarity of activations, pair by pair of a
+cohort.
 
 After a run, every device of one more cohort makes its local steps; before anything is averaged, all of them see the
 same held-out samples, and each layer's activations are compared between every two devices.
@@ -47,7 +48,7 @@ class Likeness:
     matrices: Mapping[str, NDArray[np.float64]]
 
     def pairs(self, measure: str) -> NDArray[np.float64]:
-        """Of every two devices, (layers, pairs)."""
+        """The similarity of every two devices, (layers, pairs)."""
         first, second = np.triu_indices(len(self.devices), 1)
         values: NDArray[np.float64] = self.matrices[measure][:, first, second]
         return values
@@ -59,7 +60,7 @@ class Likeness:
 
 
 def likeness(context: RunContext, values: Row, samples: int = SAMPLES) -> Likeness:
-    """Of a cohort that made a round's local steps from one global state.
+    """Return the similarity within a cohort that made a round's local steps from one global state.
 
     Args:
         context: of the run.
@@ -119,7 +120,7 @@ def _activations(context: RunContext, row: Row, x: Tensor) -> dict[str, NDArray[
 
 
 def _last_modules(spec: ModelSpec) -> dict[str, str]:
-    """By layer's name, the module of its last tensor: the norm, where a convolution has one."""
+    """Return, by layer's name, the module of its last tensor: the norm, where a convolution has one."""
     owner = {tensor.name: tensor.name.rpartition(".")[0] for tensor, _ in places(spec)}
     return {layer.name: owner[(*layer.parameters, *layer.statistics)[-1].name] for layer in spec.layers}
 

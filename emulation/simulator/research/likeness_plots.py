@@ -1,4 +1,4 @@
-"""What does likeness by depth look like? Curves over the layers, and maps of every pair of devices."""
+"""Plots similarity by depth: curves over the layers, and maps of every pair of devices."""
 
 from __future__ import annotations
 

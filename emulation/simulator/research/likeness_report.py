@@ -1,4 +1,4 @@
-"""What does a study say of likeness? A table over all its seeds, curves by depth, and maps of pairs of devices."""
+"""Reports a study's similarity: a table over all its seeds, curves by depth, and maps of pairs of devices."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def compare_layers(results: Mapping[str, Sequence[Result]], cache: Path, folder:
 
 
 def _after(run: Result, cache: Path) -> Likeness:
-    """Of one more cohort after a run."""
+    """Return the similarity of one more cohort after a run."""
     context = prepare_run(run.setting)
     return likeness(context, to_row(context.spec, read_values(folder_of(run.setting, cache) / "model.safetensors")))

@@ -1,4 +1,4 @@
-"""How else can a small device take part? Width reduction: it trains a network of fewer channels, out of the large one.
+"""Width reduction: a small device trains a network of fewer channels, out of the large one.
 
 Diao, Ding and Tarokh, "HeteroFL: Computation and Communication Efficient Federated Learning for Heterogeneous Clients"
 (ICLR 2021, arXiv 2010.01264), in its static form; Horvath et al., "FjORD: Fair and Accurate Federated Learning under
@@ -110,7 +110,7 @@ def matching_ratio(definition: Definition, spec: ModelSpec, capacity: float, bat
 
 
 def positions(spec: ModelSpec, narrow: ModelSpec) -> NDArray[np.int64]:
-    """Where every element of a narrow network's row stands in the row of the whole one."""
+    """Return where every element of a narrow network's row stands in the row of the whole one."""
     found = []
     for (tensor, place), (small, _) in zip(places(spec), places(narrow), strict=True):
         whole = np.arange(place.start, place.stop).reshape(tensor.shape)

@@ -1,4 +1,4 @@
-"""What does a study look like? Its methods in one figure each: accuracy against traffic, and against capacity."""
+"""The figures of a study: its methods in one figure each, accuracy against traffic, and against capacity."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def draw_capacities(results: Results) -> Figure:
 
 
 def mean_capacity(result: Result) -> float:
-    """Of the devices that take part."""
+    """Return the mean capacity of the devices that take part."""
     devices = sum(tier.devices for tier in result.tiers)
     return sum(tier.devices * tier.capacity for tier in result.tiers) / devices
 
@@ -73,7 +73,7 @@ def draw_study(folder: Path, results: Results, cache: Path) -> list[Path]:
 
 
 def _interval_figures(label: str, result: Result, cache: Path) -> dict[str, Figure]:
-    """Those of the first seed."""
+    """Draw the intervals of the first seed."""
     setting = result.setting
     if setting.aggregation.phi == 1:
         return {}

@@ -1,4 +1,4 @@
-"""How are many runs carried out? Beside each other, a process each, while there are enough; else one after another.
+"""Carries out many runs: beside each other, a process each, while there are enough; else one after another.
 
 A run alone gains from a pool of processes for its devices; many runs gain more from a process each: nothing is shared,
 and nobody waits at the end of a round.
@@ -118,7 +118,9 @@ def _beside(settings: Sequence[Setting], means: Means, lanes: int, tally: _Tally
 
 @contextmanager
 def _executor(starting: Any, lanes: int, counter: Any) -> Iterator[ProcessPoolExecutor]:
-    """Its runs are broken off, and go on from their checkpoints another time, where the caller is."""
+    """Yield an executor. If the caller ends early, its runs are broken off, and go on from their checkpoints another
+    time.
+    """
     executor = ProcessPoolExecutor(lanes, starting, _equip, (counter,))
     try:
         yield executor

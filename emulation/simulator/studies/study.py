@@ -1,4 +1,4 @@
-"""What is one table or figure? A study: several methods, each over several seeds, in one setting.
+"""A study is one table or figure: several methods, each over several seeds, in one setting.
 
 name = "fedlama"
 question = "Does averaging each layer at its own pace keep the accuracy?"

@@ -1,4 +1,4 @@
-"""How does a study become its table? Plan, runs, table, figures; all that it leaves is in its folder."""
+"""Carries out a study: plan, runs, table, figures; all that it leaves is in its folder."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def sweep(
 
 
 def folder_of_study(study: Study, scale: Scale, out: Path) -> Path:
-    """Where a study leaves its table, CSV and figures."""
+    """Return the folder where a study leaves its table, CSV and figures."""
     return out / (study.name if scale == "full" else f"{study.name}-{scale}")
 
 

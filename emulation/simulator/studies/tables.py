@@ -1,4 +1,4 @@
-"""What came out of a study? Its table, beside the paper's column, and whether it shows what it should."""
+"""The result of a study: its table, beside the paper's column, and whether it shows what it should."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """In a line."""
+        """The claim's verdict in a line."""
         claim = self.claim
         wanted = [f"at least {claim.least:+g} points" if claim.least else "ahead"]
         wanted += [f"by more than the largest spread, {self.largest_spread:.2f}"] if claim.beyond_spread else []
@@ -108,7 +108,7 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
 
 
 def heads(table: Sequence[Entry]) -> tuple[str, ...]:
-    """Of the columns of `cells`."""
+    """The heads of the columns of `cells`."""
     return (*HEADS, *(DEVICE_HEADS if any(entry.devices for entry in table) else ()))
 
 
