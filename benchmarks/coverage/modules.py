@@ -62,7 +62,7 @@ class ModuleNet(nn.Module):
         scaled = x * self.scale + self.shift if self.arguments.floating else x
         results = self.results(scaled)
         if self.joined:
-            return self.head(torch.cat([result.reshape(len(result), -1) for result in results], 1))  # type: ignore[no-any-return]
+            return self.head(torch.cat([result.reshape(result.shape[0], -1) for result in results], 1))  # type: ignore[no-any-return]
         rows = scaled.to(self.weight.dtype).flatten(1)
         return self.head(rows) + sum(result.mean() for result in results) * self.weight  # type: ignore[no-any-return]
 

@@ -31,7 +31,7 @@ _PACKED = (
 _MOMENTUM = "a batch norm with momentum=None counts its batches, which a graph can't: give it a momentum, such as 0.1"
 _ON_BATCH = (
     "it works for one batch size only, and devices train with others: don't write the batch size as a number or let a "
-    "decision depend on it, and keep the samples in dimension 0: x.flatten(1) or x.reshape(len(x), -1)"
+    "decision depend on it, and keep the samples in dimension 0: x.flatten(1) or x.reshape(x.shape[0], -1), not len(x)"
 )
 
 
