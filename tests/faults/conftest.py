@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.broker)
+            item.add_marker(pytest.mark.faults)
 
 
 @pytest.fixture(scope="session")
