@@ -20,6 +20,7 @@ from lamina.emulation.simulator.studies.study import Claim, Study, merged, plan,
 from lamina.emulation.simulator.studies.studying import conduct, sweep
 from lamina.emulation.simulator.studies.tables import ClaimVerdict, entries, verdicts
 from lamina.models.errors import ConfigError
+from tests.patience import PATIENCE_S
 from tests.simulated import setting
 
 pytestmark = pytest.mark.no_cover  # simulations: see conftest.py
@@ -231,8 +232,8 @@ def test_a_killed_command_takes_its_lanes_along_and_goes_on_to_the_same_models(t
     )
     command = [sys.executable, "-m", "lamina.coordinator.cli", "simulate", str(path), "--processes", "2", "--out"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=EXPERIMENTS.parent, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "killed").glob("simulations/*/rounds.csv"))) < 2 and time.monotonic() < deadline:
+    deadline = time.monotonic() + PATIENCE_S
+    while not list((tmp_path / "killed").glob("simulations/*/rounds.csv")) and time.monotonic() < deadline:
         time.sleep(0.02)
     lanes = _descendants(killed.pid)
     killed.send_signal(signal.SIGKILL)
