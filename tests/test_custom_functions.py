@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lamina.models.build import build_bundle
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
-from lamina.models.graph import recurrent, tracing
+from lamina.models.graph import stand_ins, tracing
 from tests.test_proof import Between, Body, network
 
 
@@ -95,7 +95,7 @@ def test_the_backward_pass_is_the_users(tmp_path: Path, body: Body) -> None:
 def test_a_dropped_backward_pass_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it was before such functions were kept whole."""
     operator = torch.ops.lamina.autograd_function.default
-    monkeypatch.setitem(recurrent.STAND_INS, operator, lambda tensors, call: [tensors[0] * 1.0])
+    monkeypatch.setitem(stand_ins.STAND_INS, operator, lambda tensors, call: [tensors[0] * 1.0])
     with pytest.raises(ModelError, match=r"gradient of .* is off by 300 %.*the autograd function Reversal"):
         build_bundle(network(lambda module, h: reverse(h, 0.5)), tmp_path / "bundle", batch_size=4)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from benchmarks.coverage.judge import Verdict, judged
 from benchmarks.coverage.operators import spread, tensors_in
@@ -61,7 +62,7 @@ class ModuleNet(nn.Module):
         scaled = x * self.scale + self.shift if self.arguments.floating else x
         results = self.results(scaled)
         if self.joined:
-            return self.head(torch.cat([result.flatten(1) for result in results], 1))  # type: ignore[no-any-return]
+            return self.head(torch.cat([result.reshape(result.shape[0], -1) for result in results], 1))  # type: ignore[no-any-return]
         rows = scaled.to(self.weight.dtype).flatten(1)
         return self.head(rows) + sum(result.mean() for result in results) * self.weight  # type: ignore[no-any-return]
 
@@ -189,6 +190,8 @@ def _network(
         return "it has no floating-point result"
     torch.manual_seed(0)
     net = ModuleNet(_module(entry, sample), shape, arguments)
+    if any(map(is_lazy, net.parameters())):
+        net.results(drawn(BATCH))  # which gives its parameters a shape
     if all(each and each[0] == samples for samples in (2, BATCH) for each in shapes[samples]) and all(
         two[1:] == four[1:] for two, four in zip(shapes[2], shapes[BATCH], strict=True)
     ):

@@ -6,13 +6,11 @@ differentiable, with a symbolic batch extent. Every tensor of the module stands 
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +20,10 @@ from torch.export.graph_signature import InputKind
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.custom_functions import FunctionCall, kept_whole
+from lamina.models.graph.inlining import inline_blocks
 from lamina.models.graph.recurrent_stacks import take_apart, without_dead_ends
+from lamina.models.graph.traceable_losses import traceable_losses
+from lamina.models.graph.untraceable import Witness, misfit, reason, with_plain_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +65,17 @@ def trace(definition: Definition, *, training: bool) -> Forward:
         ModelError: the module can't be traced, or does not return one tensor (N, classes).
     """
     sample = torch.zeros((2, *definition.input_shape), dtype=getattr(torch, definition.input_dtype))
+    if misfitting := misfit(definition.module):
+        raise ModelError(f"model {definition.name}: {misfitting}")
     _refuse_hooks(definition)
     functions: list[FunctionCall] = []
+    witness = Witness()
     with (
         mode_of(definition.module, training=training),
         kept_whole(functions),
         _no_hooks(),
+        witness.watching(),
+        traceable_losses(),
         warnings.catch_warnings(action="ignore"),
     ):
         try:
@@ -77,7 +83,13 @@ def trace(definition: Definition, *, training: bool) -> Forward:
                 definition.module, (sample,), dynamic_shapes=({0: torch.export.Dim("N")},), strict=False
             )
         except Exception as error:  # whatever the module's own code raises
-            raise ModelError(_untraceable(definition.name, error)) from error
+            raise ModelError(
+                f"model {definition.name}: its forward pass can't be traced: {reason(error, witness)}"
+            ) from error
+    try:
+        inline_blocks(exported.graph_module)
+    except ModelError as error:
+        raise ModelError(f"model {definition.name}: {error}") from error
     return _forward(definition, exported, tuple(functions))
 
 
@@ -105,7 +117,7 @@ def _forward(
     return Forward(
         name=definition.name,
         sample=samples[0],
-        output=_output(definition, exported.graph),
+        output=_output(definition, exported.graph, example(samples[0]).shape[0]),
         operators=tuple(node for node in exported.graph.nodes if node.op == "call_function"),
         tensors=tensors,
         values=values,
@@ -114,12 +126,20 @@ def _forward(
     )
 
 
-def _output(definition: Definition, graph: fx.Graph) -> fx.Node:
+def _output(definition: Definition, graph: fx.Graph, batch: Any) -> fx.Node:
     (returned,) = next(node for node in graph.nodes if node.op == "output").args
     outputs = returned if isinstance(returned, tuple | list) else (returned,)
     shapes = [tuple(example(output).shape) if isinstance(output, fx.Node) else None for output in outputs]
-    if len(outputs) != 1 or shapes[0] is None or len(shapes[0]) != 2 or shapes[0][1] != definition.classes:
-        shown = ", ".join("no tensor" if shape is None else "x".join(map(str, shape)) for shape in shapes)
+    logits = shapes[0]
+    if (
+        len(outputs) != 1
+        or logits is None
+        or len(logits) != 2
+        or logits[1] != definition.classes
+        or str(batch) != str(logits[0])
+    ):
+        written = ("no tensor" if shape is None else " x ".join(map(str, shape)) for shape in shapes)
+        shown = with_plain_names(", ".join(written))
         raise ModelError(
             f"model {definition.name}: its module must return logits (N, {definition.classes}), and returns {shown}"
         )
@@ -187,14 +207,3 @@ def _no_hooks() -> Iterator[None]:
     finally:
         for name, original in before.items():
             setattr(Tensor, name, original)
-
-
-def _untraceable(name: str, error: Exception) -> str:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_torchs(frame.filename)]
-    place = f" (line {own[-1].lineno} of {own[-1].filename})" if own else ""
-    return f"model {name}: its forward pass can't be traced: {reason}{place}"
-
-
-def _is_torchs(filename: str) -> bool:
-    return Path(torch.__file__).parent in Path(filename).parents or filename.startswith("<") or filename == __file__

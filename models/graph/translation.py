@@ -17,7 +17,7 @@ from lamina.models.graph.tracing import Forward, example
 from lamina.models.graph.values import Call, Form, Value, form_of
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
-_HALF = "numbers of 16 bits are not supported, since devices train in float32: leave out half(), bfloat16() or to()"
+_HALF = "numbers of 16 bits are not supported, since devices train in float32: leave out half(), bfloat16(), autocast"
 _COMPLEX = "complex numbers are not supported here: compute with the real and the imaginary part"
 _ELEMENT_TYPES_ADVICE = {"float16": _HALF, "bfloat16": _HALF, "complex64": _COMPLEX, "complex128": _COMPLEX}
 

@@ -68,8 +68,10 @@ def extent_of(extent: Any, batch: Any) -> Extent:
         return extent
     times = extent // batch
     if str(times * batch) != str(extent):
+        shown = str(extent).replace(str(batch), "N")
         raise ModelError(
-            f"an extent of a tensor is {extent}; with the batch {batch} it may be a multiple of {batch} only"
+            f"an extent of a tensor is {shown}, with N samples in the batch; it may only be a multiple of N: "
+            f"keep the samples apart, in dimension 0"
         )
     return Batched(int(times))
 
