@@ -44,7 +44,7 @@ from benchmarks.torch_step import random_batch
 from lamina.models.build import build_bundle
 from lamina.models.bundle import read_bundle
 from lamina.models.definition import load_definition
-from lamina.models.fitting import Way
+from lamina.models.fitting import MemoryPlan
 from lamina.models.manifest import ONNXRUNTIME_TRAINING
 
 QUESTION = "How fast and how light is a training step on a board's engine?"
@@ -272,7 +272,7 @@ def _table(found: Found) -> list[Row]:
 def _agents_peaks() -> Figures:
     """What the agent takes in all, in the standard form, which it runs where memory is short."""
     rows = list(compared("resnet20"))
-    at_once = [measured for way, _, measured in rows if way.endswith(Way(0).text)]
+    at_once = [measured for way, _, measured in rows if way.endswith(MemoryPlan(0).text)]
     return {
         "predicted_vs_measured_peak": furthest(predicted / measured for _, predicted, measured in rows),
         "weak_peak_vs_full_peak_standard_form": at_once[-1] / at_once[0],

@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.reporting import Figures, Row, main
 from lamina.coordinator.settings import Aggregation, Evaluation, Training
 from lamina.emulation.experiment import BrokerKind, Experiment, Group
-from lamina.emulation.progress import Progress
+from lamina.emulation.progress import ProgressDisplay
 from lamina.emulation.run import open_broker, prepare, train
 
 _MODEL = """
@@ -57,7 +57,7 @@ def _round_seconds(folder: Path, model: str, broker: BrokerKind, rounds: int) ->
     )
     prepared = prepare(experiment)
     with open_broker(broker) as endpoint:
-        outcome = asyncio.run(train(prepared, endpoint, Progress(Console(quiet=True))))
+        outcome = asyncio.run(train(prepared, endpoint, ProgressDisplay(Console(quiet=True))))
     return [record.round_s for record in outcome.rounds[5:]]  # the first ones wait for processes to start
 
 

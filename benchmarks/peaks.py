@@ -17,7 +17,7 @@ from benchmarks.reporting import Figures, Row, main
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import load_definition
-from lamina.models.fitting import Way
+from lamina.models.fitting import MemoryPlan
 from lamina.models.machine import module_command
 from lamina.models.manifest import SubModel
 
@@ -45,31 +45,31 @@ def furthest(ratios: Iterable[float]) -> float:
 
 
 def compared(source: str) -> Iterator[tuple[str, float, float]]:
-    """What way, its predicted peak, and its measured one, in MiB, at each tier of a network."""
+    """The memory plan, its predicted peak, and its measured one, in MiB, at each tier of a network."""
     with tempfile.TemporaryDirectory() as folder:
         build_bundle(load_definition(source), Path(folder) / "bundle", batch_size=BATCH_SIZE)
         bundle = read_bundle(Path(folder) / "bundle")
         cuts = bundle.manifest.spec.cuts
         for cut in dict.fromkeys((cuts[0], cuts[len(cuts) // 2], cuts[-1])):
-            for way in _ways(bundle.manifest.sub_model(cut)):
-                yield f"cut {cut}, {way.text}", way.peak_mib, measured_mib(bundle, way)
+            for plan in _plans(bundle.manifest.sub_model(cut)):
+                yield f"cut {cut}, {plan.text}", plan.peak_mib, measured_mib(bundle, plan)
 
 
-def measured_mib(bundle: Bundle, way: Way) -> float:
-    """The peak of a fresh process that trains in this way."""
-    command = [*module_command("lamina.edge_agent.training.measure"), str(bundle.folder), "--cut", str(way.cut)]
-    command += ["--micro-batch", str(way.micro_batch)] + ["--recompute"] * way.recomputes
+def measured_mib(bundle: Bundle, plan: MemoryPlan) -> float:
+    """The peak of a fresh process that trains in this plan."""
+    command = [*module_command("lamina.edge_agent.training.measure"), str(bundle.folder), "--cut", str(plan.cut)]
+    command += ["--micro-batch", str(plan.micro_batch)] + ["--recompute"] * plan.checkpoints
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout)["peak_mib"])
 
 
-def _ways(sub_model: SubModel) -> Iterator[Way]:
+def _plans(sub_model: SubModel) -> Iterator[MemoryPlan]:
     if sub_model.cost:
-        yield Way(sub_model.cut, peak_mib=sub_model.cost.peak_mib(BATCH_SIZE))
+        yield MemoryPlan(sub_model.cut, peak_mib=sub_model.cost.peak_mib(BATCH_SIZE))
     if sub_model.cost_in_parts:
-        yield Way(sub_model.cut, MICRO_BATCH, peak_mib=sub_model.cost_in_parts.peak_mib(MICRO_BATCH))
+        yield MemoryPlan(sub_model.cut, MICRO_BATCH, peak_mib=sub_model.cost_in_parts.peak_mib(MICRO_BATCH))
     if sub_model.cost_recomputing:
-        yield Way(sub_model.cut, BATCH_SIZE, True, sub_model.cost_recomputing.peak_mib(BATCH_SIZE))
+        yield MemoryPlan(sub_model.cut, BATCH_SIZE, True, sub_model.cost_recomputing.peak_mib(BATCH_SIZE))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from torch import Tensor, fx, nn
 
 from lamina.models.definition import Definition
 from lamina.models.graph.anatomy import dissect
-from lamina.models.graph.sections import Point, end, starts
-from lamina.models.graph.tracing import Forward, trace
+from lamina.models.graph.sections import CutPoint, end, starts
+from lamina.models.graph.tracing import TracedForward, trace
 from lamina.models.spec import ModelSpec
 
 Array = NDArray[Any]
@@ -72,7 +72,7 @@ def _behind(definition: Definition, spec: ModelSpec, cut: int) -> tuple[nn.Modul
     return frozen, _section(training, starts(training, spec)[cut], end(training))
 
 
-def _section(forward: Forward, start: Point, stop: Point) -> fx.GraphModule:
+def _section(forward: TracedForward, start: CutPoint, stop: CutPoint) -> fx.GraphModule:
     """The operators between two points as a module of the activation at the first."""
     graph, root = fx.Graph(), nn.Module()
     boundary = graph.placeholder("x")

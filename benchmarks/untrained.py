@@ -41,19 +41,19 @@ class Untrained(Learner):
         cut: int,
         path: Callable[[FileEntry], Path],
         data: LabelledSamples,
-        spill_folder: Path,
+        cache_folder: Path,
         engine: Engine,
         *,
         threads: int = 1,
         micro_batch: int = 0,
-        recomputes: bool = False,
-        spill: Element = "float32",
+        checkpoints: bool = False,
+        cache_element: Element = "float32",
         further: tuple[str, ...] = (),
     ) -> None:
         self._spec, self._cut, self._input_side = manifest.spec, cut, None
         self.memory = LocalMemory()
         self._global: list[Vector | None] = [None] * len(manifest.spec.layers)
-        random = np.random.default_rng(zlib.crc32(spill_folder.parent.name.encode()))
+        random = np.random.default_rng(zlib.crc32(cache_folder.parent.name.encode()))
         self._updates = [noise(random, layer.vector_size) for layer in manifest.spec.layers]
 
     def train(

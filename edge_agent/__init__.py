@@ -1,1 +1,1 @@
-"""HOW one device learns: the pure session, then trainer, spill, data, the asyncio service and the CLI."""
+"""HOW one device learns: the pure session, then trainer, activation cache, data, the asyncio service and the CLI."""

@@ -42,7 +42,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             macOS), and for which the bundle must have been built; or ``auto``: the second where both are there.
         tuning: whether to measure once, for some seconds, which of a bundle's graphs this board runs fastest, and
             whether its threads had better wait actively. Without it standard graphs are run, and threads sleep.
-        folder: where the bundle's files, spilled activations and the state of the last round are kept.
+        folder: where the bundle's files, cached activations and the state of the last round are kept.
         keep_state: whether to write the state after each round, so that a restarted agent goes on where it was.
         broker_s: how long to try for a broker that does not answer; 0 tries for ever.
         once: whether to end with the federation's training; as a service, the agent waits for the next one.

@@ -41,7 +41,7 @@ def plan_devices(experiment: Experiment, manifest: Manifest) -> list[PlannedDevi
 
 def admitted(devices: Sequence[PlannedDevice], manifest: Manifest) -> int:
     """How many of them the coordinator will not refuse for their memory."""
-    return sum(choose(manifest, device.budget_mib, device.savings).way is not None for device in devices)
+    return sum(choose(manifest, device.budget_mib, device.savings).plan is not None for device in devices)
 
 
 def tier_budget_mib(tier: Tier, manifest: Manifest) -> float:

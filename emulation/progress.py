@@ -17,7 +17,7 @@ from lamina.coordinator.records.records import RoundRecord
 _SHOWN = 12  # rounds in the live table
 
 
-class Progress:
+class ProgressDisplay:
     """Shows a run to a person. Use it as a context manager: what is live ends with it.
 
     Args:

@@ -27,14 +27,14 @@ from lamina.emulation.fleet import running_fleet, share_out
 from lamina.emulation.inline import inline_fleet
 from lamina.emulation.layout import agent_settings, check_fit, federation_settings, share_samples, write_samples
 from lamina.emulation.planning import PlannedDevice, plan_devices
-from lamina.emulation.progress import Progress
+from lamina.emulation.progress import ProgressDisplay
 from lamina.emulation.report import Summary, summarise, write_summary
 from lamina.models.bundle import Bundle
 from lamina.models.errors import LaminaError
 from lamina.models.storage.folder_lock import held
 
 
-class Devices(Protocol):
+class RunningDevices(Protocol):
     """Running devices: in processes of their own, or in this one.
 
     Attributes:
@@ -100,7 +100,7 @@ class EmulationResult:
     failures: list[str]
 
 
-def emulate(experiment: Experiment, progress: Progress) -> Summary:
+def emulate(experiment: Experiment, progress: ProgressDisplay) -> Summary:
     """Run an experiment to its end; all that it leaves is in ``experiment.folder``.
 
     Args:
@@ -146,7 +146,7 @@ def open_broker(kind: BrokerKind) -> Iterator[BrokerEndpoint]:
         yield BrokerEndpoint(broker.kind, broker.address, mqtt_dial(broker.address))
 
 
-async def train(prepared: PreparedRun, endpoint: BrokerEndpoint, progress: Progress) -> EmulationResult:
+async def train(prepared: PreparedRun, endpoint: BrokerEndpoint, progress: ProgressDisplay) -> EmulationResult:
     """Run coordinator and devices until the federation is finished.
 
     Raises:
@@ -180,7 +180,7 @@ def _aggregators(
 
 def _fleet(
     prepared: PreparedRun, endpoint: BrokerEndpoint, on_failure: Callable[[str], None]
-) -> AbstractAsyncContextManager[Devices]:
+) -> AbstractAsyncContextManager[RunningDevices]:
     experiment = prepared.experiment
     agents = agent_settings(experiment, prepared.devices, prepared.samples, endpoint.address)
     if endpoint.kind == "memory":
@@ -189,7 +189,7 @@ def _fleet(
     return running_fleet(plans, experiment.folder / "logs", threads=experiment.threads, on_failure=on_failure)
 
 
-async def _unless_deserted(coordinator: Coordinator, devices: Devices) -> RunResult:
+async def _unless_deserted(coordinator: Coordinator, devices: RunningDevices) -> RunResult:
     """The coordinator's result; it is not waited for when every device has gone."""
     training = asyncio.create_task(coordinator.run(), name="coordinator")
     gone = asyncio.create_task(devices.ended(), name="devices gone")

@@ -28,9 +28,9 @@ from lamina.models.graph import (
     training_graph,
     updating_graph,
 )
-from lamina.models.graph.activation_checkpointing import recomputing
+from lamina.models.graph.activation_checkpointing import checkpointed
 from lamina.models.graph.places import place
-from lamina.models.graph.tracing import Forward, example, trace
+from lamina.models.graph.tracing import TracedForward, example, trace
 from lamina.models.layout import derive_spec
 from lamina.models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
 from lamina.models.peaks import cost
@@ -40,7 +40,7 @@ from lamina.models.state import module_state
 from lamina.models.values import encode_values
 
 Measure = Callable[[Path, int], float]
-Progress = Callable[[str], None]
+ReportProgress = Callable[[str], None]
 
 _WORTH_IT = 0.9  # of the peak without it: recomputation that saves less has no place in a bundle
 
@@ -57,7 +57,7 @@ def build_bundle(
     engines: Collection[str] = (),
     measure: Measure | None = None,
     check: bool = True,
-    progress: Progress = lambda _: None,
+    progress: ReportProgress = lambda _: None,
 ) -> Manifest:
     """Write the bundle of ``definition`` to ``folder``; a bundle that is there already is replaced.
 
@@ -128,7 +128,7 @@ class _Writing:
         kept = capacity(self.spec, cut, self.batch_size)
         accumulating = accumulating_graph(self.definition, self.spec, cut)
         updating = updating_graph(self.spec, cut, self.recipe)
-        again = recomputing(accumulating, self.batch_size)
+        again = checkpointed(accumulating, self.batch_size)
         in_parts = self._cost(cut, [accumulating, updating], step, gradients=1)
         recomputed = self._cost(cut, [again, updating], step, gradients=1) if again is not accumulating else None
         most = _WORTH_IT * in_parts.peak_mib(self.batch_size)
@@ -209,7 +209,7 @@ def _written(
     batch_size: int,
     recipe: Recipe,
     engines: Collection[str],
-    progress: Progress,
+    progress: ReportProgress,
 ) -> Manifest:
     spec = derive_spec(definition)
     _check_batch(trace(definition, training=True), batch_size)
@@ -244,7 +244,7 @@ def _written(
     )
 
 
-def _check_batch(forward: Forward, batch_size: int) -> None:
+def _check_batch(forward: TracedForward, batch_size: int) -> None:
     """Refuse what torch refuses: a batch norm in training that has one value a channel.
 
     Raises:

@@ -26,7 +26,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def large(tensors: Arrays) -> dict[str, NDArray[Any]]:
-    """Those that are worth a place in the file."""
+    """Select the tensors that are worth a place in the file."""
     return {name: value for name, value in tensors.items() if value.nbytes >= SMALLEST_BYTES}
 
 
@@ -61,7 +61,7 @@ class Constants:
 
 
 def constants_of(tensors: Arrays, content: bytes, entry: FileEntry) -> Constants:
-    """Where the tensors stand in ``content``, the file ``entry``."""
+    """Say where the tensors stand in ``content``, the file ``entry``."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     places = {}

@@ -20,7 +20,7 @@ LOAD_ERRORS = (
 """What ONNX Runtime raises where a model can't be loaded or run."""
 
 REORDERING = ("ReshapeFusion",)
-"""Optimisations to leave out for a graph that recomputes.
+"""Optimisations to leave out for a graph with activation checkpointing.
 
 They make constants of computed shapes. An operator's place in the engine's order follows from what it reads, so the
 order is then another than the one that the memory of such a graph was predicted by, and takes far more.

@@ -24,8 +24,8 @@ from lamina.models.errors import ModelError
 from lamina.models.graph.activations import outputs_of_layers
 from lamina.models.graph.anatomy import Anatomy, changed_inputs, dissect
 from lamina.models.graph.recurrent_stacks import layer_of_stack
-from lamina.models.graph.sections import Point, block_starts
-from lamina.models.graph.tracing import Forward, example, trace
+from lamina.models.graph.sections import CutPoint, block_starts
+from lamina.models.graph.tracing import TracedForward, example, trace
 from lamina.models.spec import BlockSpec, Kind, LayerSpec, ModelSpec, TensorSpec
 
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
@@ -73,7 +73,7 @@ class _Group:
         return [tensor.name for tensor in (*self.parameters, *self.statistics)]
 
 
-def _groups(forward: Forward) -> list[_Group]:
+def _groups(forward: TracedForward) -> list[_Group]:
     """The layers in forward order."""
     anatomy = dissect(forward)
     kinds = _kinds(forward, anatomy)
@@ -115,7 +115,7 @@ def _without_parameterless(groups: list[_Group]) -> list[_Group]:
     return [group for group in reversed(joined) if group.parameters]
 
 
-def _kinds(forward: Forward, anatomy: Anatomy) -> dict[str, Kind]:
+def _kinds(forward: TracedForward, anatomy: Anatomy) -> dict[str, Kind]:
     """The kind of every parameter to be trained and of every running statistic."""
     kinds: dict[str, Kind] = {}
     for operator in anatomy.anchored:
@@ -155,7 +155,7 @@ def _is(operator: fx.Node, names: Iterable[str]) -> bool:
     return any(name in str(operator.target) for name in names)
 
 
-def _common(training: dict[int, Point], inference: dict[int, Point]) -> dict[int, Point]:
+def _common(training: dict[int, CutPoint], inference: dict[int, CutPoint]) -> dict[int, CutPoint]:
     """The starts of blocks where the same activation is live in both modes."""
     return {
         layer: point
@@ -164,7 +164,7 @@ def _common(training: dict[int, Point], inference: dict[int, Point]) -> dict[int
     }
 
 
-def _blocks(layers: Sequence[LayerSpec], starts: dict[int, Point]) -> tuple[BlockSpec, ...]:
+def _blocks(layers: Sequence[LayerSpec], starts: dict[int, CutPoint]) -> tuple[BlockSpec, ...]:
     firsts = sorted(starts)
     stops = [*firsts[1:], len(layers)]
     names = _unique([_common_path(layers[first:stop]) for first, stop in zip(firsts, stops, strict=True)])
@@ -197,7 +197,7 @@ def _cuts(definition: Definition, layers: Sequence[LayerSpec], blocks: Sequence[
 
 
 def _told_apart(layers: Sequence[LayerSpec], firsts: Sequence[int]) -> tuple[int, ...]:
-    """Of the first layers of the blocks, those at which a budget of memory makes a difference.
+    """Select those first layers of blocks at which a budget of memory makes a difference.
 
     Each costs a dozen graphs. So of many blocks only some are offered: the whole network, the last block, and between
     them those whose capacities come nearest to even steps.

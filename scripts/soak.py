@@ -47,7 +47,7 @@ NOISE_MIB = 8.0
 
 
 @dataclass
-class Tally:
+class SoakCounts:
     """What was done and seen."""
 
     kills: dict[str, int] = field(default_factory=lambda: {"agents": 0, "coordinator": 0, "broker": 0})
@@ -80,7 +80,7 @@ async def _live(agents: tuple[AgentSettings, ...]) -> None:
 def _soak(folder: Path, options: argparse.Namespace) -> int:
     bundle, data = _bundle(folder / "bundle"), _data(folder, options.agents)
     rig = Rig(folder, bundle, data, settings=SETTINGS, keeps=True)
-    tally = Tally()
+    tally = SoakCounts()
     with rig:
         hosts = _hosts(rig, folder, data, options)
         rig.others += hosts
@@ -95,7 +95,7 @@ def _soak(folder: Path, options: argparse.Namespace) -> int:
         return _report(rig, tally, options)
 
 
-def _disturb(rig: Rig, hosts: list[Program], tally: Tally, rng: random.Random, lasts_s: float) -> None:
+def _disturb(rig: Rig, hosts: list[Program], tally: SoakCounts, rng: random.Random, lasts_s: float) -> None:
     began, next_fault_s, back = time.monotonic(), 5.0, list[tuple[float, str, Program]]()
     next_sample_s, waiting_since, known = 0.0, None, rig.committed
     while (now_s := time.monotonic() - began) < lasts_s or back:
@@ -126,7 +126,7 @@ def _disturb(rig: Rig, hosts: list[Program], tally: Tally, rng: random.Random, l
         time.sleep(0.1)
 
 
-def _sample(tally: Tally, now_s: float, programs: dict[str, Program]) -> None:
+def _sample(tally: SoakCounts, now_s: float, programs: dict[str, Program]) -> None:
     for name, program in programs.items():
         if program.running and (mib := _resident_mib(program.pid)) is not None:
             tally.memory_mib.setdefault(name, []).append((now_s, mib))
@@ -140,7 +140,7 @@ def _resident_mib(pid: int) -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:")), None)
 
 
-def _report(rig: Rig, tally: Tally, options: argparse.Namespace) -> int:
+def _report(rig: Rig, tally: SoakCounts, options: argparse.Namespace) -> int:
     rows = rig.rows
     missing = len(set(range(rig.committed)) - {int(row["round"]) for row in rows})
     empty = sum(int(row["updates"]) == 0 < int(row["expected"]) for row in rows)

@@ -48,8 +48,8 @@ def main(folder: Path) -> int:
 def trained(bundle: Bundle, cut: int) -> list[float]:
     """The mean loss of each round."""
     spec = bundle.manifest.spec
-    with tempfile.TemporaryDirectory() as spill:
-        learner = Learner(bundle.manifest, cut, bundle.path, samples(spec), Path(spill), OnnxRuntime())
+    with tempfile.TemporaryDirectory() as folder:
+        learner = Learner(bundle.manifest, cut, bundle.path, samples(spec), Path(folder), OnnxRuntime())
         values = flatten(spec, bundle.initial_values())
         for layer in range(len(spec.layers)):
             learner.take(layer, layer_vector(spec, layer, *values))

@@ -5,6 +5,8 @@ Brokers live as long as the test session (of each worker), so use topics of your
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -108,3 +110,12 @@ def any_closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def nothing_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What goes wrong is raised, not logged: not by aiomqtt, nor by asyncio for exceptions that nobody looked at."""
+    yield
+    gc.collect()
+    records = caplog.get_records("call") + caplog.get_records("teardown")
+    assert [record.getMessage() for record in records if record.levelno >= logging.WARNING] == []

@@ -15,7 +15,7 @@ from lamina.emulation.simulator.checkpoint import RunHistory
 from lamina.emulation.simulator.rows import layer_offsets, to_row
 from lamina.emulation.simulator.run_context import RunContext, prepare_run
 from lamina.emulation.simulator.setting import Setting
-from lamina.emulation.simulator.simulation import Simulation, State
+from lamina.emulation.simulator.simulation import Simulation, SimulationState
 from lamina.emulation.simulator.studies.study import Tree, merged
 from lamina.models.definition import load_definition
 from tests import twins
@@ -56,8 +56,8 @@ def simulate(
     backend: str = "loop",
     processes: int = 0,
     rounds: int | None = None,
-    state: State | None = None,
-) -> State:
+    state: SimulationState | None = None,
+) -> SimulationState:
     """The state after so many rounds; after all of them by default."""
     context = prepare_run(chosen) if isinstance(chosen, Setting) else chosen
     with open_backend(backend, context, processes) as opened:

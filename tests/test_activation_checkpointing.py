@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lamina.models.definition import Definition, load_definition
 from lamina.models.engine_facts import REORDERING
 from lamina.models.graph import accumulating_graph
-from lamina.models.graph.activation_checkpointing import recomputing
+from lamina.models.graph.activation_checkpointing import checkpointed
 from lamina.models.graph.liveness import allocations, engine_order, highest_bytes, tensor_bytes
 from lamina.models.layout import derive_spec
 
@@ -86,7 +86,7 @@ def results(model: onnx.ModelProto, definition: Definition, size: int) -> list[n
 def test_the_same_bits_for_less_memory(make, size: int) -> None:  # type: ignore[no-untyped-def]
     definition = make()
     plain = accumulating_graph(definition, derive_spec(definition), 0)
-    again = recomputing(plain, BATCH, worth_bytes=0)
+    again = checkpointed(plain, BATCH, worth_bytes=0)
     onnx.checker.check_model(again, full_check=True)
     for ours, theirs in zip(results(again, definition, size), results(plain, definition, size), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -96,7 +96,7 @@ def test_the_same_bits_for_less_memory(make, size: int) -> None:  # type: ignore
 def test_every_tensor_has_a_size(make) -> None:  # type: ignore[no-untyped-def]
     definition = make()
     plain = accumulating_graph(definition, derive_spec(definition), 0)
-    again = recomputing(plain, BATCH, worth_bytes=0)
+    again = checkpointed(plain, BATCH, worth_bytes=0)
     assert again is not plain
     sizes, once = tensor_bytes(again, BATCH), tensor_bytes(plain, BATCH)
     for name in (name for operator in again.graph.node for name in operator.output if name):
@@ -106,7 +106,7 @@ def test_every_tensor_has_a_size(make) -> None:  # type: ignore[no-untyped-def]
 def test_it_takes_less_and_the_engine_does_not_undo_it(tmp_path: Path) -> None:
     definition = deep()
     plain = accumulating_graph(definition, derive_spec(definition), 0)
-    again = recomputing(plain, BATCH, worth_bytes=0)
+    again = checkpointed(plain, BATCH, worth_bytes=0)
     (less,), (more,) = allocations(again, BATCH), allocations(plain, BATCH)
     assert highest_bytes(less) < 0.9 * highest_bytes(more)
     counts = []
@@ -127,7 +127,7 @@ def grouped() -> Definition:
 
 def test_the_engine_keeps_to_the_order_that_memory_is_predicted_by(tmp_path: Path) -> None:
     definition = grouped()
-    again = recomputing(accumulating_graph(definition, derive_spec(definition), 0), BATCH, worth_bytes=0)
+    again = checkpointed(accumulating_graph(definition, derive_spec(definition), 0), BATCH, worth_bytes=0)
     options = ort.SessionOptions()
     options.enable_profiling, options.log_severity_level = True, 3
     options.profile_file_prefix = str(tmp_path / "run")
@@ -146,4 +146,4 @@ def test_the_engine_keeps_to_the_order_that_memory_is_predicted_by(tmp_path: Pat
 def test_where_nothing_is_saved_the_graph_is_left() -> None:
     definition = Definition("dense", nn.Linear(4, 3), (4,), 3)
     plain = accumulating_graph(definition, derive_spec(definition), 0)
-    assert recomputing(plain, BATCH) is plain
+    assert checkpointed(plain, BATCH) is plain

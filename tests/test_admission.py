@@ -22,7 +22,7 @@ from lamina.models.graph import (
     training_graph,
     updating_graph,
 )
-from lamina.models.graph.activation_checkpointing import recomputing
+from lamina.models.graph.activation_checkpointing import checkpointed
 from lamina.models.graph.liveness import tensor_bytes
 from lamina.models.layout import derive_spec
 from lamina.models.zoo import digits_cnn, resnet20, text_lstm
@@ -194,7 +194,7 @@ def test_the_graphs_of_this_project_pass_and_their_shapes_are_those_of_onnx(netw
           for serial, block in ((True, 0), (False, 0), (False, 8))),
         training_graph(definition, spec, cut, Recipe("sgd", True, True), engine="onnxruntime-training").model,
         accumulating,
-        recomputing(accumulating, 8),
+        checkpointed(accumulating, 8),
         updating_graph(spec, cut, Recipe("adamw", True, True)),
     ]  # fmt: skip
     for model in models:

@@ -23,7 +23,7 @@ from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, Local, 
 from lamina.emulation.bundling import bundle_for, bundle_key
 from lamina.emulation.commands.emulate import log_to
 from lamina.emulation.experiment import BrokerKind, Experiment, Group, Partition
-from lamina.emulation.progress import Progress
+from lamina.emulation.progress import ProgressDisplay
 from lamina.emulation.run import EmulationResult, PreparedRun, emulate, open_broker, prepare, train
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError, LaminaError, ModelError
@@ -60,15 +60,15 @@ def experiment(tmp_path: Path, bundle: Bundle) -> Experiment:
     return chosen
 
 
-def silent() -> Progress:
-    return Progress(Console(file=io.StringIO()))
+def silent() -> ProgressDisplay:
+    return ProgressDisplay(Console(file=io.StringIO()))
 
 
 def changed(experiment: Experiment, **changes: object) -> Experiment:
     return msgspec.structs.replace(experiment, **changes)
 
 
-class Watcher(Progress):
+class Watcher(ProgressDisplay):
     """Calls a function after every round."""
 
     def __init__(self, after_round: Callable[[RoundRecord], None]) -> None:
@@ -80,7 +80,7 @@ class Watcher(Progress):
         self._after_round(record)
 
 
-def trained(prepared: PreparedRun, kind: BrokerKind, progress: Progress | None = None) -> EmulationResult:
+def trained(prepared: PreparedRun, kind: BrokerKind, progress: ProgressDisplay | None = None) -> EmulationResult:
     with open_broker(kind) as endpoint:
         return asyncio.run(train(prepared, endpoint, progress or silent()))
 

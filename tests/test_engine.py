@@ -38,7 +38,7 @@ class ByHand:
         return TwinTrainer(manifest.spec.parameter_offsets[cut])
 
     def parts_trainer(
-        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, recomputes: bool = False
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, checkpoints: bool = False
     ) -> InParts:
         raise ModelError("it takes a batch at once")
 
@@ -118,7 +118,7 @@ def test_a_new_trainer_holds_zeros_and_is_written_into(
 def test_a_round_is_the_same_whatever_trains_it(
     engine: Callable[[], Engine], manifest: Manifest, tmp_path: Path
 ) -> None:
-    learner = Learner(manifest, 0, path_in(tmp_path), LabelledSamples(X, Y), tmp_path / "spill", engine())
+    learner = Learner(manifest, 0, path_in(tmp_path), LabelledSamples(X, Y), tmp_path / "activations", engine())
     for layer in range(2):
         learner.take(layer, layer_vector(SPEC, layer, PARAMETERS / 10, STATISTICS / 10))
     outcome = learner.train(PLAN, "pi", reset=(0, 1), afresh=True)

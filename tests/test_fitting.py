@@ -1,11 +1,11 @@
-"""Which way to train fits a budget: a larger sub-model first, then a faster way; and why."""
+"""Which plan to train fits a budget: a larger sub-model first, then a faster plan; and why."""
 
 import math
 
 import pytest
 from msgspec.structs import replace
 
-from lamina.models.fitting import SAVINGS, Way, choose, choose_way, ways, with_forms_that_fit
+from lamina.models.fitting import SAVINGS, MemoryPlan, choose, choose_plan, memory_plans, with_forms_that_fit
 from lamina.models.manifest import Cost, FileEntry, GraphsOfEngine, Manifest, SubModel
 from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 
@@ -51,7 +51,7 @@ def manifest_of(*, statistics: bool = False, predicted: bool = True) -> Manifest
 
 
 def tried(manifest: Manifest, cut: int = 0, **changes: object) -> list[tuple[int, bool]]:
-    return [(way.micro_batch, way.recomputes) for way in ways(manifest, manifest.sub_model(cut), **changes)]  # type: ignore[arg-type]
+    return [(plan.micro_batch, plan.checkpoints) for plan in memory_plans(manifest, manifest.sub_model(cut), **changes)]  # type: ignore[arg-type]
 
 
 def test_a_batch_at_once_then_smaller_parts_then_recomputation() -> None:
@@ -70,40 +70,40 @@ def test_a_batch_norm_does_not_learn_from_fewer_than_eight() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget_mib", "way"),
+    ("budget_mib", "plan"),
     [
-        (64.0, Way(0, 0)),
-        (63.9, Way(0, 16)),
-        (45.2, Way(0, 1)),
-        (44.0, Way(1, 0)),
-        (39.0, Way(1, 16)),
-        (12.0, Way(2, 0)),
+        (64.0, MemoryPlan(0, 0)),
+        (63.9, MemoryPlan(0, 16)),
+        (45.2, MemoryPlan(0, 1)),
+        (44.0, MemoryPlan(1, 0)),
+        (39.0, MemoryPlan(1, 16)),
+        (12.0, MemoryPlan(2, 0)),
     ],
 )
-def test_a_larger_sub_model_goes_before_a_faster_way(budget_mib: float, way: Way) -> None:
-    found = choose(manifest_of(), budget_mib).way
+def test_a_larger_sub_model_goes_before_a_faster_plan(budget_mib: float, plan: MemoryPlan) -> None:
+    found = choose(manifest_of(), budget_mib).plan
     assert found is not None
-    assert (found.cut, found.micro_batch, found.recomputes) == (way.cut, way.micro_batch, way.recomputes)
+    assert (found.cut, found.micro_batch, found.checkpoints) == (plan.cut, plan.micro_batch, plan.checkpoints)
     assert found.peak_mib <= budget_mib
 
 
 def test_where_micro_batches_end_activations_are_computed_again() -> None:
-    found = choose(manifest_of(statistics=True), 49.0).way
+    found = choose(manifest_of(statistics=True), 49.0).plan
     assert found is not None
-    assert (found.cut, found.micro_batch, found.recomputes) == (0, 8, True)
+    assert (found.cut, found.micro_batch, found.checkpoints) == (0, 8, True)
 
 
 @pytest.mark.parametrize("budget_mib", [64.0, 63.9, 50.0, 45.0, 39.0, 20.0, 12.0])
 def test_a_device_comes_to_the_coordinators_choice(budget_mib: float) -> None:
-    coordinators = choose(manifest_of(), budget_mib).way
+    coordinators = choose(manifest_of(), budget_mib).plan
     assert coordinators is not None
-    assert choose_way(manifest_of(), coordinators.cut, budget_mib).way == coordinators
+    assert choose_plan(manifest_of(), coordinators.cut, budget_mib).plan == coordinators
 
 
 @pytest.mark.parametrize(("budget_mib", "cut"), [(100, 0), (64.0, 0), (63.9, 1), (40.0, 1), (12.0, 2)])
 def test_without_savings_the_largest_sub_model_whose_measured_peak_fits(budget_mib: float, cut: int) -> None:
-    found = choose(manifest_of(), budget_mib, ()).way
-    assert found == Way(cut, peak_mib={0: 64.0, 1: 40.0, 2: 12.0}[cut])
+    found = choose(manifest_of(), budget_mib, ()).plan
+    assert found == MemoryPlan(cut, peak_mib={0: 64.0, 1: 40.0, 2: 12.0}[cut])
 
 
 def test_the_choice_says_why() -> None:
@@ -123,7 +123,7 @@ def test_a_prediction_below_the_measured_peak_is_raised_by_as_much() -> None:
     manifest = manifest_of()
     higher = [replace(each, peak_mib=2 * each.peak_mib) for each in manifest.sub_models]
     before, after = (
-        [way.peak_mib for way in ways(each, each.sub_model(0))]
+        [plan.peak_mib for plan in memory_plans(each, each.sub_model(0))]
         for each in (manifest, replace(manifest, sub_models=tuple(higher)))
     )
     assert after[0] == 2 * before[0]
@@ -131,16 +131,16 @@ def test_a_prediction_below_the_measured_peak_is_raised_by_as_much() -> None:
 
 
 @pytest.mark.parametrize("budget_mib", [11.9, 0.0, -1.0, math.nan])
-def test_a_budget_under_the_smallest_way_is_refused_by_the_coordinator_and_warned_of_by_a_device(
+def test_a_budget_under_the_smallest_plan_is_refused_by_the_coordinator_and_warned_of_by_a_device(
     budget_mib: float,
 ) -> None:
     choice = choose(manifest_of(), budget_mib)
-    assert choice.way is None
+    assert choice.plan is None
     assert "the smallest sub-model (cut 2, batches at once) needs 12.0 MiB" in choice.reason
     assert "raise the device's budget_mib" in choice.reason
-    least = choose_way(manifest_of(), 1, budget_mib)
-    assert least.way is not None
-    assert least.way.micro_batch == 1
+    least = choose_plan(manifest_of(), 1, budget_mib)
+    assert least.plan is not None
+    assert least.plan.micro_batch == 1
     assert "no way to train cut 1 fits" in least.reason
 
 
@@ -171,8 +171,8 @@ def test_a_form_is_run_only_where_the_budget_has_room_for_what_it_takes_more(
         for form, more in costs.items()
     } | {"untold": GraphsOfEngine(FILE, FILE)}
     manifest = replace(manifest, sub_models=(replace(whole, forms=forms), *manifest.sub_models[1:]))
-    affordable = with_forms_that_fit(manifest, Way(0, peak_mib=64.0), budget_mib)
+    affordable = with_forms_that_fit(manifest, MemoryPlan(0, peak_mib=64.0), budget_mib)
     assert affordable.sub_model(0).forms.keys() == fitting
     assert affordable.sub_model(1) == manifest.sub_model(1)
-    in_parts = with_forms_that_fit(manifest, Way(0, 16, peak_mib=60.0), 80.0)
+    in_parts = with_forms_that_fit(manifest, MemoryPlan(0, 16, peak_mib=60.0), 80.0)
     assert in_parts.sub_model(0).forms.keys() == {"smaller", "equal", "larger"}

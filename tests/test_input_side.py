@@ -9,7 +9,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from lamina.edge_agent.training.activation_cache import SpillFull
+from lamina.edge_agent.training.activation_cache import ActivationCacheFull
 from lamina.edge_agent.training.input_side import InputSide
 from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.models.definition import initial_values, load_definition
@@ -74,14 +74,19 @@ def expected(values: dict[str, NDArray[np.float32]], x: NDArray[np.float32] = X)
 def side(tmp_path: Path) -> Iterator[InputSide]:
     """Two pieces, three samples at once."""
     pieces = [(piece(0, 1), write_graph(tmp_path, "a")), (piece(1, 2), write_graph(tmp_path, "b"))]
-    side = InputSide(SPEC, pieces, DATA, tmp_path / "spill", OnnxRuntime(), micro_batch=3)
+    side = InputSide(SPEC, pieces, DATA, tmp_path / "activations", OnnxRuntime(), micro_batch=3)
     yield side
     side.close()
 
 
 def test_two_pieces_give_bit_for_bit_what_one_gives(side: InputSide, tmp_path: Path) -> None:
     whole = InputSide(
-        SPEC, [(piece(0, 2), write_graph(tmp_path, "a", "b"))], DATA, tmp_path / "spill", OnnxRuntime(), micro_batch=3
+        SPEC,
+        [(piece(0, 2), write_graph(tmp_path, "a", "b"))],
+        DATA,
+        tmp_path / "activations",
+        OnnxRuntime(),
+        micro_batch=3,
     )
     assert side.compute(ALL, VALUES)
     assert whole.compute(ALL, VALUES)
@@ -130,7 +135,7 @@ def test_a_disk_with_room_for_one_round_drops_the_earlier_ones(side: InputSide) 
 
 
 def test_a_disk_without_room_for_one_round_is_an_error(side: InputSide) -> None:
-    with room_of(5 * 3 * 4), pytest.raises(SpillFull, match="the disk is full"):
+    with room_of(5 * 3 * 4), pytest.raises(ActivationCacheFull, match="the disk is full"):
         side.compute(ALL, VALUES)
     assert side.compute(ALL, VALUES)  # once there is room
     np.testing.assert_allclose(side.activations(ALL), expected(VALUES), rtol=1e-5)

@@ -33,7 +33,7 @@ def manifest(tmp_path: Path) -> Manifest:
 
 def learner_of(manifest: Manifest, folder: Path, cut: int = 0, data: LabelledSamples = DATA) -> Learner:
     return Learner(
-        manifest, cut, lambda entry: folder / "bundle" / entry.file_name, data, folder / "spill", OnnxRuntime()
+        manifest, cut, lambda entry: folder / "bundle" / entry.file_name, data, folder / "activations", OnnxRuntime()
     )
 
 

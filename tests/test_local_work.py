@@ -16,7 +16,7 @@ from lamina.coordinator.folds.mean import LayerFold
 from lamina.models.errors import DecodeError
 from lamina.models.further import with_further
 from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
-from tests.test_chunks import sealed_again
+from tests.sealing import sealed_again
 
 LAYER = LayerSpec("conv", (TensorSpec("w", (2, 2), "kernel"),), (TensorSpec("mean", (2,), "statistic"),))
 SPEC = ModelSpec("small", (LAYER,), (BlockSpec("conv", 0, 1, (1,)),), (0,), classes=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lamina.emulation.experiment import Experiment, Group
-from lamina.emulation.progress import Progress, due_bar, plain_line, size
+from lamina.emulation.progress import ProgressDisplay, due_bar, plain_line, size
 from lamina.emulation.report import Summary, show, summarise, versions, write_summary
 from tests.small_federation import model
 from tests.synthetic_run import result, rounds
@@ -92,7 +92,7 @@ def test_what_was_not_evaluated_is_a_dash() -> None:
 
 def test_without_a_terminal_each_round_is_a_line_however_narrow() -> None:
     console = Console(file=io.StringIO(), force_terminal=False, width=40)
-    with Progress(console) as progress:
+    with ProgressDisplay(console) as progress:
         progress.say("starting [2] devices")
         progress.begin(layers=3, rounds=2)
         for record in rounds(2):
@@ -104,7 +104,7 @@ def test_without_a_terminal_each_round_is_a_line_however_narrow() -> None:
 
 def test_on_a_terminal_the_latest_rounds_are_a_live_table() -> None:
     console = printed(terminal=True)
-    with Progress(console) as progress:
+    with ProgressDisplay(console) as progress:
         progress.begin(layers=3, rounds=40)
         for record in rounds(20):
             progress.observe(record)

@@ -39,7 +39,7 @@ from lamina.edge_agent.session.events import (
     Withdraw,
 )
 from lamina.edge_agent.session.session import Session
-from tests.test_session import MANIFEST
+from tests.session_device import MANIFEST
 
 LAYERS = range(3)
 CYCLE = 3  # rounds

@@ -14,7 +14,7 @@ from lamina.broker.link.address import BrokerAddress
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Dial, Link, Will
 from lamina.emulation.faults.broker import SimulatedBroker
-from lamina.emulation.faults.network import Network
+from lamina.emulation.faults.network import SimulatedNetwork
 from lamina.emulation.faults.virtual_time import VirtualLoop
 from lamina.emulation.rig.mosquitto import Mosquitto
 from lamina.models.errors import LinkError
@@ -209,7 +209,7 @@ SCRIPTS: list[Callable[[Place], Awaitable[Seen]]] = [
 def simulated(script: Callable[[Place], Awaitable[Seen]]) -> Seen:
     loop = VirtualLoop(0)
     broker = SimulatedBroker(lambda seconds, call: loop.at(loop.time() + seconds, call))
-    network = Network(loop, broker, 0)
+    network = SimulatedNetwork(loop, broker, 0)
     try:
         return loop.run_until_complete(script(Place(network.dial_from("a"), broker.stop, broker.kill, broker.start)))
     finally:

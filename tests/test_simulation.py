@@ -12,7 +12,7 @@ import pytest
 from lamina.emulation.simulator.checkpoint import read_checkpoint, write_checkpoint
 from lamina.emulation.simulator.rows import layer_offsets
 from lamina.emulation.simulator.run_context import prepare_run
-from lamina.emulation.simulator.simulation import State
+from lamina.emulation.simulator.simulation import SimulationState
 from tests.simulated import COURSE, setting, simulate, twin
 
 pytestmark = pytest.mark.no_cover  # simulations: see conftest.py
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 WEAK = {"strong": 2, "moderate": 1, "weak": 1}
 
 
-def bits(state: State) -> tuple[bytes, bytes, bytes]:
+def bits(state: SimulationState) -> tuple[bytes, bytes, bytes]:
     return state.base.tobytes(), state.rows.tobytes(), state.momentum.tobytes()
 
 

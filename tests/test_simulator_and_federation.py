@@ -40,7 +40,7 @@ from lamina.emulation.experiment import Partition
 from lamina.emulation.simulator.rows import to_tensors
 from lamina.emulation.simulator.run_context import RunContext, prepare_run
 from lamina.emulation.simulator.setting import Setting, TierCounts
-from lamina.emulation.simulator.simulation import State
+from lamina.emulation.simulator.simulation import SimulationState
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import load_definition
@@ -149,7 +149,7 @@ async def federate(
     return result, load_file(folder / "coordinator" / "model.safetensors")
 
 
-def check(context: RunContext, state: State, result: RunResult, tensors: dict[str, np.ndarray]) -> None:
+def check(context: RunContext, state: SimulationState, result: RunResult, tensors: dict[str, np.ndarray]) -> None:
     """The same parameters to `ATOL`, and the same course to the number."""
     for name, value in to_tensors(context.spec, state.base).items():
         np.testing.assert_allclose(tensors[name], value, rtol=0, atol=ATOL, err_msg=name)

@@ -108,7 +108,7 @@ def test_activations_kept_in_half_precision_change_an_update_by_little(bundle: B
     cut, layers = bundle.manifest.spec.cuts[-1], tuple(range(len(bundle.manifest.spec.layers)))
     found = []
     for element in ("float32", "float16"):
-        with learner_of(bundle, tmp_path, cut, spill=element) as learner:
+        with learner_of(bundle, tmp_path, cut, cache_element=element) as learner:
             learner.train(PLAN, "pi", reset=layers, afresh=True)
             found.append(updates(learner, bundle, cut))
     assert 0 < np.linalg.norm(found[1] - found[0]) < 5e-3 * np.linalg.norm(found[0])

@@ -18,7 +18,7 @@ from lamina.emulation.simulator.run import RESULT, folder_of, run
 from lamina.emulation.simulator.studies.many import Means, carry_out
 from lamina.emulation.simulator.studies.study import Claim, Study, merged, plan, read_study, with_methods
 from lamina.emulation.simulator.studies.studying import conduct, sweep
-from lamina.emulation.simulator.studies.tables import Verdict, entries, verdicts
+from lamina.emulation.simulator.studies.tables import ClaimVerdict, entries, verdicts
 from lamina.models.errors import ConfigError
 from tests.simulated import setting
 
@@ -155,7 +155,7 @@ def test_a_claim_can_ask_for_more_than_the_spread_and_for_few_strong_devices(tmp
         "long": [msgspec.structs.replace(known, accuracy=accuracy) for accuracy in (0.90, 0.96)],
     }
 
-    def verdict(**more: object) -> Verdict:
+    def verdict(**more: object) -> ClaimVerdict:
         claim = msgspec.convert({"method": "short", "against": "long", **more}, Claim)
         return verdicts(msgspec.structs.replace(asked, claims=(claim,)), results)[0]
 

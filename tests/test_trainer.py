@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lamina.edge_agent.training import trainer as trainer_module
-from lamina.edge_agent.training.trainer import INSTALLED, Forward, OnnxRuntime, Trainer
+from lamina.edge_agent.training.trainer import INSTALLED, FrozenForward, OnnxRuntime, Trainer
 from lamina.models.errors import ConfigError, ModelError
 from lamina.models.manifest import (
     ENGINES,
@@ -125,15 +125,15 @@ def test_a_frozen_piece_takes_its_values_from_outside(manifest: Manifest, tmp_pa
     piece = tmp_path / manifest.pieces[0].graph.file_name
     values = {name: value for name, value in VALUES.items() if name.startswith("first")}
     # [1, 1] @ [[1, 2], [3, 4]] + [5, 6] - [7, 8] = [4, 6] - [2, 2]
-    assert Forward(piece, values)(np.ones((1, 2), np.float32)).tolist() == [[2, 4]]
+    assert FrozenForward(piece, values)(np.ones((1, 2), np.float32)).tolist() == [[2, 4]]
     doubled = {name: 2 * value for name, value in values.items()}
-    assert Forward(piece, doubled)(np.ones((1, 2), np.float32)).tolist() == [[4, 8]]
+    assert FrozenForward(piece, doubled)(np.ones((1, 2), np.float32)).tolist() == [[4, 8]]
 
 
 def test_a_frozen_piece_without_its_values_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     piece = tmp_path / manifest.pieces[0].graph.file_name
     with pytest.raises(ModelError, match="can't be loaded"):
-        Forward(piece, {"first.weight": VALUES["first.weight"]})
+        FrozenForward(piece, {"first.weight": VALUES["first.weight"]})
 
 
 FOR_ALL, FOR_TRAINING = FileEntry("0" * 64, 1, ".onnx"), FileEntry("1" * 64, 1, ".onnx")

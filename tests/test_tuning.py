@@ -1,4 +1,4 @@
-"""The way to run a graph that was fastest is taken, remembered, and changes nothing but rounding."""
+"""The mode of execution that was fastest is taken, remembered, and changes nothing but rounding."""
 
 import logging
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lamina.edge_agent.training.engine import STANDARD, Way
+from lamina.edge_agent.training.engine import STANDARD, ExecutionMode
 from lamina.edge_agent.training.trainer import OnnxRuntime, block_size
 from lamina.edge_agent.training.tuning import FILE, Tuned, choose, fastest_ms, random_batch, read_choices
 from lamina.models.build import build_bundle
@@ -23,28 +23,28 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return read_bundle(folder)
 
 
-def taken(**ms: float) -> tuple[Way, dict[str, float]]:
-    """What is chosen where ways take so long; a name that ends in ``_spinning`` is that of a spinning way."""
+def taken(**ms: float) -> tuple[ExecutionMode, dict[str, float]]:
+    """What is chosen where modes take so long; a name that ends in ``_spinning`` is that of a spinning mode."""
     forms = [name for name in ms if not name.endswith("_spinning")]
 
-    def measure(way: Way) -> float:
-        return ms[f"{way.form}_spinning" if way.spinning else way.form]
+    def measure(mode: ExecutionMode) -> float:
+        return ms[f"{mode.form}_spinning" if mode.spinning else mode.form]
 
     choice = choose(forms, 2 if len(forms) < len(ms) else 1, measure)
-    return choice.way, choice.step_ms
+    return choice.mode, choice.step_ms
 
 
 def test_the_fastest_form_is_chosen() -> None:
-    assert taken(standard=10, parallel=8, blocked16=6)[0] == Way("blocked16")
+    assert taken(standard=10, parallel=8, blocked16=6)[0] == ExecutionMode("blocked16")
 
 
 def test_the_standard_way_stays_unless_another_is_clearly_faster() -> None:
-    assert taken(standard=10, blocked16=9.9)[0] == Way(STANDARD)
+    assert taken(standard=10, blocked16=9.9)[0] == ExecutionMode(STANDARD)
 
 
 def test_spinning_is_measured_in_the_fastest_form_alone() -> None:
-    way, measured = taken(standard=10, blocked16=6, blocked16_spinning=5)
-    assert way == Way("blocked16", spinning=True)
+    mode, measured = taken(standard=10, blocked16=6, blocked16_spinning=5)
+    assert mode == ExecutionMode("blocked16", spinning=True)
     assert measured == {"standard": 10, "blocked16": 6, "blocked16, spinning": 5}
 
 
@@ -67,7 +67,7 @@ def test_a_choice_is_measured_once_and_remembered(
     assert "the fastest is" in message
     (choice,) = read_choices(tmp_path / FILE).values()
     assert {STANDARD, PARALLEL} <= choice.step_ms.keys()
-    assert any(way.endswith("spinning") for way in choice.step_ms)
+    assert any(mode.endswith("spinning") for mode in choice.step_ms)
 
 
 def test_a_damaged_file_is_measured_anew(bundle: Bundle, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_every_form_that_runs_here_takes_the_same_step(bundle: Bundle) -> None:
     parameters, _ = flatten(manifest.spec, bundle.initial_values())
     after = {}
     for form in OnnxRuntime().forms(manifest.sub_model(0), 2):
-        trainer = OnnxRuntime().trainer(manifest, 0, bundle.path, threads=2, way=Way(form, spinning=True))
+        trainer = OnnxRuntime().trainer(manifest, 0, bundle.path, threads=2, mode=ExecutionMode(form, spinning=True))
         trainer.parameters[:] = parameters
         trainer.step(x, y, {"lr": 0.1})
         after[form] = trainer.parameters - parameters

@@ -113,7 +113,7 @@ class MemoryLink:
         self._will = will
         self._window = window
         self._filters: dict[str, tuple[str, ...]] = {}
-        self._waiting: deque[_Delivery] = deque()
+        self._waiting: deque[_MemoryDelivery] = deque()
         self._unacknowledged = 0
         self._changed = asyncio.Event()
         self._closed = ""  # why, once it is
@@ -167,7 +167,7 @@ class MemoryLink:
 
     def receive(self, topic: str, payload: bytes, *, retained: bool) -> None:
         """Queue a delivery."""
-        self._waiting.append(_Delivery(topic, payload, retained, self))
+        self._waiting.append(_MemoryDelivery(topic, payload, retained, self))
         self._changed.set()
 
     def acknowledged(self) -> None:
@@ -193,7 +193,7 @@ class MemoryLink:
             raise LinkError(f"{_ADDRESS}: {self._closed}")
 
 
-class _Delivery:
+class _MemoryDelivery:
     """A message on its way to one link; see `lamina.broker.link.seam.Delivery`."""
 
     __slots__ = ("_link", "payload", "retained", "topic")

@@ -21,7 +21,7 @@ class MessageTooLarge(LinkError, ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class OversizeVerdict:
     """Which message the links died at, and how many of them in a row."""
 
     topic: str
@@ -46,7 +46,7 @@ class Deaths:
     _largest_passed_bytes: int = 0
     _suspect: tuple[str, int] | None = None
     _count: int = 0
-    _told: Verdict | None = None  # of the present link
+    _told: OversizeVerdict | None = None  # of the present link
 
     def begin(self) -> None:
         """There is a new link."""
@@ -72,7 +72,7 @@ class Deaths:
         if left > 0:
             self._on_the_way[key] = left
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> OversizeVerdict | None:
         """The present link has died; asked again, the answer is the same."""
         if self._told is None:
             oldest = next(iter(self._on_the_way), None)
@@ -82,5 +82,5 @@ class Deaths:
                 self._count += 1
             else:
                 self._suspect, self._count = oldest, 1
-            self._told = Verdict(*(self._suspect or ("", 0)), self._count)
+            self._told = OversizeVerdict(*(self._suspect or ("", 0)), self._count)
         return self._told if self._told.deaths >= SUSPICIOUS else None

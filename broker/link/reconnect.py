@@ -108,14 +108,18 @@ async def keep_linked(
             unanswered += 1
             wait_s = wait_before(unanswered, rng, longest_wait(clock() - without_since))
         if give_up_s > 0:
-            left_s = without_since + give_up_s - clock()
-            if left_s <= 0 and isinstance(error, AccessDenied):
-                raise error
-            if left_s <= 0:
-                raise BrokerUnreachable(f"{error}; gave up after {give_up_s:g} s without a connection") from error
-            wait_s = min(wait_s, left_s)
+            wait_s = min(wait_s, _left_s(error, without_since + give_up_s - clock(), give_up_s))
         on_retry(error, wait_s)
         await sleep(wait_s)
+
+
+def _left_s(error: LinkError, left_s: float, give_up_s: float) -> float:
+    """Return the seconds that are left until the service gives up; where none are, raise what it gives up with."""
+    if left_s > 0:
+        return left_s
+    if isinstance(error, AccessDenied):
+        raise error
+    raise BrokerUnreachable(f"{error}; gave up after {give_up_s:g} s without a connection") from error
 
 
 def _lost_link(raised: LinkError | BaseExceptionGroup[BaseException]) -> LinkError:

@@ -215,15 +215,15 @@ class Joiner:
         for key in list(self._transfers):
             self._drop(key)
 
-    def _is_followed(self, header: _Header) -> bool:
+    def _is_followed(self, header: _ChunkHeader) -> bool:
         return self._any_round or (header.epoch, header.round) == (self._epoch, self._round)
 
-    def _check_round(self, header: _Header, sender: str) -> None:
+    def _check_round(self, header: _ChunkHeader, sender: str) -> None:
         if not self._is_followed(header):
             now = "no round is open" if self._round < 0 else f"round {self._round} is open"
             raise RejectedUpdate("round", f"{sender} sent layer {header.layer} of round {header.round} while {now}")
 
-    def _check(self, header: _Header) -> None:
+    def _check(self, header: _ChunkHeader) -> None:
         if header.layer >= len(self._layers):
             raise DecodeError(f"layer {header.layer}, and the model has {len(self._layers)}")
         layer, (shapes, _) = self._layers[header.layer], self._known[header.layer]
@@ -236,7 +236,7 @@ class Joiner:
         if header.data_bytes > most:
             raise DecodeError(f"layer {layer.name}: {header.data_bytes} bytes of data, more than the possible {most}")
 
-    def _transfer(self, key: _Key, header: _Header) -> _Transfer | None:
+    def _transfer(self, key: _Key, header: _ChunkHeader) -> _Transfer | None:
         """The transfer that a chunk belongs to, begun if it is new; ``None``: an older one than the one at hand."""
         transfer = self._transfers.get(key)
         if transfer is not None and header.is_of(transfer.header):
@@ -317,13 +317,13 @@ class _Transfer:
     """What has come of a value; a finished one is kept without its chunks, to know its duplicates."""
 
     key: _Key
-    header: _Header
+    header: _ChunkHeader
     chunks: dict[int, memoryview] = field(default_factory=dict)
     held_bytes: int = 0
     finished: bool = False
 
 
-class _Header(NamedTuple):
+class _ChunkHeader(NamedTuple):
     """A chunk's header, checked as far as it can be without the model."""
 
     purpose: Purpose
@@ -342,18 +342,18 @@ class _Header(NamedTuple):
     table: bytes
     scalars: Scalars = ()
 
-    def is_of(self, other: _Header) -> bool:
+    def is_of(self, other: _ChunkHeader) -> bool:
         """Whether both are chunks of one transfer, cut alike."""
         return (self.transfer, self.chunks, self.what, self.table) == (
             other.transfer, other.chunks, other.what, other.table
         )  # fmt: skip
 
-    def is_older_than(self, other: _Header) -> bool:
+    def is_older_than(self, other: _ChunkHeader) -> bool:
         """Whether this one belongs to an earlier value in the same epoch."""
         return self.epoch == other.epoch and (self.round, self.version) < (other.round, other.version)
 
 
-def _parse(payload: bytes, known: Sequence[tuple[Shapes, bytes]]) -> tuple[_Header, memoryview]:
+def _parse(payload: bytes, known: Sequence[tuple[Shapes, bytes]]) -> tuple[_ChunkHeader, memoryview]:
     """Header and content of a chunk; ``known`` are the shapes of each of the model's layers, and its table."""
     rest = unseal(payload, _MAGIC)
     if len(rest) < _WHAT.size + _WHICH.size:
@@ -379,7 +379,7 @@ def _parse(payload: bytes, known: Sequence[tuple[Shapes, bytes]]) -> tuple[_Head
     chunk = rest[stop:]
     if len(chunk) != chunk_size(data_bytes, count, index):
         raise DecodeError(f"layer chunk {index} of {count} has {len(chunk)} bytes")
-    header = _Header(
+    header = _ChunkHeader(
         purpose=_PURPOSES[purpose],
         codec=codec_by_id(codec).wire_id if codec or _PURPOSES[purpose] != "partial" else 0,
         layer=layer,
@@ -438,14 +438,14 @@ def _read_table(rest: memoryview, offset: int, tensors: int) -> tuple[Shapes, in
     return tuple(shapes), offset
 
 
-def _most_bytes(header: _Header, size: int) -> int:
+def _most_bytes(header: _ChunkHeader, size: int) -> int:
     """The most data that a layer's vector (``size``,) can have."""
     if header.purpose == "partial":
         return partials.most_bytes(size)
     return codec_by_id(header.codec).for_tensors(header.shapes).most_bytes(size)
 
 
-def _value(header: _Header, data: bytes) -> LayerValue:
+def _value(header: _ChunkHeader, data: bytes) -> LayerValue:
     return LayerValue(
         purpose=header.purpose,
         epoch=header.epoch,

@@ -94,8 +94,8 @@ def encode(partial: Partial) -> bytes:
     words = [partial.near] if partial.far is None else [partial.near, partial.far]
     elements = np.stack(words).astype("<i8", copy=False)  # (W, n)
     planes = elements.view(np.uint8).reshape(len(words), -1, 8).transpose(0, 2, 1)  # (W, 8, n)
-    squeezed = zstandard.ZstdCompressor(level=_LEVEL).compress(planes.tobytes())
-    return _HEAD.pack(len(roster), len(words)) + roster + squeezed
+    compressed = zstandard.ZstdCompressor(level=_LEVEL).compress(planes.tobytes())
+    return _HEAD.pack(len(roster), len(words)) + roster + compressed
 
 
 def decode(data: bytes, vector_size: int) -> Partial:
@@ -113,7 +113,7 @@ def decode(data: bytes, vector_size: int) -> Partial:
         raise DecodeError(f"partial with a roster of {roster_bytes} bytes")
     start = _HEAD.size + roster_bytes
     roster = _read_roster(data[_HEAD.size : start])
-    planes = np.frombuffer(_unsqueeze(data[start:], 8 * words * vector_size), np.uint8)
+    planes = np.frombuffer(_decompressed(data[start:], 8 * words * vector_size), np.uint8)
     elements = np.ascontiguousarray(planes.reshape(words, 8, vector_size).transpose(0, 2, 1))  # (W, n, 8)
     table = elements.view("<i8").reshape(words, vector_size).astype(np.int64, copy=False)
     far = table[1] if words == 2 else None
@@ -145,7 +145,7 @@ def _read_roster(content: bytes) -> _LongRoster:
     return roster
 
 
-def _unsqueeze(data: bytes, size: int) -> bytes:
+def _decompressed(data: bytes, size: int) -> bytes:
     try:
         claimed = zstandard.get_frame_parameters(data).content_size
         if claimed != size:

@@ -48,7 +48,7 @@ def add_rows_in_blocks(sums: Steps, local: Floats, base: Floats, weights: Double
     """The pass in numpy: of small layers many devices at a time, of large ones a block of one device."""
     length = min(_ROOM, -(-max(1, sums.size) // LANES) * LANES)
     together = max(1, _ROOM // length)
-    scratch = _Scratch(min(together, len(local)), length // LANES)
+    scratch = _CohortScratch(min(together, len(local)), length // LANES)
     for top in range(0, len(local), together):
         devices = slice(top, top + together)
         for left in range(0, sums.size, length):
@@ -56,7 +56,7 @@ def add_rows_in_blocks(sums: Steps, local: Floats, base: Floats, weights: Double
             scratch.add(sums[block], local[devices, block], base[block], weights[devices], lanes[devices], left > 0)
 
 
-class _Scratch:
+class _CohortScratch:
     """Scratch memory for terms and their squares, for so many devices, in so many rows of lanes."""
 
     def __init__(self, devices: int, rows: int) -> None:

@@ -203,7 +203,7 @@ class LayerUpdates:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Whose updates were added, ascending."""
+        """The devices whose updates were added, ascending."""
         return tuple(sorted(self._weights))
 
     def check_new(self, device: str, delta: Delta) -> None:

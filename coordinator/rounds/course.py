@@ -48,7 +48,7 @@ class RoundWork:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerValue:
+class LayerResult:
     """What a layer comes to in a round.
 
     Attributes:
@@ -84,20 +84,20 @@ def local_work(method: Method, examples: Mapping[str, int], hyperparameters: Map
 
 def layer_value(
     method: Method, aggregate: Aggregate, value: Vector, memory: Vector | None, tau: int, facts: LayerFacts
-) -> LayerValue:
+) -> LayerResult:
     """What a layer's aggregate leads to.
 
     Args:
         method: the settings.
         aggregate: of the layer's updates.
         value: the layer's value that they started at, (vector_size,).
-        memory: see `LayerValue`.
+        memory: see `LayerResult`.
         tau: tau_l, the layer's interval.
         facts: of the layer.
     """
     size, average = facts.size, method.algorithm.average(aggregate, value, facts)
     result, after = next_value(method.server, value, average, memory, size)
-    return LayerValue(result, after, discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0)
+    return LayerResult(result, after, discrepancy(aggregate.discrepancy_numerator, tau, size) if size else 0.0)
 
 
 def apply(

@@ -347,11 +347,7 @@ class Federation:
         self._model.move()
         discrepancies, self._discrepancies = self._discrepancies, {}
         seen, self._norms = self._norms, {}
-        in_time = round_.delivered_everything()
-        for name in in_time:
-            self.devices[name].rounds_done += 1
-        self._attendance.was_in_time(in_time)
-        late = self._attendance.was_late(round_.late() if now >= round_.deadline else (), round_.plan.cycle)
+        late = self._note_attendance(round_, now)
         seconds = now - round_.began
         state, adjustment = course.apply(
             self.settings,
@@ -386,6 +382,14 @@ class Federation:
             memory=dict(self.memory),
             adjustment=adjustment,
         )
+
+    def _note_attendance(self, round_: Round, now: float) -> dict[str, int]:
+        """Note who delivered everything in a round that is done; return how many cycles each late device sits out."""
+        in_time = round_.delivered_everything()
+        for name in in_time:
+            self.devices[name].rounds_done += 1
+        self._attendance.was_in_time(in_time)
+        return self._attendance.was_late(round_.late() if now >= round_.deadline else (), round_.plan.cycle)
 
     def hyperparameters(self, round_: int) -> dict[str, float]:
         """The training graph's 0-d inputs in a round: defaults of the bundle, the operator's, and the rate."""

@@ -25,7 +25,7 @@ class _Move:
 
     value: Vector
     check: int
-    way: LayerValue
+    encoded: LayerValue
 
 
 class GlobalModel:
@@ -78,9 +78,11 @@ class GlobalModel:
     def prepare(self, exact: Mapping[int, Vector], round_: int) -> None:
         """Have layers move, when the open round ends, as near to these values (vector_size,) as their codecs get."""
         codecs = {layer: self._wire.delta_codec_of(vector.size) for layer, vector in exact.items()}
-        ways = self._by_deltas({layer: exact[layer] for layer, codec in codecs.items() if codec}, codecs, round_)
-        ways |= {layer: self._by_value(layer, exact[layer], round_) for layer, codec in codecs.items() if not codec}
-        self._moves |= {layer: _Move(value, check_of(value), way) for layer, (way, value) in ways.items()}
+        encodings = self._by_deltas({layer: exact[layer] for layer, codec in codecs.items() if codec}, codecs, round_)
+        encodings |= {
+            layer: self._by_value(layer, exact[layer], round_) for layer, codec in codecs.items() if not codec
+        }
+        self._moves |= {layer: _Move(value, check_of(value), encoded) for layer, (encoded, value) in encodings.items()}
 
     def move(self) -> None:
         """Let what was prepared take effect."""
@@ -88,10 +90,10 @@ class GlobalModel:
         for layer, move in moves.items():
             self.versions[layer] += 1
             self._values[layer], self.checks[layer] = move.value, move.check
-            if move.way.purpose == "global":
-                self._wholes[layer] = move.way
+            if move.encoded.purpose == "global":
+                self._wholes[layer] = move.encoded
         if moves:
-            self._advance = {layer: move.way for layer, move in moves.items()}
+            self._advance = {layer: move.encoded for layer, move in moves.items()}
 
     def _by_deltas(
         self, exact: Mapping[int, Vector], codecs: Mapping[int, str], round_: int
@@ -99,7 +101,7 @@ class GlobalModel:
         """Return, by layer, a delta and what it leads to."""
         layers = list(exact)
         targets = [exact[layer] + self._owed[layer] if layer in self._owed else exact[layer] for layer in layers]
-        ways = pack_deltas(
+        encodings = pack_deltas(
             epoch=self._epoch,
             round=round_,
             layers=layers,
@@ -109,15 +111,15 @@ class GlobalModel:
             targets=targets,
             codecs=[codecs[layer] for layer in layers],
         )
-        for layer, target, (_, value) in zip(layers, targets, ways, strict=True):
+        for layer, target, (_, value) in zip(layers, targets, encodings, strict=True):
             self._owed[layer] = target - value
-        return dict(zip(layers, ways, strict=True))
+        return dict(zip(layers, encodings, strict=True))
 
     def _by_value(self, layer: int, exact: Vector, round_: int) -> tuple[LayerValue, Vector]:
         """A value, encoded, and what it is decoded to."""
         self._owed.pop(layer, None)
-        way = self._encoded(layer, exact, self.versions[layer] + 1, round_)
-        return way, unpack(way, self._spec.layers[layer])
+        encoded = self._encoded(layer, exact, self.versions[layer] + 1, round_)
+        return encoded, unpack(encoded, self._spec.layers[layer])
 
     def _encoded(self, layer: int, vector: Vector, version: int, round_: int) -> LayerValue:
         return pack(

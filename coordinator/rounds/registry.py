@@ -223,4 +223,4 @@ class Registry:
                 f"it can't encode {wire.fallback_codec}, only {', '.join(profile.codecs)}; set wire.fallback_codec",
             )
         choice = choose(self._manifest, profile.budget_mib, profile.savings)
-        return (choice.way.cut if choice.way else None), choice.reason
+        return (choice.plan.cut if choice.plan else None), choice.reason

@@ -36,7 +36,7 @@ from lamina.coordinator.service.arrivals import joined_partial, joined_update, j
 from lamina.coordinator.service.broadcast import Broadcast
 from lamina.coordinator.service.lease import Leadership, Superseded
 from lamina.coordinator.service.refusals import Refusals
-from lamina.coordinator.service.round_log import Chronicle
+from lamina.coordinator.service.round_log import RoundLog
 from lamina.coordinator.service.round_loop import RoundLoop
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
@@ -87,7 +87,7 @@ class Coordinator:
             with_further(bundle.manifest.spec, settings.algorithm.further), bundle.digest
         )
         self._federation = self._begun(saved)
-        self._chronicle = Chronicle(
+        self._round_log = RoundLog(
             settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
         )
         self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes)
@@ -111,13 +111,13 @@ class Coordinator:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(asyncio.to_thread(self._load_passes), name="load passes")
-                group.create_task(self._chronicle.keep(), name="record")
+                group.create_task(self._round_log.keep(), name="record")
                 settling = group.create_task(self._settle_commits(), name="settle")
                 group.create_task(self._do_rounds(), name="rounds")
                 await self._keep_serving()
-                await self._chronicle.end()
+                await self._round_log.end()
                 settling.cancel()
-            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
+            await asyncio.to_thread(self._journal.settle, self._round_log.pinned)
         except BaseExceptionGroup as raised:
             raise first_error(raised) from None
         finally:
@@ -338,11 +338,11 @@ class Coordinator:
     # -- what is finished ----------------------------------------------------------------------------------------------
 
     async def _commit(self, outcome: RoundOutcome) -> None:
-        done = self._chronicle.note(outcome)
+        done = self._round_log.note(outcome)
         moved = outcome.snapshot, outcome.values, outcome.owed, outcome.memory
         await asyncio.to_thread(self._journal.commit, done, *moved)
         self._committed.set()
-        await self._chronicle.add(done, outcome)
+        await self._round_log.add(done, outcome)
         await self._stop_if_stalled()
 
     async def _do_rounds(self) -> None:
@@ -354,8 +354,8 @@ class Coordinator:
         patience = self._settings.evaluation.stop_after
         if not patience or self._federation.finished or self._federation.snapshot.cohort:
             return
-        await self._chronicle.caught_up()
-        if self._chronicle.evaluations.stalled(patience):
+        await self._round_log.caught_up()
+        if self._round_log.evaluations.stalled(patience):
             log.info("no better than before in %d evaluations (evaluation.stop_after): training ends", patience)
             self._federation.stop()
 
@@ -364,7 +364,7 @@ class Coordinator:
         while True:
             await self._committed.wait()
             self._committed.clear()
-            await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
+            await asyncio.to_thread(self._journal.settle, self._round_log.pinned)
 
     # -- saying how it stands ----------------------------------------------------------------------------------------
 
@@ -376,12 +376,12 @@ class Coordinator:
         """
         federation, topics = self._federation, self._topics
         snapshot = federation.snapshot
-        await asyncio.to_thread(self._journal.settle, self._chronicle.pinned)
+        await asyncio.to_thread(self._journal.settle, self._round_log.pinned)
         await broadcast.values()
         await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
         for name in list(federation.devices):
             await broadcast.forget(topics.device(name, "task"))
-        await self._chronicle.caught_up()  # the status says the accuracy of the last round
+        await self._round_log.caught_up()  # the status says the accuracy of the last round
         await broadcast.say(topics.coordinator_status, self._status("finished"))
         await self._leadership.give_up(broadcast.link)
 
@@ -398,16 +398,16 @@ class Coordinator:
             round=snapshot.round,
             rounds=federation.rounds,
             devices=federation.accepted,
-            accuracy=self._chronicle.accuracy,
+            accuracy=self._round_log.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
             further=self._settings.algorithm.further or msgspec.UNSET,
         )
 
     def _result(self) -> RunResult:
         federation, snapshot = self._federation, self._federation.snapshot
-        best = self._chronicle.evaluations.best
+        best = self._round_log.evaluations.best
         return RunResult(
-            accuracy=self._chronicle.accuracy,
+            accuracy=self._round_log.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
             rounds=snapshot.round,
             wall_s=snapshot.wall_s,

@@ -43,7 +43,7 @@ class _Entry(NamedTuple):
     values: tuple[Vector, ...]
 
 
-class Chronicle:
+class RoundLog:
     """The records of one run.
 
     Args:

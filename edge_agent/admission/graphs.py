@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from lamina.edge_agent.admission.onnx_graph import ITEM_BYTES, Graph, Node, Tensor, read_graph
-from lamina.edge_agent.admission.shapes import RULES, Extents, Form, forms_made
+from lamina.edge_agent.admission.shapes import RULES, Extents, TensorFacts, facts_made
 from lamina.models.errors import ModelError, brief
 from lamina.models.manifest import EXTERNAL_LOCATION, FileEntry
 
@@ -95,7 +95,7 @@ class _Walk:
         self._most_bytes = most_bytes
         self._given, self._constants = given, constants
 
-    def graph(self, graph: Graph, outer: Mapping[str, Form]) -> list[Form]:
+    def graph(self, graph: Graph, outer: Mapping[str, TensorFacts]) -> list[TensorFacts]:
         """The forms of a graph's outputs; ``outer`` are the tensors around it that it may read."""
         known = dict(outer)
         for tensor in graph.constants:
@@ -103,10 +103,10 @@ class _Walk:
         for place in graph.inputs:
             if place.name not in known:
                 shape = tuple(self._batch if isinstance(extent, str) else extent for extent in place.shape)
-                self._enter(known, place.name, Form(shape, place.kind), outer)
+                self._enter(known, place.name, TensorFacts(shape, place.kind), outer)
         return self._run(graph, known, outer)
 
-    def _run(self, graph: Graph, known: dict[str, Form], outer: Mapping[str, Form]) -> list[Form]:
+    def _run(self, graph: Graph, known: dict[str, TensorFacts], outer: Mapping[str, TensorFacts]) -> list[TensorFacts]:
         left = Counter(name for node in graph.nodes for name in _read(node))
         left.update(graph.outputs)
         alive: dict[str, int] = {}
@@ -129,8 +129,8 @@ class _Walk:
             raise ModelError(f"nothing makes its output {brief(missing[0], 40)}")
         return [known[name] for name in graph.outputs]
 
-    def _forms(self, node: Node, known: Mapping[str, Form], left: Counter[str]) -> list[Form]:
-        inputs: list[Form | None] = []
+    def _forms(self, node: Node, known: Mapping[str, TensorFacts], left: Counter[str]) -> list[TensorFacts]:
+        inputs: list[TensorFacts | None] = []
         for name in node.inputs:
             if name and name not in known:
                 raise ModelError(f"{brief(node.operator, 40)} reads {brief(name, 40)}, which nothing makes")
@@ -138,11 +138,13 @@ class _Walk:
         try:
             if node.operator == "Scan":
                 return self._scan(node, inputs, known)
-            return forms_made(node, inputs)
+            return facts_made(node, inputs)
         except ModelError as error:
             raise ModelError(f"{brief(node.operator, 40)} {error}") from error
 
-    def _scan(self, node: Node, inputs: list[Form | None], known: Mapping[str, Form]) -> list[Form]:
+    def _scan(
+        self, node: Node, inputs: list[TensorFacts | None], known: Mapping[str, TensorFacts]
+    ) -> list[TensorFacts]:
         body, sequences = node.attributes.get("body"), node.attributes.get("num_scan_inputs")
         forms = [form for form in inputs if form is not None]
         if (
@@ -156,18 +158,18 @@ class _Walk:
         lengths = {form.shape[0] if form.shape else 0 for form in forms[states:]}
         if len(lengths) != 1 or (length := lengths.pop()) > _MOST_STEPS:
             raise ModelError("has sequences of other lengths, or too long ones")
-        inner = [*forms[:states], *(Form(form.shape[1:], form.kind) for form in forms[states:])]
+        inner = [*forms[:states], *(TensorFacts(form.shape[1:], form.kind) for form in forms[states:])]
         entering = {place.name: form for place, form in zip(body.inputs, inner, strict=True)}
         made = self.graph(body, {**known, **entering})
         if any(after != before[:2] for after, before in zip((f[:2] for f in made[:states]), inner, strict=False)):
             raise ModelError("has a state that grows")
-        return [*made[:states], *(Form((length, *form.shape), form.kind) for form in made[states:])]
+        return [*made[:states], *(TensorFacts((length, *form.shape), form.kind) for form in made[states:])]
 
-    def _constant(self, tensor: Tensor) -> Form:
+    def _constant(self, tensor: Tensor) -> TensorFacts:
         place = tensor.outside
         if place is None:
-            return Form(tensor.shape, tensor.kind, tensor.value)
-        form = Form(tensor.shape, tensor.kind)
+            return TensorFacts(tensor.shape, tensor.kind, tensor.value)
+        form = TensorFacts(tensor.shape, tensor.kind)
         if place.location == EXTERNAL_LOCATION and self._given.get(tensor.name) == tensor.shape:
             return form
         if self._constants is None or place.location != self._constants.file_name:
@@ -179,7 +181,9 @@ class _Walk:
             raise ModelError(f"constant {brief(tensor.name, 40)} is not within the bundle's file of constants")
         return form
 
-    def _enter(self, known: dict[str, Form], name: str, form: Form, outer: Mapping[str, Form]) -> None:
+    def _enter(
+        self, known: dict[str, TensorFacts], name: str, form: TensorFacts, outer: Mapping[str, TensorFacts]
+    ) -> None:
         if name in known and name not in outer:
             raise ModelError(f"{brief(name, 40)} is made twice")
         if form.kind not in ITEM_BYTES:
@@ -194,7 +198,7 @@ class _Walk:
         known[name] = form
 
 
-def _bytes(form: Form) -> int:
+def _bytes(form: TensorFacts) -> int:
     return math.prod(form.shape) * ITEM_BYTES[form.kind]
 
 

@@ -55,7 +55,7 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ValueInfo:
     """An input or output of a graph; an extent that isn't fixed is a string."""
 
     name: str
@@ -79,7 +79,7 @@ class Graph:
 
     nodes: tuple[Node, ...]
     constants: tuple[Tensor, ...]
-    inputs: tuple[Place, ...]
+    inputs: tuple[ValueInfo, ...]
     outputs: tuple[str, ...]
 
 
@@ -168,7 +168,7 @@ def _tensor(data: memoryview) -> Tensor:
 
 
 def _outside(found: Message, what: str) -> Outside:
-    """Where a constant's content lies outside of the graph's file."""
+    """Return where a constant's content lies outside of the graph's file."""
     said: dict[str, str] = {}
     for part in parts(found.get(13, []), what):
         entry = message(part, {1, 2}, {1, 2}, what)
@@ -195,7 +195,7 @@ def _numbers(found: Message, raw: list[memoryview], kind: int, shape: tuple[int,
     return np.array(numbers, np.int64).reshape(shape)
 
 
-def _place(data: memoryview) -> Place:
+def _place(data: memoryview) -> ValueInfo:
     what = "an input or output"
     found = message(data, {1, 2, 3}, {1, 2}, what)
     name = text(found.get(1, []), what)
@@ -208,4 +208,4 @@ def _place(data: memoryview) -> Place:
                 for extent in parts(message(extents, {1}, (), what).get(1, []), what):
                     one = message(extent, {1, 2, 3}, {1, 2}, what)
                     shape.append(integers(one[1], what)[0] if 1 in one else text(one.get(2, []), what) or "?")
-    return Place(name, kind, tuple(shape))
+    return ValueInfo(name, kind, tuple(shape))

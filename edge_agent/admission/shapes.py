@@ -23,7 +23,7 @@ _MOST_NUMBERS = 64
 """Numbers in a shape, a list of axes, or what is computed of them: no honest graph has more to look at."""
 
 
-class Form(NamedTuple):
+class TensorFacts(NamedTuple):
     """What is known of a tensor: its extents, its element type, and its content where that is a few whole numbers."""
 
     shape: Extents
@@ -31,18 +31,18 @@ class Form(NamedTuple):
     value: Numbers | None = None
 
 
-Forms = Sequence[Form | None]
-Rule = Callable[[Node, Forms], list[Form]]
+AllFacts = Sequence[TensorFacts | None]
+Rule = Callable[[Node, AllFacts], list[TensorFacts]]
 
 
-def _given(forms: Forms, index: int) -> Form:
+def _given(forms: AllFacts, index: int) -> TensorFacts:
     form = forms[index] if index < len(forms) else None
     if form is None:
         raise ModelError(f"lacks its input {index}")
     return form
 
 
-def _known(forms: Forms, index: int, most: int = _MOST_NUMBERS) -> list[int]:
+def _known(forms: AllFacts, index: int, most: int = _MOST_NUMBERS) -> list[int]:
     """The whole numbers that an input holds."""
     value = _given(forms, index).value
     if value is None or value.size > most:
@@ -81,20 +81,20 @@ def _broadcast(*shapes: Extents) -> Extents:
     return tuple(result)
 
 
-def _same(node: Node, forms: Forms) -> list[Form]:
-    return [Form(_given(forms, 0).shape, _given(forms, 0).kind)]
+def _same(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    return [TensorFacts(_given(forms, 0).shape, _given(forms, 0).kind)]
 
 
-def _passed(node: Node, forms: Forms) -> list[Form]:
+def _passed(node: Node, forms: AllFacts) -> list[TensorFacts]:
     return [_given(forms, 0)]
 
 
-def _cast(node: Node, forms: Forms) -> list[Form]:
+def _cast(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form, kind = _given(forms, 0), _number(node, "to", 0)
-    return [Form(form.shape, kind, form.value if kind == INT64 else None)]
+    return [TensorFacts(form.shape, kind, form.value if kind == INT64 else None)]
 
 
-def _elementwise(node: Node, forms: Forms) -> list[Form]:
+def _elementwise(node: Node, forms: AllFacts) -> list[TensorFacts]:
     given = [_given(forms, index) for index in range(len(forms))]
     shape = _broadcast(*(form.shape for form in given))
     compute = _COMPUTED.get(node.operator)
@@ -107,7 +107,7 @@ def _elementwise(node: Node, forms: Forms) -> list[Form]:
     ):
         with np.errstate(all="ignore"):
             value = np.asarray(compute(*values), np.int64)
-    return [Form(shape, given[0].kind, value)]
+    return [TensorFacts(shape, given[0].kind, value)]
 
 
 def _quotient(a: Numbers, b: Numbers) -> Numbers:
@@ -121,20 +121,20 @@ _COMPUTED: dict[str, Callable[..., Numbers]] = {
 }  # fmt: skip
 
 
-def _compared(node: Node, forms: Forms) -> list[Form]:
-    return [Form(_broadcast(_given(forms, 0).shape, _given(forms, 1).shape), BOOL)]
+def _compared(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    return [TensorFacts(_broadcast(_given(forms, 0).shape, _given(forms, 1).shape), BOOL)]
 
 
-def _tested(node: Node, forms: Forms) -> list[Form]:
-    return [Form(_given(forms, 0).shape, BOOL)]
+def _tested(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    return [TensorFacts(_given(forms, 0).shape, BOOL)]
 
 
-def _where(node: Node, forms: Forms) -> list[Form]:
+def _where(node: Node, forms: AllFacts) -> list[TensorFacts]:
     shapes = [_given(forms, index).shape for index in range(3)]
-    return [Form(_broadcast(*shapes), _given(forms, 1).kind)]
+    return [TensorFacts(_broadcast(*shapes), _given(forms, 1).kind)]
 
 
-def _reduced(node: Node, forms: Forms) -> list[Form]:
+def _reduced(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form = _given(forms, 0)
     axes = _known(forms, 1) if len(forms) > 1 and forms[1] is not None else list(_numbers(node, "axes", ()))
     if not axes and not _number(node, "noop_with_empty_axes", 0):
@@ -142,11 +142,11 @@ def _reduced(node: Node, forms: Forms) -> list[Form]:
     value = None
     if node.operator == "ReduceProd" and form.value is not None and len(axes) == len(form.shape):
         value = np.full((1,) * len(axes) if _number(node, "keepdims", 1) else (), form.value.prod(), np.int64)
-    return [Form(_without(node, form.shape, axes), form.kind, value)]
+    return [TensorFacts(_without(node, form.shape, axes), form.kind, value)]
 
 
-def _arg(node: Node, forms: Forms) -> list[Form]:
-    return [Form(_without(node, _given(forms, 0).shape, [_number(node, "axis", 0)]), INT64)]
+def _arg(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    return [TensorFacts(_without(node, _given(forms, 0).shape, [_number(node, "axis", 0)]), INT64)]
 
 
 def _without(node: Node, shape: Extents, axes: Sequence[int]) -> Extents:
@@ -155,7 +155,7 @@ def _without(node: Node, shape: Extents, axes: Sequence[int]) -> Extents:
     return tuple(1 if place in gone else extent for place, extent in enumerate(shape) if kept or place not in gone)
 
 
-def _matmul(node: Node, forms: Forms) -> list[Form]:
+def _matmul(node: Node, forms: AllFacts) -> list[TensorFacts]:
     a, b = _given(forms, 0).shape, _given(forms, 1).shape
     if not a or not b:
         raise ModelError("multiplies a scalar")
@@ -163,14 +163,14 @@ def _matmul(node: Node, forms: Forms) -> list[Form]:
     if left[-1] != right[-2]:
         raise ModelError("has inputs whose shapes don't go together")
     result = _broadcast(left[:-2], right[:-2]) if len(left) > 2 or len(right) > 2 else ()
-    return [Form((*result, *left[-2:-1][: len(a) > 1], *right[-1:][: len(b) > 1]), _given(forms, 0).kind)]
+    return [TensorFacts((*result, *left[-2:-1][: len(a) > 1], *right[-1:][: len(b) > 1]), _given(forms, 0).kind)]
 
 
-def _gemm(node: Node, forms: Forms) -> list[Form]:
+def _gemm(node: Node, forms: AllFacts) -> list[TensorFacts]:
     a, b = _given(forms, 0).shape, _given(forms, 1).shape
     if len(a) != 2 or len(b) != 2:
         raise ModelError("multiplies what are no matrices")
-    return [Form((a[_number(node, "transA", 0)], b[1 - _number(node, "transB", 0)]), _given(forms, 0).kind)]
+    return [TensorFacts((a[_number(node, "transA", 0)], b[1 - _number(node, "transB", 0)]), _given(forms, 0).kind)]
 
 
 def _window(node: Node, kernel: Extents) -> tuple[Extents, Extents, Extents]:
@@ -196,14 +196,14 @@ def _slid(node: Node, extents: Extents, kernel: Extents) -> Extents:
     )
 
 
-def _conv(node: Node, forms: Forms) -> list[Form]:
+def _conv(node: Node, forms: AllFacts) -> list[TensorFacts]:
     x, w = _given(forms, 0).shape, _given(forms, 1).shape
     if len(x) != len(w) or len(x) < 3:
         raise ModelError("convolves what have other ranks")
-    return [Form((x[0], w[0], *_slid(node, x[2:], w[2:])), _given(forms, 0).kind)]
+    return [TensorFacts((x[0], w[0], *_slid(node, x[2:], w[2:])), _given(forms, 0).kind)]
 
 
-def _conv_transposed(node: Node, forms: Forms) -> list[Form]:
+def _conv_transposed(node: Node, forms: AllFacts) -> list[TensorFacts]:
     x, w = _given(forms, 0).shape, _given(forms, 1).shape
     if len(x) != len(w) or len(x) < 3 or "output_shape" in node.attributes:
         raise ModelError("convolves what have other ranks, or to a shape of its own")
@@ -213,35 +213,35 @@ def _conv_transposed(node: Node, forms: Forms) -> list[Form]:
         step * (extent - 1) + more + far - less
         for step, extent, more, far, less in zip(strides, x[2:], rest, reach, around, strict=True)
     )
-    return [Form((x[0], w[1] * _number(node, "group", 1), *spatial), _given(forms, 0).kind)]
+    return [TensorFacts((x[0], w[1] * _number(node, "group", 1), *spatial), _given(forms, 0).kind)]
 
 
-def _pooled(node: Node, forms: Forms) -> list[Form]:
+def _pooled(node: Node, forms: AllFacts) -> list[TensorFacts]:
     x = _given(forms, 0)
-    return [Form((*x.shape[:2], *_slid(node, x.shape[2:], _numbers(node, "kernel_shape", ()))), x.kind)]
+    return [TensorFacts((*x.shape[:2], *_slid(node, x.shape[2:], _numbers(node, "kernel_shape", ()))), x.kind)]
 
 
-def _largest(node: Node, forms: Forms) -> list[Form]:
+def _largest(node: Node, forms: AllFacts) -> list[TensorFacts]:
     [pooled] = _pooled(node, forms)
-    return [pooled, Form(pooled.shape, INT64)][: len(node.outputs)]
+    return [pooled, TensorFacts(pooled.shape, INT64)][: len(node.outputs)]
 
 
-def _normalised(node: Node, forms: Forms) -> list[Form]:
+def _normalised(node: Node, forms: AllFacts) -> list[TensorFacts]:
     x, scale = _given(forms, 0), _given(forms, 1)
-    return [Form(x.shape, x.kind), Form(scale.shape, x.kind), Form(scale.shape, x.kind)]
+    return [TensorFacts(x.shape, x.kind), TensorFacts(scale.shape, x.kind), TensorFacts(scale.shape, x.kind)]
 
 
-def _normalised_back(node: Node, forms: Forms) -> list[Form]:
+def _normalised_back(node: Node, forms: AllFacts) -> list[TensorFacts]:
     x, scale = _given(forms, 1), _given(forms, 2)
-    return [Form(x.shape, x.kind), Form(scale.shape, x.kind), Form(scale.shape, x.kind)]
+    return [TensorFacts(x.shape, x.kind), TensorFacts(scale.shape, x.kind), TensorFacts(scale.shape, x.kind)]
 
 
-def _conv_back(node: Node, forms: Forms) -> list[Form]:
+def _conv_back(node: Node, forms: AllFacts) -> list[TensorFacts]:
     x, w = _given(forms, 1), _given(forms, 2)
-    return [Form(x.shape, x.kind), Form(w.shape, x.kind), Form(w.shape[:1], x.kind)]
+    return [TensorFacts(x.shape, x.kind), TensorFacts(w.shape, x.kind), TensorFacts(w.shape[:1], x.kind)]
 
 
-def _reshaped(node: Node, forms: Forms) -> list[Form]:
+def _reshaped(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form, wanted = _given(forms, 0), _known(forms, 1)
     size = math.prod(form.shape)
     if not _number(node, "allowzero", 0):
@@ -251,25 +251,25 @@ def _reshaped(node: Node, forms: Forms) -> list[Form]:
     shape = tuple((size // fixed if fixed else 0) if extent == -1 else extent for extent in wanted)
     if math.prod(shape) != size or wanted.count(-1) > 1 or min(shape, default=0) < 0:
         raise ModelError(f"makes a shape of other elements than the {size} that it is given")
-    return [Form(shape, form.kind, None if form.value is None else form.value.reshape(shape))]
+    return [TensorFacts(shape, form.kind, None if form.value is None else form.value.reshape(shape))]
 
 
-def _transposed(node: Node, forms: Forms) -> list[Form]:
+def _transposed(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form = _given(forms, 0)
     order = _numbers(node, "perm", tuple(reversed(range(len(form.shape)))))
     if sorted(order) != list(range(len(form.shape))):
         raise ModelError("has an order of axes that is none")
-    return [Form(tuple(form.shape[place] for place in order), form.kind)]
+    return [TensorFacts(tuple(form.shape[place] for place in order), form.kind)]
 
 
-def _squeezed(node: Node, forms: Forms) -> list[Form]:
+def _squeezed(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form = _given(forms, 0)
     every = [place for place, extent in enumerate(form.shape) if extent == 1]
     axes = {_axis(axis, len(form.shape)) for axis in (_known(forms, 1) if len(forms) > 1 else every)}
     return _reshape_to(form, tuple(extent for place, extent in enumerate(form.shape) if place not in axes))
 
 
-def _unsqueezed(node: Node, forms: Forms) -> list[Form]:
+def _unsqueezed(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form, axes = _given(forms, 0), _known(forms, 1)
     rank = len(form.shape) + len(axes)
     new, left = {_axis(axis, rank) for axis in axes}, iter(form.shape)
@@ -278,18 +278,18 @@ def _unsqueezed(node: Node, forms: Forms) -> list[Form]:
     return _reshape_to(form, tuple(1 if place in new else next(left) for place in range(rank)))
 
 
-def _reshape_to(form: Form, shape: Extents) -> list[Form]:
+def _reshape_to(form: TensorFacts, shape: Extents) -> list[TensorFacts]:
     if math.prod(shape) != math.prod(form.shape):
         raise ModelError("drops an axis that is not 1")
-    return [Form(shape, form.kind, None if form.value is None else form.value.reshape(shape))]
+    return [TensorFacts(shape, form.kind, None if form.value is None else form.value.reshape(shape))]
 
 
-def _flattened(node: Node, forms: Forms) -> list[Form]:
+def _flattened(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form, axis = _given(forms, 0), _number(node, "axis", 1)
-    return [Form((math.prod(form.shape[:axis]), math.prod(form.shape[axis:])), form.kind)]
+    return [TensorFacts((math.prod(form.shape[:axis]), math.prod(form.shape[axis:])), form.kind)]
 
 
-def _joined(node: Node, forms: Forms) -> list[Form]:
+def _joined(node: Node, forms: AllFacts) -> list[TensorFacts]:
     given = [_given(forms, index) for index in range(len(forms))]
     first, axis = given[0].shape, _axis(_number(node, "axis", 0), len(given[0].shape))
     for form in given:
@@ -298,10 +298,10 @@ def _joined(node: Node, forms: Forms) -> list[Form]:
     total = sum(form.shape[axis] for form in given)
     values = [form.value for form in given if form.value is not None]
     joined = np.concatenate(values, axis) if len(values) == len(given) and total <= _MOST_NUMBERS else None
-    return [Form((*first[:axis], total, *first[axis + 1 :]), given[0].kind, joined)]
+    return [TensorFacts((*first[:axis], total, *first[axis + 1 :]), given[0].kind, joined)]
 
 
-def _split(node: Node, forms: Forms) -> list[Form]:
+def _split(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form = _given(forms, 0)
     axis = _axis(_number(node, "axis", 0), len(form.shape))
     extent, count = form.shape[axis], len(node.outputs)
@@ -313,10 +313,10 @@ def _split(node: Node, forms: Forms) -> list[Form]:
     )
     if sum(sizes) != extent or min(sizes, default=0) < 0 or len(sizes) != count:
         raise ModelError("splits into other parts than there are")
-    return [Form((*form.shape[:axis], size, *form.shape[axis + 1 :]), form.kind) for size in sizes]
+    return [TensorFacts((*form.shape[:axis], size, *form.shape[axis + 1 :]), form.kind) for size in sizes]
 
 
-def _sliced(node: Node, forms: Forms) -> list[Form]:
+def _sliced(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form, starts, ends = _given(forms, 0), _known(forms, 1), _known(forms, 2)
     axes = _known(forms, 3) if len(forms) > 3 and forms[3] is not None else list(range(len(starts)))
     steps = _known(forms, 4) if len(forms) > 4 else [1] * len(starts)
@@ -326,20 +326,20 @@ def _sliced(node: Node, forms: Forms) -> list[Form]:
             raise ModelError("slices by steps of 0")
         parts[_axis(axis, len(form.shape))] = slice(start, end, step)
     shape = tuple(len(range(*part.indices(extent))) for part, extent in zip(parts, form.shape, strict=True))
-    return [Form(shape, form.kind, None if form.value is None else form.value[tuple(parts)])]
+    return [TensorFacts(shape, form.kind, None if form.value is None else form.value[tuple(parts)])]
 
 
-def _expanded(node: Node, forms: Forms) -> list[Form]:
+def _expanded(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form = _given(forms, 0)
-    return [Form(_broadcast(form.shape, tuple(_known(forms, 1))), form.kind)]
+    return [TensorFacts(_broadcast(form.shape, tuple(_known(forms, 1))), form.kind)]
 
 
-def _tiled(node: Node, forms: Forms) -> list[Form]:
+def _tiled(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form, repeats = _given(forms, 0), _known(forms, 1)
-    return [Form(tuple(extent * times for extent, times in zip(form.shape, repeats, strict=True)), form.kind)]
+    return [TensorFacts(tuple(extent * times for extent, times in zip(form.shape, repeats, strict=True)), form.kind)]
 
 
-def _padded(node: Node, forms: Forms) -> list[Form]:
+def _padded(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form, pads = _given(forms, 0), _known(forms, 1)
     axes = _known(forms, 3) if len(forms) > 3 else list(range(len(form.shape)))
     if len(pads) != 2 * len(axes):
@@ -347,10 +347,10 @@ def _padded(node: Node, forms: Forms) -> list[Form]:
     shape = list(form.shape)
     for place, axis in enumerate(axes):
         shape[_axis(axis, len(shape))] += pads[place] + pads[place + len(axes)]
-    return [Form(tuple(shape), form.kind)]
+    return [TensorFacts(tuple(shape), form.kind)]
 
 
-def _gathered(node: Node, forms: Forms) -> list[Form]:
+def _gathered(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form, indices = _given(forms, 0), _given(forms, 1)
     axis = _axis(_number(node, "axis", 0), len(form.shape))
     value = None
@@ -358,72 +358,72 @@ def _gathered(node: Node, forms: Forms) -> list[Form]:
         if form.value.size == 0 or np.abs(indices.value).max(initial=0) > form.value.size:
             raise ModelError("gathers from beyond a shape")
         value = np.take(form.value, indices.value, mode="wrap")
-    return [Form((*form.shape[:axis], *indices.shape, *form.shape[axis + 1 :]), form.kind, value)]
+    return [TensorFacts((*form.shape[:axis], *indices.shape, *form.shape[axis + 1 :]), form.kind, value)]
 
 
-def _gathered_elements(node: Node, forms: Forms) -> list[Form]:
-    return [Form(_given(forms, 1).shape, _given(forms, 0).kind)]
+def _gathered_elements(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    return [TensorFacts(_given(forms, 1).shape, _given(forms, 0).kind)]
 
 
-def _ranged(node: Node, forms: Forms) -> list[Form]:
+def _ranged(node: Node, forms: AllFacts) -> list[TensorFacts]:
     [start], [limit], [step] = (_known(forms, index) for index in range(3))
     if not step:
         raise ModelError("counts by steps of 0")
     length = len(range(start, limit, step))
     value = np.arange(start, limit, step) if length <= _MOST_NUMBERS else None
-    return [Form((length,), _given(forms, 0).kind, value)]
+    return [TensorFacts((length,), _given(forms, 0).kind, value)]
 
 
-def _shape_of(node: Node, forms: Forms) -> list[Form]:
+def _shape_of(node: Node, forms: AllFacts) -> list[TensorFacts]:
     shape = _given(forms, 0).shape
     end = node.attributes.get("end")
     value = np.array(shape[_number(node, "start", 0) : end if isinstance(end, int) else None], np.int64)
-    return [Form(value.shape, INT64, value)]
+    return [TensorFacts(value.shape, INT64, value)]
 
 
-def _size_of(node: Node, forms: Forms) -> list[Form]:
-    return [Form((), INT64, np.array(min(math.prod(_given(forms, 0).shape), 2**62), np.int64))]
+def _size_of(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    return [TensorFacts((), INT64, np.array(min(math.prod(_given(forms, 0).shape), 2**62), np.int64))]
 
 
-def _top(node: Node, forms: Forms) -> list[Form]:
+def _top(node: Node, forms: AllFacts) -> list[TensorFacts]:
     form, [k] = _given(forms, 0), _known(forms, 1)
     axis = _axis(_number(node, "axis", -1), len(form.shape))
     shape = (*form.shape[:axis], k, *form.shape[axis + 1 :])
-    return [Form(shape, form.kind), Form(shape, INT64)]
+    return [TensorFacts(shape, form.kind), TensorFacts(shape, INT64)]
 
 
-def _one_hot(node: Node, forms: Forms) -> list[Form]:
+def _one_hot(node: Node, forms: AllFacts) -> list[TensorFacts]:
     indices, [depth] = _given(forms, 0), _known(forms, 1)
     axis = _axis(_number(node, "axis", -1), len(indices.shape) + 1)
-    return [Form((*indices.shape[:axis], depth, *indices.shape[axis:]), _given(forms, 2).kind)]
+    return [TensorFacts((*indices.shape[:axis], depth, *indices.shape[axis:]), _given(forms, 2).kind)]
 
 
-def _filled(node: Node, forms: Forms) -> list[Form]:
+def _filled(node: Node, forms: AllFacts) -> list[TensorFacts]:
     tensor = node.attributes.get("value")
-    return [Form(tuple(_known(forms, 0)), tensor.kind if isinstance(tensor, Tensor) else FLOAT)]
+    return [TensorFacts(tuple(_known(forms, 0)), tensor.kind if isinstance(tensor, Tensor) else FLOAT)]
 
 
-def _averaged(node: Node, forms: Forms) -> list[Form]:
+def _averaged(node: Node, forms: AllFacts) -> list[TensorFacts]:
     x = _given(forms, 0)
-    return [Form((*x.shape[:2], *(1 for _ in x.shape[2:])), x.kind)]
+    return [TensorFacts((*x.shape[:2], *(1 for _ in x.shape[2:])), x.kind)]
 
 
-def _normalised_layer(node: Node, forms: Forms) -> list[Form]:
+def _normalised_layer(node: Node, forms: AllFacts) -> list[TensorFacts]:
     x = _given(forms, 0)
     axis = _axis(_number(node, "axis", -1), len(x.shape))
-    kept = Form((*x.shape[:axis], *(1 for _ in x.shape[axis:])), x.kind)
-    return [Form(x.shape, x.kind), kept, kept]
+    kept = TensorFacts((*x.shape[:axis], *(1 for _ in x.shape[axis:])), x.kind)
+    return [TensorFacts(x.shape, x.kind), kept, kept]
 
 
-def _constant(node: Node, forms: Forms) -> list[Form]:
+def _constant(node: Node, forms: AllFacts) -> list[TensorFacts]:
     tensor = node.attributes.get("value")
     if not isinstance(tensor, Tensor) or tensor.outside:
         raise ModelError("has no value of its own")
-    return [Form(tensor.shape, tensor.kind, tensor.value)]
+    return [TensorFacts(tensor.shape, tensor.kind, tensor.value)]
 
 
-def forms_made(node: Node, forms: Forms) -> list[Form]:
-    """The forms of an operator's outputs.
+def facts_made(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    """Say what is known of an operator's outputs.
 
     Raises:
         ModelError: the operator is not on the list, or its inputs don't suit it.
@@ -434,8 +434,8 @@ def forms_made(node: Node, forms: Forms) -> list[Form]:
     return made if node.operator == "Constant" else [_of_few(form) for form in made]
 
 
-def _of_few(form: Form) -> Form:
-    """The form without its content, where that is more than what shapes are computed of."""
+def _of_few(form: TensorFacts) -> TensorFacts:
+    """Leave the content out where that is more than what shapes are computed of."""
     return form if form.value is None or form.value.size <= _MOST_NUMBERS else form._replace(value=None)
 
 

@@ -19,7 +19,7 @@ from lamina.broker.link.reconnect import first_error, keep_linked
 from lamina.broker.link.seam import Dial, Link, Will
 from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, encode
 from lamina.broker.wire.topics import Topics
-from lamina.edge_agent.service.agent_context import Agency, Tally
+from lamina.edge_agent.service.agent_context import AgentContext, TrafficCounters
 from lamina.edge_agent.service.connection import Connection, LinkCommand
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
@@ -83,7 +83,7 @@ class Agent:
         self.profile: DeviceProfile = msgspec.structs.replace(profile, instance=secrets.token_hex(8))
         self._rivals = Rivals(self.profile.instance)
         learning.budget_mib = self.profile.budget_mib
-        self.tally = Tally()
+        self.tally = TrafficCounters()
         self._settings = settings
         self._dial = dial
         self._device = settings.device
@@ -134,7 +134,7 @@ class Agent:
         )
 
     async def _serve(self, link: Link) -> None:
-        agency = Agency(
+        context = AgentContext(
             profile=self.profile,
             topics=self._topics,
             learning=self._learning,
@@ -144,7 +144,7 @@ class Agent:
             rivals=self._rivals,
             feed=self._feed,
         )
-        self._connection = Connection(agency, link)
+        self._connection = Connection(context, link)
         log.info("%s: linked to federation %s", self._device, self._settings.federation)
         await self._connection.serve()
 

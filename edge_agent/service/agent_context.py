@@ -16,7 +16,7 @@ from lamina.edge_agent.session.session import Session
 
 
 @dataclass(slots=True)
-class Tally:
+class TrafficCounters:
     """Counted since the agent started.
 
     Attributes:
@@ -31,7 +31,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Agency:
+class AgentContext:
     """What an agent's links share.
 
     Attributes:
@@ -49,7 +49,7 @@ class Agency:
     topics: Topics
     learning: Learning
     fetcher: Fetcher
-    tally: Tally
+    tally: TrafficCounters
     session: Session
     rivals: Rivals
     feed: Callable[[Event], None]

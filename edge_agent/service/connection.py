@@ -23,7 +23,7 @@ from lamina.broker.wire.messages import decode as decoded
 from lamina.broker.wire.messages import encode as encoded
 from lamina.broker.wire.topics import Address
 from lamina.edge_agent.admission.bundles import check_task
-from lamina.edge_agent.service.agent_context import Agency
+from lamina.edge_agent.service.agent_context import AgentContext
 from lamina.edge_agent.service.delivery import deliver
 from lamina.edge_agent.session.events import (
     Deliver,
@@ -56,14 +56,14 @@ class Connection:
     """One link's life.
 
     Args:
-        agency: what outlives it.
+        context: what outlives it.
         link: it.
     """
 
-    def __init__(self, agency: Agency, link: Link) -> None:
-        self._agency = agency
+    def __init__(self, context: AgentContext, link: Link) -> None:
+        self._context = context
         self._link = link
-        self._device = agency.profile.device
+        self._device = context.profile.device
         self._commands: asyncio.Queue[LinkCommand] = asyncio.Queue()
         self._joiner: Joiner | None = None
         self._next = 0, 0  # epoch and round of the plan that follows the last one
@@ -82,26 +82,26 @@ class Connection:
         try:
             async with asyncio.TaskGroup() as group:
                 await self._introduce()
-                self._agency.feed(Linked())
+                self._context.feed(Linked())
                 group.create_task(self._act(group), name=f"{self._device} act")
                 await self._receive()
         except asyncio.CancelledError:
             await say_goodbye(self._say("status", DeviceStatus(state="sleeping")))
             raise
         finally:
-            self._agency.feed(Unlinked())
+            self._context.feed(Unlinked())
 
     async def _introduce(self) -> None:
         """Listen first: what is said in answer must not be taken for what the broker kept."""
-        topics, device = self._agency.topics, self._device
+        topics, device = self._context.topics, self._device
         await self._link.subscribe(topics.device(device, "task"), topics.round)
         with suppress(LinkError):  # a broker may let a device write there alone; a link that dropped shows below
             await self._link.subscribe(topics.device(device, "profile"))
         await self._say("status", DeviceStatus(state="online"))
-        await self._say("profile", self._agency.profile)
+        await self._say("profile", self._context.profile)
 
     async def _say(self, leaf: str, message: Message, *, retain: bool = True) -> None:
-        await self._link.publish(self._agency.topics.device(self._device, leaf), encoded(message), retain=retain)
+        await self._link.publish(self._context.topics.device(self._device, leaf), encoded(message), retain=retain)
 
     # What arrives.
 
@@ -112,16 +112,16 @@ class Connection:
 
     def _kind(self, topic: str) -> str:
         try:
-            return self._agency.topics.parse(topic).kind
+            return self._context.topics.parse(topic).kind
         except DecodeError:
             return "topic"
 
     def _note_refused(self, kind: str, error: RemoteError) -> None:
-        self._agency.tally.refused[kind] += 1
+        self._context.tally.refused[kind] += 1
         log.warning("%s: refused a message: %s", self._device, error)
 
     async def _hear(self, delivery: Delivery) -> None:
-        address = self._agency.topics.parse(delivery.topic)
+        address = self._context.topics.parse(delivery.topic)
         if not delivery.payload:  # it clears what was retained
             return
         match address.kind:
@@ -132,47 +132,47 @@ class Connection:
             case "round":
                 self._hear_plan(decoded(delivery.payload, RoundPlan), delivery.retained)
             case "task":
-                self._agency.feed(TaskCame(decoded(delivery.payload, Task), delivery.retained))
+                self._context.feed(TaskCame(decoded(delivery.payload, Task), delivery.retained))
             case "profile":
                 self._hear_profile(decoded(delivery.payload, DeviceProfile))
             case "bundle":
-                self._agency.fetcher.add(address.sha256, delivery.payload)
+                self._context.fetcher.add(address.sha256, delivery.payload)
 
     def _hear_plan(self, plan: RoundPlan, retained: bool) -> None:
         """A coordinator that went back makes values anew that came before, maybe the same ones: they count again."""
         if self._joiner is not None and (plan.epoch, plan.round) != self._next:
             self._joiner.forget_all()
         self._next = plan.epoch, plan.round + 1
-        self._agency.feed(PlanCame(plan, retained))
+        self._context.feed(PlanCame(plan, retained))
 
     def _hear_profile(self, profile: DeviceProfile) -> None:
-        if self._agency.rivals.took_over(profile.instance):
+        if self._context.rivals.took_over(profile.instance):
             raise TakenOver(
                 f"another program takes part as device {self._device!r} of federation "
-                f"{self._agency.topics.federation!r}: give each board a name of its own"
+                f"{self._context.topics.federation!r}: give each board a name of its own"
             )
 
     async def _hear_value(self, payload: bytes, address: Address) -> None:
         """A chunk of a layer's value; the one that completes it has it taken."""
-        agency = self._agency
-        agency.tally.downlink_bytes += len(payload)
+        context = self._context
+        context.tally.downlink_bytes += len(payload)
         if self._joiner is None:
             return
         value = self._joiner.add(payload, address.layer, ("global",))
         if value is None:
             return
-        if agency.learning.layers[value.layer].name != address.layer:
+        if context.learning.layers[value.layer].name != address.layer:
             raise DecodeError(f"layer {value.layer} on the topic of layer {address.layer}")
         if self._wants(value):
             await self._take([value])
 
     async def _hear_advance(self, payload: bytes) -> None:
         """Each of its values counts by itself."""
-        self._agency.tally.downlink_bytes += len(payload)
+        self._context.tally.downlink_bytes += len(payload)
         if self._joiner is None:
             return
         wanted: list[LayerValue] = []
-        for message in batches.unpack(payload, len(self._agency.learning.layers)):
+        for message in batches.unpack(payload, len(self._context.learning.layers)):
             try:
                 value = self._joiner.add(message, _ADVANCE, ("delta", "global"))
                 if value is None:
@@ -183,35 +183,35 @@ class Connection:
             if self._wants(value):
                 wanted.append(value)
             else:
-                self._agency.feed(Passed(value.epoch, value.layer, value.version))
+                self._context.feed(Passed(value.epoch, value.layer, value.version))
         await self._take(wanted)
 
     def _wants(self, value: LayerValue) -> bool:
-        return self._agency.session.wants(value.epoch, value.layer, value.version, delta=value.purpose == "delta")
+        return self._context.session.wants(value.epoch, value.layer, value.version, delta=value.purpose == "delta")
 
     async def _take(self, values: Sequence[LayerValue]) -> None:
-        agency, taken = self._agency, []
-        for value, found in zip(values, await agency.learning.decoded(values), strict=True):
+        context, taken = self._context, []
+        for value, found in zip(values, await context.learning.decoded(values), strict=True):
             if isinstance(found, RemoteError):
                 self._note_refused(value.purpose, found)
             elif not self._wants(value):  # any more
                 continue
-            elif found.check == agency.session.check(value.layer):
-                agency.learning.take(value.layer, found.vector)
+            elif found.check == context.session.check(value.layer):
+                context.learning.take(value.layer, found.vector)
                 taken.append((value.layer, value.version))
             else:
                 self._note_strayed(value)
         if taken:
-            agency.feed(Taken(values[0].epoch, tuple(taken)))
+            context.feed(Taken(values[0].epoch, tuple(taken)))
 
     def _note_strayed(self, value: LayerValue) -> None:
         """It leads to another value than the plan's: what is held is another, or it is from before a crash."""
-        agency, name = self._agency, self._agency.learning.layers[value.layer].name
+        context, name = self._context, self._context.learning.layers[value.layer].name
         log.warning("%s: a %s leads to another layer %s than the plan's", self._device, value.purpose, name)
         if self._joiner is not None:  # the right one may count as older
             self._joiner.forget(name if value.purpose == "global" else _ADVANCE)
         if value.purpose == "delta":
-            agency.feed(Strayed(value.epoch, value.layer, value.version))
+            context.feed(Strayed(value.epoch, value.layer, value.version))
 
     # What the session wants.
 
@@ -229,13 +229,15 @@ class Connection:
                 case Prepare(task):
                     long = group.create_task(self._prepare(task), name=f"{self._device} prepare")
                 case Deliver():
-                    long = group.create_task(deliver(self._agency, self._link, command), name=f"{self._device} deliver")
+                    long = group.create_task(
+                        deliver(self._context, self._link, command), name=f"{self._device} deliver"
+                    )
 
     async def _subscribe(self, command: Subscribe) -> None:
-        layers = self._agency.learning.layers
+        layers = self._context.learning.layers
         if self._joiner is None:
             most = 2 * sum(4 * layer.vector_size for layer in layers)  # bytes: every layer at once, however encoded
-            self._joiner = Joiner(self._agency.learning.spec, max_bytes=most)
+            self._joiner = Joiner(self._context.learning.spec, max_bytes=most)
         for layer, _ in command.values:  # what came before, unwanted, must count when it comes again
             self._joiner.forget(layers[layer].name)
         if command.advance:
@@ -245,18 +247,18 @@ class Connection:
             await self._say("request", Request(layers=tuple(layer for layer, _ in command.values)), retain=False)
 
     def _filters(self, command: Subscribe | Unsubscribe) -> list[str]:
-        topics, layers = self._agency.topics, self._agency.learning.layers
+        topics, layers = self._context.topics, self._context.learning.layers
         values = [topics.layer_globals(layers[layer].name) for layer, _ in command.values]
         return [*values, topics.advances] if command.advance else values
 
     async def _prepare(self, task: Task) -> None:
-        agency = self._agency
+        context = self._context
         log.info("%s: trains from layer %d: %s", self._device, task.cut, task.reason)
         manifest = decode_manifest(
-            await agency.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
+            await context.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
         )
-        check_task(manifest, task.cut, agency.learning.graphs, agency.learning.budget_mib)
-        await agency.fetcher.files(self._link, agency.learning.graphs(manifest, task.cut))
-        progress = await agency.learning.build(task, manifest, agency.fetcher.path)
+        check_task(manifest, task.cut, context.learning.graphs, context.learning.budget_mib)
+        await context.fetcher.files(self._link, context.learning.graphs(manifest, task.cut))
+        progress = await context.learning.build(task, manifest, context.fetcher.path)
         self._joiner = None  # it may be of another model
-        agency.feed(Prepared(task, manifest, progress))
+        context.feed(Prepared(task, manifest, progress))

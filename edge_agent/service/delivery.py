@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 from lamina.broker.link.seam import Link
 from lamina.broker.wire import batches
 from lamina.broker.wire.messages import Report, RoundPlan, encode
-from lamina.edge_agent.service.agent_context import Agency
+from lamina.edge_agent.service.agent_context import AgentContext
 from lamina.edge_agent.session.events import REPORT, Deliver, Outcome, Published
 
 MESSAGES_AT_ONCE = 20  # of an update, besides those of the layer that was encoded last
 
 
-async def deliver(agency: Agency, link: Link, command: Deliver) -> None:
+async def deliver(context: AgentContext, link: Link, command: Deliver) -> None:
     """Publish the updates of the layers, then the report, without waiting for one before the next is sent.
 
     Each is told of, as `Published`, when the broker has it.
@@ -24,23 +24,23 @@ async def deliver(agency: Agency, link: Link, command: Deliver) -> None:
     """
     plan, sending = command.plan, _Sending(link)
     async with asyncio.TaskGroup() as group:
-        async for layers, topic, messages in _updates(agency, plan, command.layers):
-            agency.tally.uplink_bytes += sum(map(len, messages))
+        async for layers, topic, messages in _updates(context, plan, command.layers):
+            context.tally.uplink_bytes += sum(map(len, messages))
             sent = [await sending.start(group, topic, message) for message in messages]
-            group.create_task(_confirm(agency, Published(plan.epoch, plan.round, layers), sent))
-        if (progress := agency.session.progress) is not None:
-            await agency.learning.save(progress)  # before the round can be over: see `Session.progress`
+            group.create_task(_confirm(context, Published(plan.epoch, plan.round, layers), sent))
+        if (progress := context.session.progress) is not None:
+            await context.learning.save(progress)  # before the round can be over: see `Session.progress`
         if command.outcome is not None:
-            topic = agency.topics.device(agency.profile.device, "report")
-            sent = [await sending.start(group, topic, encode(_report(agency, plan, command.outcome)))]
-            group.create_task(_confirm(agency, Published(plan.epoch, plan.round, (REPORT,)), sent))
+            topic = context.topics.device(context.profile.device, "report")
+            sent = [await sending.start(group, topic, encode(_report(context, plan, command.outcome)))]
+            group.create_task(_confirm(context, Published(plan.epoch, plan.round, (REPORT,)), sent))
 
 
 async def _updates(
-    agency: Agency, plan: RoundPlan, layers: Sequence[int]
+    context: AgentContext, plan: RoundPlan, layers: Sequence[int]
 ) -> AsyncIterator[tuple[tuple[int, ...], str, list[bytes]]]:
     """All messages of the layers' updates: layers, and where what is to be published for them."""
-    topics, specs, device = agency.topics, agency.learning.layers, agency.profile.device
+    topics, specs, device = context.topics, context.learning.layers, context.profile.device
     batch: dict[int, bytes] = {}  # messages that wait for others to share theirs with, by layer
 
     def packed() -> tuple[tuple[int, ...], str, list[bytes]]:
@@ -49,7 +49,7 @@ async def _updates(
             return (layer,), topics.layer_update(specs[layer].name, device), [message]
         return tuple(batch), topics.batch(device), [batches.pack(list(batch.values()))]
 
-    async for layer, messages in agency.learning.encoded_updates(plan, layers):
+    async for layer, messages in context.learning.encoded_updates(plan, layers):
         if not plan.batched or len(messages) != 1 or batches.size(messages) > plan.chunk_bytes:
             yield (layer,), topics.layer_update(specs[layer].name, device), messages
             continue
@@ -61,12 +61,12 @@ async def _updates(
         yield packed()
 
 
-async def _confirm(agency: Agency, published: Published, sent: list[asyncio.Task[None]]) -> None:
+async def _confirm(context: AgentContext, published: Published, sent: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*sent)
-    agency.feed(published)
+    context.feed(published)
 
 
-def _report(agency: Agency, plan: RoundPlan, outcome: Outcome) -> Report:
+def _report(context: AgentContext, plan: RoundPlan, outcome: Outcome) -> Report:
     return Report(
         epoch=plan.epoch,
         round=plan.round,
@@ -75,10 +75,10 @@ def _report(agency: Agency, plan: RoundPlan, outcome: Outcome) -> Report:
         accuracy=outcome.accuracy,
         step_s=outcome.step_s,
         forward_s=outcome.forward_s,
-        peak_mib=agency.learning.peak_mib(),
-        way=agency.learning.way,
-        uplink_bytes=agency.tally.uplink_bytes,
-        downlink_bytes=agency.tally.downlink_bytes,
+        peak_mib=context.learning.peak_mib(),
+        way=context.learning.memory_plan,
+        uplink_bytes=context.tally.uplink_bytes,
+        downlink_bytes=context.tally.downlink_bytes,
     )
 
 

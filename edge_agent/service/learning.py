@@ -76,8 +76,8 @@ class Learning:
 
     Attributes:
         engine: that trains.
-        budget_mib: memory by which the way to train is chosen; ``None``: a batch at once.
-        fixed_way: the way to train, whatever the budget.
+        budget_mib: memory by which the memory plan is chosen; ``None``: a batch at once.
+        fixed_plan: the memory plan, whatever the budget.
 
     Raises:
         ConfigError: the engine of the settings is not installed.
@@ -90,8 +90,8 @@ class Learning:
         self._data = data
         self._new_learner = learner
         self.budget_mib = settings.budget_mib
-        self.fixed_way: fitting.Way | None = None
-        self._way: fitting.Way | None = None
+        self.fixed_plan: fitting.MemoryPlan | None = None
+        self._memory_plan: fitting.MemoryPlan | None = None
         self._folder = Path(settings.folder)
         self.engine: Engine = OnnxRuntime(settings.engine)
         if settings.tuning and not settings.shared_process:
@@ -125,14 +125,14 @@ class Learning:
         Raises:
             ModelError: none of the bundle's graphs is for this device's engine.
         """
-        way = self._choice(manifest, cut).way
-        sub_model = self.engine.suited(self._affordable(manifest, way).sub_model(cut))
+        memory_plan = self._choice(manifest, cut).plan
+        sub_model = self.engine.suited(self._affordable(manifest, memory_plan).sub_model(cut))
         forms = self.engine.forms(sub_model, threads(self._settings)) if isinstance(self.engine, Tuned) else [STANDARD]
         written = [sub_model.written(form) for form in forms]
         step: list[FileEntry | None]
-        if way is None or not way.micro_batch:
+        if memory_plan is None or not memory_plan.micro_batch:
             step = [form.graph for form in written]
-        elif way.recomputes:
+        elif memory_plan.checkpoints:
             step = [sub_model.recomputing, sub_model.updating]
         else:
             step = [*(form.accumulating for form in written), sub_model.updating]
@@ -140,9 +140,9 @@ class Learning:
         return [*constants, *filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
 
     @property
-    def way(self) -> str:
+    def memory_plan(self) -> str:
         """How the device trains within its memory, for a person; empty before it is known."""
-        return self._way.text if self._way else ""
+        return self._memory_plan.text if self._memory_plan else ""
 
     @property
     def spec(self) -> ModelSpec:
@@ -164,7 +164,7 @@ class Learning:
         """Do a round's local steps; ``None`` where `leave_off` was called.
 
         Raises:
-            SpillFull: the disk has no room for activations.
+            ActivationCacheFull: the disk has no room for activations.
         """
         return await self._run(partial(self._train, command))
 
@@ -230,43 +230,43 @@ class Learning:
             self.engine.warm_up()
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
         choice = self._choice(manifest, task.cut)
-        self._way = way = choice.way or fitting.Way(task.cut)
+        self._memory_plan = memory_plan = choice.plan or fitting.MemoryPlan(task.cut)
         log.info("%s: %s", self._settings.device, choice.reason)
         self._check_graphs = partial(
             check_graphs,
             manifest,
             self.graphs(manifest, task.cut),
             path,
-            budget_mib=None if self.fixed_way else self.budget_mib,
+            budget_mib=None if self.fixed_plan else self.budget_mib,
         )
         self._largest_batch = manifest.batch_size
-        self._check_graphs(batch=way.micro_batch or manifest.batch_size)
+        self._check_graphs(batch=memory_plan.micro_batch or manifest.batch_size)
         self._learner = self._new_learner(
-            self._affordable(manifest, choice.way),
+            self._affordable(manifest, choice.plan),
             task.cut,
             path,
             self._data,
             self._folder / "spill",
             self.engine,
             threads=threads(self._settings),
-            micro_batch=way.micro_batch,
-            recomputes=way.recomputes,
-            spill=self._settings.spill,
+            micro_batch=memory_plan.micro_batch,
+            checkpoints=memory_plan.checkpoints,
+            cache_element=self._settings.spill,
             further=task.further or (),
         )
         self._wire_spec = with_further(manifest.spec, task.further or ())
         return self._restored(task, self._learner)
 
     def _choice(self, manifest: Manifest, cut: int) -> fitting.Choice:
-        if self.fixed_way is not None or self.budget_mib is None:
-            return fitting.Choice(self.fixed_way or fitting.Way(cut), "no budget to fit")
-        return fitting.choose_way(manifest, cut, self.budget_mib, self._settings.savings)
+        if self.fixed_plan is not None or self.budget_mib is None:
+            return fitting.Choice(self.fixed_plan or fitting.MemoryPlan(cut), "no budget to fit")
+        return fitting.choose_plan(manifest, cut, self.budget_mib, self._settings.savings)
 
-    def _affordable(self, manifest: Manifest, way: fitting.Way | None) -> Manifest:
+    def _affordable(self, manifest: Manifest, memory_plan: fitting.MemoryPlan | None) -> Manifest:
         """The manifest with those forms of its graphs that the budget has room for."""
-        if self.fixed_way is not None or self.budget_mib is None or way is None:
+        if self.fixed_plan is not None or self.budget_mib is None or memory_plan is None:
             return manifest
-        return fitting.with_forms_that_fit(manifest, way, self.budget_mib)
+        return fitting.with_forms_that_fit(manifest, memory_plan, self.budget_mib)
 
     def _restored(self, task: Task, learner: Learner) -> Progress | None:
         if not self._settings.keep_state:
@@ -288,7 +288,7 @@ class Learning:
 
     def _train(self, command: Train) -> Outcome | None:
         plan, device = command.plan, self._settings.device
-        if plan.batch_size > self._largest_batch and not (self._way and self._way.micro_batch):
+        if plan.batch_size > self._largest_batch and not (self._memory_plan and self._memory_plan.micro_batch):
             self._check_graphs(batch=plan.batch_size)  # the bundle was made for smaller ones
             self._largest_batch = plan.batch_size
         self._ready().memory.settle(plan.versions, plan.unfolded.get(device, ()))

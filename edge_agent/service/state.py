@@ -38,7 +38,7 @@ class DamagedState(LaminaError):
     """The file holds no state that can be used."""
 
 
-class _Header(msgspec.Struct, frozen=True):
+class _StateHeader(msgspec.Struct, frozen=True):
     """``vectors`` are names and lengths, in the order of the file."""
 
     progress: Progress
@@ -57,7 +57,7 @@ def save_state(path: Path, progress: Progress, vectors: Mapping[str, Vector], di
     Raises:
         OSError: the disk is full, or the like. The file before is unharmed.
     """
-    header = msgspec.json.encode(_Header(progress, tuple((name, len(vector)) for name, vector in vectors.items())))
+    header = msgspec.json.encode(_StateHeader(progress, tuple((name, len(vector)) for name, vector in vectors.items())))
     parts: list[bytes | memoryview] = [_MAGIC, _U32.pack(len(header)), header]
     replace_file(path, _sealed([*parts, *(vector.data for vector in vectors.values())]), disk)
 
@@ -112,7 +112,7 @@ def _sealed(parts: list[bytes | memoryview]) -> Iterator[bytes | memoryview]:
     yield _U32.pack(check)
 
 
-def _read_header(file: BufferedIOBase, path: Path) -> tuple[_Header, int]:
+def _read_header(file: BufferedIOBase, path: Path) -> tuple[_StateHeader, int]:
     """The header, and the checksum as far as it goes."""
     start = file.read(len(_MAGIC) + _U32.size)
     if len(start) < len(_MAGIC) + _U32.size or not start.startswith(_MAGIC):
@@ -120,6 +120,6 @@ def _read_header(file: BufferedIOBase, path: Path) -> tuple[_Header, int]:
     [length] = _U32.unpack_from(start, len(_MAGIC))
     content = file.read(min(length, _MOST_HEADER_BYTES))
     try:
-        return msgspec.json.decode(content, type=_Header), zlib.crc32(content, zlib.crc32(start))
+        return msgspec.json.decode(content, type=_StateHeader), zlib.crc32(content, zlib.crc32(start))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamagedState(f"state {path}: its header is damaged: {error}") from error

@@ -40,12 +40,10 @@ The rules, which hold in every state and for every order of events:
 from __future__ import annotations
 
 import math
-from itertools import chain
 from typing import Literal
 
 import msgspec
 
-from lamina.broker.wire.codecs import CODECS
 from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.edge_agent.session.events import (
     REPORT,
@@ -75,14 +73,12 @@ from lamina.edge_agent.session.events import (
     Unsubscribe,
     Withdraw,
 )
+from lamina.edge_agent.session.followable import fault_of
 from lamina.models.errors import brief
 from lamina.models.manifest import Manifest
 
 _Value = tuple[int, int]
 """A global value: its layer, and its version."""
-
-_MOST_VISITED = 1 << 23  # samples in a round: their order takes 8 bytes each
-_ROOM_BYTES = 68 + 8 + 32  # the header of a chunk, that of a batch, and something to send
 
 State = Literal["waiting", "preparing", "idle", "gathering", "training", "delivering", "ended"]
 
@@ -471,7 +467,7 @@ class Session:
             return ""
         if plan.epoch != self._task.epoch or plan.state == "finished":
             return ""
-        fault = _fault_of(plan, self._manifest)
+        fault = fault_of(plan, self._manifest)
         return f"plan of round {plan.round}: {fault}" if fault else ""
 
 
@@ -486,33 +482,3 @@ def _goes_back(plan: RoundPlan, followed: RoundPlan) -> bool:
     """
     values = zip(plan.versions, plan.checks, followed.versions, followed.checks, strict=True)
     return any(new < old or (new == old and check != before) for new, check, old, before in values)
-
-
-def _least_chunk_bytes(manifest: Manifest) -> int:
-    """Bytes of a message in which every layer's value has room for something beside its header."""
-    return _ROOM_BYTES + max(sum(1 + 4 * len(shape) for shape in layer.shapes) for layer in manifest.spec.layers)
-
-
-def _fault_of(plan: RoundPlan, manifest: Manifest) -> str:
-    layers = len(manifest.spec.layers)
-    if len(plan.versions) != layers:
-        return f"it has {len(plan.versions)} versions, and the model {layers} layers"
-    if len(plan.checks) != layers:
-        return f"it has {len(plan.checks)} checks, and the model {layers} layers"
-    if stray := [layer for layer in plan.due if not 0 <= layer < layers]:
-        return f"layer {stray[0]} is due, and the model has {layers}"
-    if plan.local_steps < 1 or plan.batch_size < 1 or plan.local_steps * plan.batch_size > _MOST_VISITED:
-        return f"it asks for {plan.local_steps} steps of {plan.batch_size} samples"
-    if plan.chunk_bytes < (least := _least_chunk_bytes(manifest)):
-        return f"it asks for messages of {plan.chunk_bytes} bytes, and this model's take {least} at least"
-    others = (*plan.advanced, *chain.from_iterable(plan.unfolded.values()))
-    if any(layer >= layers for layer in others):
-        return f"it names layer {max(others)}, and the model has {layers}"
-    if unknown := sorted(plan.hyperparameters.keys() - manifest.hyperparameters.keys()):
-        return f"the training graphs have no hyperparameter {unknown[0]!r}"
-    if fault := plan.work.fault:
-        return fault
-    for codec in (plan.codec, plan.small_codec or plan.codec, *plan.codecs.values()):
-        if codec not in CODECS:
-            return f"there is no codec {codec!r}"
-    return ""

@@ -30,11 +30,11 @@ Element = Literal["float32", "float16"]
 _LARGEST_HALF = np.float32(65504)
 
 
-class SpillFull(ConfigError):
+class ActivationCacheFull(ConfigError):
     """The disk has no room for the activations."""
 
 
-class Spill:
+class ActivationCache:
     """Rows of one shape, in a file.
 
     Args:
@@ -65,7 +65,7 @@ class Spill:
         """Write rows (B, *row_shape) after those that are there.
 
         Raises:
-            SpillFull: the disk is full. The rows before are unharmed.
+            ActivationCacheFull: the disk is full. The rows before are unharmed.
         """
         if self._dtype == np.float16:
             rows = np.clip(rows, -_LARGEST_HALF, _LARGEST_HALF)  # beyond it there is only infinity
@@ -78,7 +78,7 @@ class Spill:
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            raise SpillFull(
+            raise ActivationCacheFull(
                 f"folder {self._folder}: the disk is full after {position / 2**20:.1f} MiB of activations: "
                 f"make room, or give the agent another folder"
             ) from error

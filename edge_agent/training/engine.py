@@ -41,8 +41,8 @@ class StepResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way to run a training graph.
+class ExecutionMode:
+    """How a training graph is run: in which form, and how its threads wait.
 
     Attributes:
         form: of the graph: `STANDARD`, or one of the sub-model's own.
@@ -54,7 +54,7 @@ class Way:
     spinning: bool = False
 
 
-STANDARD_WAY = Way()
+STANDARD_MODE = ExecutionMode()
 
 
 class Resident(Protocol):
@@ -163,11 +163,11 @@ class Engine(Protocol):
         """
 
     def parts_trainer(
-        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, recomputes: bool = False
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, checkpoints: bool = False
     ) -> InParts:
         """A trainer of the layers from ``cut`` onwards in micro-batches; otherwise as `trainer`.
 
-        With ``recomputes`` the forward pass is computed again for the backward pass, to keep less of it.
+        With ``checkpoints`` the forward pass is computed again for the backward pass, to keep less of it.
 
         Raises:
             ModelError: the bundle has no graphs for it, or the engine can't; and as `trainer`.

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lamina.edge_agent.training.activation_cache import Element, Rows, Spill, SpillFull
+from lamina.edge_agent.training.activation_cache import ActivationCache, ActivationCacheFull, Element, Rows
 from lamina.edge_agent.training.engine import Engine
 from lamina.models.manifest import Piece
 from lamina.models.samples import LabelledSamples
@@ -75,8 +75,8 @@ class InputSide:
         self._threads = threads
         self._micro_batch = micro_batch
         self._element = element
-        self._places = np.full(len(data), _NOT_THERE, np.int64)  # (N,) each sample's row in the spill
-        self._spill = self._spill_after(self._pieces[-1][0])
+        self._places = np.full(len(data), _NOT_THERE, np.int64)  # (N,) each sample's row in the cache
+        self._cache = self._cache_after(self._pieces[-1][0])
 
     def compute(self, samples: Indices, values: Mapping[str, Rows], stop: Stop = lambda: False) -> bool:
         """Have the activations of these samples ready.
@@ -90,37 +90,39 @@ class InputSide:
             Whether they are all ready: not where ``stop`` said so.
 
         Raises:
-            SpillFull: the disk has no room for them, not even for them alone.
+            ActivationCacheFull: the disk has no room for them, not even for them alone.
         """
         try:
             return self._compute(samples, values, stop)
-        except SpillFull:
+        except ActivationCacheFull:
             self.forget()  # it may be what earlier rounds left that fills it
             return self._compute(samples, values, stop)
 
     def activations(self, samples: Indices) -> Rows:
         """What enters the cut for these samples (B,), all of them computed: (B, ...)."""
-        return self._spill.read(self._places[samples])
+        return self._cache.read(self._places[samples])
 
     def forget(self) -> None:
         """Drop all activations, because a frozen value has changed."""
         self._places[...] = _NOT_THERE
-        self._spill.clear()
+        self._cache.clear()
 
     def close(self) -> None:
         """Give the disk's room back."""
-        self._spill.close()
+        self._cache.close()
 
     def _compute(self, samples: Indices, values: Mapping[str, Rows], stop: Stop) -> bool:
         missing = np.unique(samples[self._places[samples] == _NOT_THERE])  # (M,) ascending
-        start = len(self._spill)
+        start = len(self._cache)
         try:
-            return not len(missing) or self._fill(self._spill, self._pieces, missing, values, stop)
+            return not len(missing) or self._fill(self._cache, self._pieces, missing, values, stop)
         finally:  # what is done stays done, though it was stopped
-            done = len(self._spill) - start
+            done = len(self._cache) - start
             self._places[missing[:done]] = start + np.arange(done)
 
-    def _fill(self, target: Spill, pieces: _Pieces, samples: Indices, values: Mapping[str, Rows], stop: Stop) -> bool:
+    def _fill(
+        self, target: ActivationCache, pieces: _Pieces, samples: Indices, values: Mapping[str, Rows], stop: Stop
+    ) -> bool:
         """Append to ``target`` what the last of the pieces makes of these samples, from the first one on."""
         *earlier, last = pieces
         if not earlier:
@@ -132,7 +134,7 @@ class InputSide:
                 values,
                 stop,
             )
-        with self._spill_after(earlier[-1][0]) as before:
+        with self._cache_after(earlier[-1][0]) as before:
             return self._fill(before, earlier, samples, values, stop) and self._run(
                 last, before.read, len(samples), target, values, stop
             )
@@ -142,7 +144,7 @@ class InputSide:
         piece: tuple[Piece, Path],
         read: Callable[[Indices], NDArray[Any]],
         count: int,
-        target: Spill,
+        target: ActivationCache,
         values: Mapping[str, Rows],
         stop: Stop,
     ) -> bool:
@@ -162,6 +164,6 @@ class InputSide:
             tensor.name: values[tensor.name] for layer in layers for tensor in (*layer.parameters, *layer.statistics)
         }
 
-    def _spill_after(self, piece: Piece) -> Spill:
-        """An empty spill for the activations that leave a piece."""
-        return Spill(self._folder, self._spec.blocks[piece.stop_block].input_shape, self._element)
+    def _cache_after(self, piece: Piece) -> ActivationCache:
+        """An empty cache for the activations that leave a piece."""
+        return ActivationCache(self._folder, self._spec.blocks[piece.stop_block].input_shape, self._element)

@@ -41,13 +41,13 @@ class Learner:
         cut: first layer that is trained.
         path: where a file of the bundle lies.
         data: the device's samples.
-        spill_folder: on the disk that is to hold activations.
+        cache_folder: on the disk that is to hold activations.
         engine: that is to train.
         threads: processor cores that training may use.
         micro_batch: samples at once, where memory can't hold a batch; 0: a batch at once.
         further: names of the algorithm's vectors in every layer's value (`models.further`).
-        spill: element type in which the input side's activations are kept on the disk.
-        recomputes: whether a micro-batch's forward pass is computed again for its backward pass.
+        cache_element: element type in which the input side's activations are kept on the disk.
+        checkpoints: whether a micro-batch's forward pass is computed again for its backward pass.
 
     Raises:
         DataError: the samples don't suit the model.
@@ -61,13 +61,13 @@ class Learner:
         cut: int,
         path: Callable[[FileEntry], Path],
         data: LabelledSamples,
-        spill_folder: Path,
+        cache_folder: Path,
         engine: Engine,
         *,
         threads: int = 1,
         micro_batch: int = 0,
-        recomputes: bool = False,
-        spill: Element = "float32",
+        checkpoints: bool = False,
+        cache_element: Element = "float32",
         further: tuple[str, ...] = (),
     ) -> None:
         data.check(manifest.spec)
@@ -79,14 +79,14 @@ class Learner:
         self._global: list[Vector | None] = [None] * len(self._spec.layers)  # layer vectors
         self._trainer: Resident
         if micro_batch:
-            parts = engine.parts_trainer(manifest, cut, path, threads=threads, recomputes=recomputes)
+            parts = engine.parts_trainer(manifest, cut, path, threads=threads, checkpoints=checkpoints)
             self._trainer, self._step = parts, in_parts(parts, self._read, micro_batch)
         else:
             whole = engine.trainer(manifest, cut, path, threads=threads)
             self._trainer, self._step = whole, at_once(whole, self._read)
         pieces = [(piece, path(piece.graph)) for piece in manifest.pieces_before(cut)]
         self._input_side = (
-            InputSide(self._spec, pieces, data, spill_folder, engine, threads=threads, element=spill)
+            InputSide(self._spec, pieces, data, cache_folder, engine, threads=threads, element=cache_element)
             if pieces
             else None
         )

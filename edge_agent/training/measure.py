@@ -25,7 +25,7 @@ from lamina.edge_agent.session.events import Progress, Train
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.errors import ConfigError, LaminaError
-from lamina.models.fitting import Way
+from lamina.models.fitting import MemoryPlan
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec
 from lamina.models.values import flatten, layer_vector
@@ -52,8 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.cut not in bundle.manifest.spec.cuts:
             cuts = bundle.manifest.spec.cuts
             raise ConfigError(f"bundle {options.bundle}: its cuts are {cuts}, and {options.cut} is none of them")
-        way = Way(options.cut, options.micro_batch, options.recompute)
-        peak_mib = measure(bundle, way, options.batch_size or bundle.manifest.batch_size, options.threads)
+        plan = MemoryPlan(options.cut, options.micro_batch, options.recompute)
+        peak_mib = measure(bundle, plan, options.batch_size or bundle.manifest.batch_size, options.threads)
     except LaminaError as error:
         print(f"measure: {error}", file=sys.stderr)
         return 2
@@ -61,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measure(bundle: Bundle, way: Way, batch_size: int, threads: int = 1) -> float:
-    """Peak in MiB of two rounds of training in one way.
+def measure(bundle: Bundle, plan: MemoryPlan, batch_size: int, threads: int = 1) -> float:
+    """Peak in MiB of two rounds of training by one memory plan.
 
     Raises:
         ConfigError: this platform can't tell.
@@ -73,8 +73,8 @@ def measure(bundle: Bundle, way: Way, batch_size: int, threads: int = 1) -> floa
         )
         data = _random_samples(bundle.manifest.spec, STEPS * batch_size)
         learning = Learning(settings, data)
-        learning.fixed_way = way
-        peak_mib = asyncio.run(_two_rounds(bundle, learning, way.cut, batch_size))
+        learning.fixed_plan = plan
+        peak_mib = asyncio.run(_two_rounds(bundle, learning, plan.cut, batch_size))
     if peak_mib is None:
         raise ConfigError("the peak of a process's memory can't be told on this platform; build bundles on Linux")
     return peak_mib + LINK_MIB

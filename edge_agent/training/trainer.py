@@ -7,7 +7,7 @@ value an output. They live here in two sets of numpy arrays that the engine read
     step 1:  set A ──graph──► set B
     step 2:  set B ──graph──► set A
 
-so a step copies none of them. The frozen pieces of the input side are plain forward graphs: `Forward`.
+so a step copies none of them. The frozen pieces of the input side are plain forward graphs: `FrozenForward`.
 
 The learner does not import this file: it knows the engine by the seam in `lamina.edge_agent.training.engine`.
 """
@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from lamina.edge_agent.training.engine import AUTO, STANDARD, STANDARD_WAY, PathOf, StepResult, Way
+from lamina.edge_agent.training.engine import AUTO, STANDARD, STANDARD_MODE, ExecutionMode, PathOf, StepResult
 from lamina.models.engine_facts import LOAD_ERRORS, REORDERING, block_size
 from lamina.models.errors import ConfigError, ModelError
 from lamina.models.manifest import BLOCKS, ONNXRUNTIME, ONNXRUNTIME_TRAINING, PARALLEL, Manifest, SubModel
@@ -104,7 +104,7 @@ class Trainer(_Resident):
         cut: first layer to train.
         graph: the cut's training graph.
         threads: processor cores that a step may use.
-        spinning: see `lamina.edge_agent.training.engine.Way`.
+        spinning: see `lamina.edge_agent.training.engine.ExecutionMode`.
 
     Raises:
         ModelError: the graph can't be loaded, or is not what the manifest says.
@@ -154,7 +154,7 @@ class PartsTrainer(_Resident):
         accumulating: the cut's graph for a micro-batch.
         updating: the cut's optimiser.
         threads: processor cores that a step may use.
-        spinning: see `lamina.edge_agent.training.engine.Way`.
+        spinning: see `lamina.edge_agent.training.engine.ExecutionMode`.
         ordered: whether the accumulating graph's operators have to run in the order that its memory was predicted by.
 
     Raises:
@@ -230,7 +230,7 @@ class PartsTrainer(_Resident):
                 self._vectors[name], self._spare[name] = self._spare[name], self._vectors[name]
 
 
-class Forward:
+class FrozenForward:
     """A frozen piece of the network, run forward only.
 
     Args:
@@ -304,11 +304,11 @@ class OnnxRuntime:
         return [STANDARD, *(form for form in others if form in sub_model.forms)]
 
     def trainer(
-        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, way: Way = STANDARD_WAY
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, mode: ExecutionMode = STANDARD_MODE
     ) -> Trainer:
         """A `Trainer` of the layers from ``cut`` onwards."""
-        graph = self.suited(manifest.sub_model(cut)).written(way.form).graph
-        return Trainer(manifest, cut, path(graph), threads=threads, spinning=way.spinning)
+        graph = self.suited(manifest.sub_model(cut)).written(mode.form).graph
+        return Trainer(manifest, cut, path(graph), threads=threads, spinning=mode.spinning)
 
     def parts_trainer(
         self,
@@ -317,20 +317,20 @@ class OnnxRuntime:
         path: PathOf,
         *,
         threads: int = 1,
-        recomputes: bool = False,
-        way: Way = STANDARD_WAY,
+        checkpoints: bool = False,
+        mode: ExecutionMode = STANDARD_MODE,
     ) -> PartsTrainer:
         """A `PartsTrainer` of the layers from ``cut`` onwards."""
-        sub_model = self.suited(manifest.sub_model(cut)).written(way.form)
-        gather = sub_model.recomputing if recomputes else sub_model.accumulating
+        sub_model = self.suited(manifest.sub_model(cut)).written(mode.form)
+        gather = sub_model.recomputing if checkpoints else sub_model.accumulating
         if gather is None or sub_model.updating is None:
             raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
         graphs = path(gather), path(sub_model.updating)
-        return PartsTrainer(manifest, cut, *graphs, threads=threads, spinning=way.spinning, ordered=recomputes)
+        return PartsTrainer(manifest, cut, *graphs, threads=threads, spinning=mode.spinning, ordered=checkpoints)
 
-    def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> Forward:
-        """A `Forward` of a piece's graph."""
-        return Forward(graph, values, threads=threads)
+    def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenForward:
+        """A `FrozenForward` of a piece's graph."""
+        return FrozenForward(graph, values, threads=threads)
 
 
 def _warm_up() -> None:

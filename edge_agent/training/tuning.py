@@ -1,7 +1,7 @@
 """Finds the fastest form of a training graph on this board: it takes some steps in each, once.
 
 A bundle has its graphs in several forms, which differ in the operators that do the same: see `models.manifest`. Threads
-may wait for work actively or asleep. What is best depends on processor, engine and network, so it is measured, one way
+may wait for work actively or asleep. What is best depends on processor, engine and network, so it is measured, one mode
 after the other, on random samples, with as much memory as training itself takes. The choice is kept in a file of the
 agent's folder, for the same engine, processor, number of threads and graphs.
 """
@@ -20,30 +20,38 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lamina.edge_agent.training.engine import Engine, FrozenPiece, InParts, PathOf, Resident, SubModelTrainer, Way
+from lamina.edge_agent.training.engine import (
+    Engine,
+    ExecutionMode,
+    FrozenPiece,
+    InParts,
+    PathOf,
+    Resident,
+    SubModelTrainer,
+)
 from lamina.models.manifest import Manifest, SubModel
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.replace import replace_file
 from lamina.models.values import Vector
 
 FILE = "tuning.json"
-STEPS, ENOUGH_S = 5, 2.0  # a way is measured over so many steps, or fewer once they have taken so long
+STEPS, ENOUGH_S = 5, 2.0  # a mode is measured over so many steps, or fewer once they have taken so long
 PART = 2  # samples of a micro-batch that is measured
-MUCH_FASTER = 0.97  # of the standard way's time: below that, another one is taken
+MUCH_FASTER = 0.97  # of the standard mode's time: below that, another one is taken
 
 log = logging.getLogger("lamina.agent")
 
 _Made = TypeVar("_Made", bound=Resident)
-_Measure = Callable[[Way], float]
+_Measure = Callable[[ExecutionMode], float]
 
 
-class Choice(msgspec.Struct, frozen=True):
+class TuningResult(msgspec.Struct, frozen=True):
     """What was found.
 
     Attributes:
         form: of the graph.
         spinning: whether threads wait actively.
-        step_ms: of every way that was measured, by its name.
+        step_ms: of every mode that was measured, by its name.
     """
 
     form: str
@@ -51,21 +59,21 @@ class Choice(msgspec.Struct, frozen=True):
     step_ms: dict[str, float]
 
     @property
-    def way(self) -> Way:
-        """The chosen way."""
-        return Way(self.form, self.spinning)
+    def mode(self) -> ExecutionMode:
+        """The chosen mode."""
+        return ExecutionMode(self.form, self.spinning)
 
 
 class FormsEngine(Engine, Protocol):
-    """An engine that has more than one way to run a graph."""
+    """An engine that has more than one mode of execution."""
 
     def forms(self, sub_model: SubModel, threads: int) -> list[str]:
         """The forms of a sub-model's graphs that it can run here, the standard one first."""
 
     def trainer(
-        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, way: Way = ...
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, mode: ExecutionMode = ...
     ) -> SubModelTrainer:
-        """As `Engine.trainer`, in one way."""
+        """See `Engine.trainer`; the graph is run in this mode."""
 
     def parts_trainer(
         self,
@@ -74,17 +82,17 @@ class FormsEngine(Engine, Protocol):
         path: PathOf,
         *,
         threads: int = 1,
-        recomputes: bool = False,
-        way: Way = ...,
+        checkpoints: bool = False,
+        mode: ExecutionMode = ...,
     ) -> InParts:
-        """As `Engine.parts_trainer`, in one way."""
+        """See `Engine.parts_trainer`; the graphs are run in this mode."""
 
 
 class Tuned:
-    """An engine that runs each graph in the way that was fastest; otherwise as the one that it is made of.
+    """An engine that runs each graph in the mode that was fastest; otherwise as the one that it is made of.
 
     Args:
-        engine: that has the ways.
+        engine: that has the modes.
         folder: where the choices are kept.
     """
 
@@ -98,55 +106,55 @@ class Tuned:
         return self._engine.name
 
     def suited(self, sub_model: SubModel) -> SubModel:
-        """As the engine's."""
+        """See `Engine`."""
         return self._engine.suited(sub_model)
 
     def forms(self, sub_model: SubModel, threads: int) -> list[str]:
-        """As the engine's."""
+        """See `Engine`."""
         return self._engine.forms(sub_model, threads)
 
     def warm_up(self) -> None:
-        """As the engine's."""
+        """See `Engine`."""
         self._engine.warm_up()
 
     def trainer(self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1) -> SubModelTrainer:
-        """As `Engine.trainer`."""
+        """See `Engine.trainer`."""
         x, y = random_batch(manifest.spec, cut, manifest.batch_size)
 
-        def make(way: Way) -> SubModelTrainer:
-            return self._engine.trainer(manifest, cut, path, threads=threads, way=way)
+        def make(mode: ExecutionMode) -> SubModelTrainer:
+            return self._engine.trainer(manifest, cut, path, threads=threads, mode=mode)
 
-        def measure(way: Way) -> float:
-            trainer = _begun(make(way))
+        def measure(mode: ExecutionMode) -> float:
+            trainer = _begun(make(mode))
             return fastest_ms(lambda: trainer.step(x, y, {}))
 
         return make(self._chosen(manifest.sub_model(cut), threads, "a step", measure))
 
     def parts_trainer(
-        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, recomputes: bool = False
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, checkpoints: bool = False
     ) -> InParts:
-        """As `Engine.parts_trainer`; a graph that recomputes has the standard form alone."""
-        if recomputes:
-            return self._engine.parts_trainer(manifest, cut, path, threads=threads, recomputes=True)
+        """See `Engine.parts_trainer`; a graph with activation checkpointing has the standard form alone."""
+        if checkpoints:
+            return self._engine.parts_trainer(manifest, cut, path, threads=threads, checkpoints=True)
         x, y = random_batch(manifest.spec, cut, PART)
 
-        def make(way: Way) -> InParts:
-            return self._engine.parts_trainer(manifest, cut, path, threads=threads, way=way)
+        def make(mode: ExecutionMode) -> InParts:
+            return self._engine.parts_trainer(manifest, cut, path, threads=threads, mode=mode)
 
-        def measure(way: Way) -> float:
-            trainer = _begun(make(way))
+        def measure(mode: ExecutionMode) -> float:
+            trainer = _begun(make(mode))
             return fastest_ms(lambda: trainer.gather(x, y, 0.5))
 
         return make(self._chosen(manifest.sub_model(cut), threads, "a micro-batch", measure))
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenPiece:
-        """As the engine's."""
+        """See `Engine`."""
         return self._engine.forward(graph, values, threads=threads)
 
-    def _chosen(self, sub_model: SubModel, threads: int, of_what: str, measure: _Measure) -> Way:
+    def _chosen(self, sub_model: SubModel, threads: int, of_what: str, measure: _Measure) -> ExecutionMode:
         forms = self._engine.forms(sub_model, threads)
         if len(forms) == 1 and threads == 1:
-            return Way(forms[0])
+            return ExecutionMode(forms[0])
         key = f"{of_what} of {_digest(sub_model)}, {self.name}, {processor()}, {threads} threads"
         choices = read_choices(self._file)
         if key not in choices:
@@ -156,24 +164,24 @@ class Tuned:
             log.info(
                 "cut %d: of the ways to run it the fastest is %s, found in %.1f s: ms for %s: %s",
                 sub_model.cut,
-                name_of(choices[key].way),
+                name_of(choices[key].mode),
                 time.perf_counter() - began,
                 of_what,
-                ", ".join(f"{way} {ms:.1f}" for way, ms in choices[key].step_ms.items()),
+                ", ".join(f"{mode} {ms:.1f}" for mode, ms in choices[key].step_ms.items()),
             )
-        return choices[key].way
+        return choices[key].mode
 
 
-def choose(forms: list[str], threads: int, measure: _Measure) -> Choice:
-    """The fastest form, and whether spinning makes it faster; the standard way unless another is clearly faster."""
-    taken = {Way(form): measure(Way(form)) for form in forms}
+def choose(forms: list[str], threads: int, measure: _Measure) -> TuningResult:
+    """The fastest form, and whether spinning makes it faster; the standard mode unless another is clearly faster."""
+    taken = {ExecutionMode(form): measure(ExecutionMode(form)) for form in forms}
     best = min(taken, key=taken.__getitem__)
     if threads > 1:
-        taken[Way(best.form, spinning=True)] = measure(Way(best.form, spinning=True))
+        taken[ExecutionMode(best.form, spinning=True)] = measure(ExecutionMode(best.form, spinning=True))
         best = min(taken, key=taken.__getitem__)
-    if taken[best] > MUCH_FASTER * taken[Way(forms[0])]:
-        best = Way(forms[0])
-    return Choice(best.form, best.spinning, {name_of(way): round(ms, 2) for way, ms in taken.items()})
+    if taken[best] > MUCH_FASTER * taken[ExecutionMode(forms[0])]:
+        best = ExecutionMode(forms[0])
+    return TuningResult(best.form, best.spinning, {name_of(mode): round(ms, 2) for mode, ms in taken.items()})
 
 
 def fastest_ms(step: Callable[[], object]) -> float:
@@ -200,9 +208,9 @@ def random_batch(spec: ModelSpec, cut: int, size: int) -> tuple[NDArray[np.gener
     return x, rng.integers(0, spec.classes, size)
 
 
-def name_of(way: Way) -> str:
+def name_of(mode: ExecutionMode) -> str:
     """Return the form's name for people."""
-    return f"{way.form}, spinning" if way.spinning else way.form
+    return f"{mode.form}, spinning" if mode.spinning else mode.form
 
 
 def processor() -> str:
@@ -217,15 +225,15 @@ def processor() -> str:
     return " ".join(named) or platform.processor() or platform.machine()
 
 
-def read_choices(path: Path) -> dict[str, Choice]:
+def read_choices(path: Path) -> dict[str, TuningResult]:
     """What was found before, by what it was found for; nothing where the file is not there, or damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Choice])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, TuningResult])
     except (OSError, msgspec.DecodeError):
         return {}
 
 
-def _write_choices(path: Path, choices: dict[str, Choice]) -> None:
+def _write_choices(path: Path, choices: dict[str, TuningResult]) -> None:
     """The file appears whole or not at all; without it, the next start measures again."""
     try:
         replace_file(path, msgspec.json.format(msgspec.json.encode(choices)))

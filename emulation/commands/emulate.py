@@ -22,7 +22,7 @@ from rich.console import Console
 from lamina.broker.wire.codecs import CODECS
 from lamina.emulation.changes import changed, parse_change, with_devices
 from lamina.emulation.experiment import DEMO, BrokerKind, Experiment, PartitionKind, read_experiment
-from lamina.emulation.progress import Progress
+from lamina.emulation.progress import ProgressDisplay
 from lamina.models.errors import ConfigError
 
 HELP = "train a federation of virtual devices on this machine"
@@ -71,7 +71,11 @@ def run(options: argparse.Namespace) -> int:
 
     experiment = chosen(options, os.environ)
     console = Console()
-    with ended_by_sigterm(), log_to(experiment.folder / "logs" / "coordinator.log"), Progress(console) as progress:
+    with (
+        ended_by_sigterm(),
+        log_to(experiment.folder / "logs" / "coordinator.log"),
+        ProgressDisplay(console) as progress,
+    ):
         summary = emulate(experiment, progress)
     show(console, summary, experiment.folder)
     return 0 if summary.rounds >= experiment.rounds else 1

@@ -260,7 +260,7 @@ class SimulatedBroker:
             session.peer.deliver(session.mids, message.topic, message.payload, message.retained, False)
 
     def _vanished(self, session: _Session, *, will_now: bool = False) -> None:
-        """Its connection is gone: its will is due, at once or later."""
+        """The connection is gone: its will is due, at once or later."""
         session.left += 1
         delay_s = 0.0 if session.will is None or will_now else min(session.will.delay_s, session.expiry_s)
         if session.will is not None:

@@ -37,7 +37,7 @@ from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.emulation.faults.broker import SimulatedBroker
 from lamina.emulation.faults.machine_disk import MachineDisk
-from lamina.emulation.faults.network import Network
+from lamina.emulation.faults.network import SimulatedNetwork
 from lamina.emulation.faults.scenario import (
     AGGREGATOR,
     BROKER,
@@ -80,7 +80,7 @@ class Ending:
     problems: list[str] = field(default_factory=list)
 
 
-class Program:
+class SimulatedProgram:
     """A program on its machine: started, killed, started again."""
 
     def __init__(self, world: World, name: str, main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
@@ -168,7 +168,7 @@ class World:
         self.scenario, self.bundle, self._folder = scenario, bundle, folder
         self.loop = VirtualLoop(scenario.seed)
         self.broker = SimulatedBroker(self._later, keeps=scenario.broker_keeps)
-        self.network = Network(self.loop, self.broker, scenario.seed)
+        self.network = SimulatedNetwork(self.loop, self.broker, scenario.seed)
         self.processes: list[Process] = []
         self.problems: list[str] = []
         self._say = say
@@ -183,11 +183,11 @@ class World:
             name: MachineDisk(random.Random(f"{scenario.seed} disk {name}").getrandbits(64))
             for name in (COORDINATOR, *scenario.devices)
         }
-        self.programs = {COORDINATOR: Program(self, COORDINATOR, self._coordinate)}
+        self.programs = {COORDINATOR: SimulatedProgram(self, COORDINATOR, self._coordinate)}
         for index, device in enumerate(scenario.devices):
-            self.programs[device] = Program(self, device, self._agent(index, device))
+            self.programs[device] = SimulatedProgram(self, device, self._agent(index, device))
         if scenario.aggregator:
-            self.programs[AGGREGATOR] = Program(self, AGGREGATOR, self._aggregate)
+            self.programs[AGGREGATOR] = SimulatedProgram(self, AGGREGATOR, self._aggregate)
 
     def run(self) -> Ending:
         """Let it happen."""

@@ -1,7 +1,8 @@
 """Links between services and the simulated broker: ordered, delayed, cut, half open, as TCP connections are.
 
-`Network.dial_from` is a `Dial`. A connection is two pipes; what is sent in one arrives in order, each packet after a
-latency drawn from the seed and the connection's number, so that one fault more or less changes nothing elsewhere.
+`SimulatedNetwork.dial_from` is a `Dial`. A connection is two pipes; what is sent in one arrives in order, each packet
+after a latency drawn from the seed and the connection's number, so that one fault more or less changes nothing
+elsewhere.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _LEAST_GAP_S = 1e-6  # between two arrivals of one pipe, so that timers keep the
 _NAME = "simulated broker"
 
 
-class Network:
+class SimulatedNetwork:
     """Every connection of a federation.
 
     Args:
@@ -41,7 +42,7 @@ class Network:
     ) -> None:
         self.loop, self.broker = loop, broker
         self._seed, self._latency_s = seed, latency_s
-        self._connections: dict[str, Connection] = {}  # by place, the latest one
+        self._connections: dict[str, SimulatedConnection] = {}  # by place, the latest one
         self._made: dict[str, int] = {}
         self._away_until: dict[str, float] = {}
         self._slow_until: dict[str, float] = {}
@@ -91,7 +92,7 @@ class Network:
             return rng.uniform(0.05, 0.5)
         return rng.uniform(*self._latency_s)
 
-    async def _connect(self, place: str, client_id: str, will: Will | None) -> Connection:
+    async def _connect(self, place: str, client_id: str, will: Will | None) -> SimulatedConnection:
         number = self._made[place] = self._made.get(place, 0) + 1
         rng = random.Random(f"{self._seed} {place} {number}")
         await asyncio.sleep(2 * self.latency_s(place, rng))
@@ -100,13 +101,13 @@ class Network:
             raise LinkError(f"{_NAME}: no answer within {CONNECT_S:g} s")
         if not self.broker.running:
             raise LinkError(f"{_NAME}: connection refused")
-        connection = Connection(self, place, rng, current_process())
+        connection = SimulatedConnection(self, place, rng, current_process())
         self._connections[place] = connection
         await connection.introduce(client_id, will)
         return connection
 
 
-class Connection:
+class SimulatedConnection:
     """One TCP connection, and MQTT's client on it.
 
     Args:
@@ -116,7 +117,7 @@ class Connection:
         process: that holds the socket; the connection ends with it.
     """
 
-    def __init__(self, network: Network, place: str, rng: random.Random, process: Process | None) -> None:
+    def __init__(self, network: SimulatedNetwork, place: str, rng: random.Random, process: Process | None) -> None:
         self._network, self._place, self._rng, self._process = network, place, rng, process
         self._loop, self._broker = network.loop, network.broker
         self._last = [0.0, 0.0]  # arrivals, upward and downward
@@ -127,7 +128,7 @@ class Connection:
         self._answers: dict[int, asyncio.Future[None]] = {}
         self._numbers = 0
         self._window = asyncio.Semaphore(PUBLISH_WINDOW)
-        self._arrived: deque[_Delivery] = deque()
+        self._arrived: deque[_SimulatedDelivery] = deque()
         self._changed = asyncio.Event()
         if process is not None:
             process.at_death.append(self._process_died)
@@ -182,7 +183,7 @@ class Connection:
         self._up(take)
         await self._await(number, answer)
 
-    async def next_delivery(self) -> _Delivery:
+    async def next_delivery(self) -> _SimulatedDelivery:
         """What arrived next; what came before the connection dropped is still delivered."""
         while not self._arrived:
             self.check_open()
@@ -215,7 +216,7 @@ class Connection:
 
     def deliver(self, mid: int, topic: str, payload: bytes, retained: bool, duplicate: bool) -> None:
         """Send a PUBLISH to the client."""
-        self._down(lambda: self._arrive(_Delivery(self, mid, topic, payload, retained)))
+        self._down(lambda: self._arrive(_SimulatedDelivery(self, mid, topic, payload, retained)))
 
     def end(self, reason: str) -> None:
         """The broker closes the connection."""
@@ -272,7 +273,7 @@ class Connection:
         finally:
             self._answers.pop(number, None)
 
-    def _arrive(self, delivery: _Delivery) -> None:
+    def _arrive(self, delivery: _SimulatedDelivery) -> None:
         self._arrived.append(delivery)
         self._changed.set()
 
@@ -307,7 +308,7 @@ class Connection:
 class SimulatedLink:
     """See `lamina.broker.link.seam.Link`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: SimulatedConnection) -> None:
         self._connection = connection
         self._filters: dict[str, tuple[str, ...]] = {}
 
@@ -352,15 +353,15 @@ class SimulatedLink:
                 delivery.acknowledge()
 
 
-class _Delivery:
+class _SimulatedDelivery:
     """See `lamina.broker.link.seam.Delivery`."""
 
     __slots__ = ("_connection", "_mid", "payload", "retained", "topic")
 
-    def __init__(self, connection: Connection, mid: int, topic: str, payload: bytes, retained: bool) -> None:
+    def __init__(self, connection: SimulatedConnection, mid: int, topic: str, payload: bytes, retained: bool) -> None:
         self.topic, self.payload, self.retained = topic, payload, retained
         self._mid = mid
-        self._connection: Connection | None = connection
+        self._connection: SimulatedConnection | None = connection
 
     def acknowledge(self) -> None:
         """Once."""

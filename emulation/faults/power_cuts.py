@@ -70,7 +70,7 @@ class _State:
 
 
 @dataclass
-class Tally:
+class PowerCutCounts:
     """What was tried.
 
     Attributes:
@@ -90,10 +90,10 @@ class Tally:
     beyond_repair: int = 0
 
 
-class _Run:
+class _TrialRun:
     """One run: what it does is drawn from a seed; what befalls it, from another random state."""
 
-    def __init__(self, seed: int, fate: random.Random, tally: Tally) -> None:
+    def __init__(self, seed: int, fate: random.Random, tally: PowerCutCounts) -> None:
         self._draw, self._fate, self._tally = random.Random(seed), fate, tally
         self.disk = SimulatedDisk(fate.getrandbits(64))
         self._marks = 0
@@ -257,7 +257,7 @@ def _record(round_: int, mark: int) -> RoundRecord:
 class Cutter:
     """Draws runs, and stops each of them at every change in turn."""
 
-    tally: Tally = field(default_factory=Tally)
+    tally: PowerCutCounts = field(default_factory=PowerCutCounts)
 
     def seed(self, seed: int, most_cuts: int) -> None:
         """All the stops of one seed's run, while fewer than ``most_cuts`` power cuts were made.
@@ -265,7 +265,7 @@ class Cutter:
         Raises:
             Broken: a promise was broken; the message says for which seed and stop.
         """
-        changes = _Run(seed, random.Random(seed), Tally()).to_its_end(stop_at=None)
+        changes = _TrialRun(seed, random.Random(seed), PowerCutCounts()).to_its_end(stop_at=None)
         for stop_at in range(changes):
             if self.tally.power_cuts >= most_cuts:
                 return
@@ -279,7 +279,7 @@ class Cutter:
         """
         self.tally.runs += 1
         try:
-            _Run(seed, random.Random(f"{seed} {stop_at}"), self.tally).to_its_end(stop_at)
+            _TrialRun(seed, random.Random(f"{seed} {stop_at}"), self.tally).to_its_end(stop_at)
         except (AssertionError, ConfigError) as error:
             raise Broken(f"seed {seed}, stop after {stop_at} changes: {error}") from error
 

@@ -38,13 +38,13 @@ class ScriptedLearner(Learner):
         cut: int,
         path: Callable[[FileEntry], Path],
         data: LabelledSamples,
-        spill_folder: Path,
+        cache_folder: Path,
         engine: Engine,
         *,
         threads: int = 1,
         micro_batch: int = 0,
-        recomputes: bool = False,
-        spill: Element = "float32",
+        checkpoints: bool = False,
+        cache_element: Element = "float32",
         further: tuple[str, ...] = (),
     ) -> None:
         self._spec, self._cut, self._input_side = manifest.spec, cut, None

@@ -214,7 +214,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 
 class _Jump:
-    """In place of a selector: waiting is a jump of the clock."""
+    """Stands in for a selector: waiting is a jump of the clock."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
@@ -287,7 +287,7 @@ class _Job:
         return None
 
     def pause(self, seconds: float) -> None:
-        """In the thread: let the loop go on."""
+        """Let the loop go on; called in the thread."""
         assert self._runner is not None
         if self._killed:
             raise Killed
@@ -297,7 +297,7 @@ class _Job:
             raise Killed
 
     def work(self) -> None:
-        """In the thread: all of it."""
+        """Run the whole program; called in the thread."""
         try:
             self._result = self._func(*self._args)
         except BaseException as error:
@@ -336,7 +336,7 @@ class _Runner:
         self._back.acquire()
 
     def hand_back(self) -> None:
-        """In the thread: let the loop run until `go_on`."""
+        """Let the loop run; called in the thread, until `go_on`."""
         self._back.release()
         self._go.acquire()
 

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from lamina.emulation.simulator.simulation import SimulatedRunState, State
+from lamina.emulation.simulator.simulation import SimulatedRunState, SimulationState
 from lamina.models.storage.replace import replace_file
 
 _SERVER = "server."  # begins the names of what the server's optimiser remembers of a layer
@@ -18,7 +18,7 @@ _SERVER = "server."  # begins the names of what the server's optimiser remembers
 _LOCAL = "local."  # begins the names of what is remembered for the algorithm
 
 
-class Point(msgspec.Struct, frozen=True):
+class EvaluationPoint(msgspec.Struct, frozen=True):
     """One evaluation of the averaged model.
 
     Attributes:
@@ -46,7 +46,7 @@ class RunHistory(msgspec.Struct, frozen=True):
 
     backend: str
     samples_per_s: dict[str, float] = {}
-    points: tuple[Point, ...] = ()
+    points: tuple[EvaluationPoint, ...] = ()
     processor_s: float = 0.0
 
 
@@ -55,7 +55,7 @@ class _Head(msgspec.Struct, frozen=True):
     history: RunHistory
 
 
-def write_checkpoint(path: Path, state: State, history: RunHistory) -> None:
+def write_checkpoint(path: Path, state: SimulationState, history: RunHistory) -> None:
     """Put a run's state at ``path``, at once or not at all."""
     arrays: dict[str, NDArray[np.generic]] = {"base": state.base, "rows": state.rows, "momentum": state.momentum}
     arrays |= {f"{_SERVER}{layer}": memory for layer, memory in state.server.items()}
@@ -66,7 +66,7 @@ def write_checkpoint(path: Path, state: State, history: RunHistory) -> None:
     replace_file(path, content.getvalue())
 
 
-def read_checkpoint(path: Path) -> tuple[State, RunHistory] | None:
+def read_checkpoint(path: Path) -> tuple[SimulationState, RunHistory] | None:
     """What `write_checkpoint` put there; ``None`` where there is nothing, or what is there can't be read."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
@@ -76,4 +76,6 @@ def read_checkpoint(path: Path) -> tuple[State, RunHistory] | None:
         return None
     server = {int(name.removeprefix(_SERVER)): array for name, array in arrays.items() if name.startswith(_SERVER)}
     local = {name.removeprefix(_LOCAL): array for name, array in arrays.items() if name.startswith(_LOCAL)}
-    return State(head.run_state, arrays["base"], arrays["rows"], arrays["momentum"], server, local), head.history
+    return SimulationState(
+        head.run_state, arrays["base"], arrays["rows"], arrays["momentum"], server, local
+    ), head.history

@@ -25,7 +25,7 @@ from lamina.emulation.partition import Indices
 from lamina.emulation.readers.raw import Array
 from lamina.models.errors import require
 
-VALIDATION, PUBLIC, OWN = 3, 4, 5
+VALIDATION, PUBLIC, PER_DEVICE = 3, 4, 5
 """Streams of the random numbers that a seed stands for."""
 
 
@@ -42,7 +42,7 @@ class Holdout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class DeviceSplits:
     """Every device's samples, in two parts.
 
     Attributes:
@@ -64,16 +64,16 @@ def without_public(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, 
     return replace(dataset, x_train=x[stay], y_train=y[stay], ids=ids), x[out]
 
 
-def set_aside(held: Mapping[str, Indices], share: float, seed: int, stream: int) -> Kept:
+def set_aside(held: Mapping[str, Indices], share: float, seed: int, stream: int) -> DeviceSplits:
     """Take a share of every device's samples out of training: at least one, where it has two.
 
     Args:
         held: indices of the samples of every device.
         share: of them; 0 takes none.
         seed: of the draw.
-        stream: `VALIDATION` or `OWN`, so that the two draws don't depend on each other.
+        stream: `VALIDATION` or `PER_DEVICE`, so that the two draws don't depend on each other.
     """
-    kept = Kept(dict(held), {})
+    kept = DeviceSplits(dict(held), {})
     if not share:
         return kept
     for number, (device, indices) in enumerate(sorted(held.items())):

@@ -15,10 +15,10 @@ from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import RoundRecord
 from lamina.emulation.report import LayerSummary, versions
 from lamina.emulation.simulator.backends.choosing import BackendName, open_backend, quickest, samples_per_s
-from lamina.emulation.simulator.checkpoint import Point, RunHistory, read_checkpoint, write_checkpoint
+from lamina.emulation.simulator.checkpoint import EvaluationPoint, RunHistory, read_checkpoint, write_checkpoint
 from lamina.emulation.simulator.run_context import RunContext, prepare_run
 from lamina.emulation.simulator.setting import Setting
-from lamina.emulation.simulator.simulation import Simulation, State
+from lamina.emulation.simulator.simulation import Simulation, SimulationState
 from lamina.models.capacity import capacity
 from lamina.models.storage.replace import replace_file
 from lamina.models.values import write_values
@@ -76,7 +76,7 @@ class Result(msgspec.Struct, frozen=True):
     c_ratio: float
     uplink_bytes: int
     fedavg_uplink_bytes: int
-    points: tuple[Point, ...]
+    points: tuple[EvaluationPoint, ...]
     layers: tuple[LayerSummary, ...]
     tiers: tuple[TierSummary, ...]
     history: RunHistory
@@ -141,35 +141,59 @@ def run(
         spent = before_s + time.process_time() - began
         return msgspec.structs.replace(history, points=tuple(points), processor_s=spent)
 
-    log = History(folder / "history.log")
-    past = log.past()
-    log.go_back(past, state.run_state.round if state else 0, "restart")
-    recorder = Recorder(folder, log.rounds(past))
+    kept = _RunFolder(folder, state.run_state.round if state else 0)
     with _begun(context, history.backend, state, processes, ray) as simulation:
         context = simulation.context
         saved = time.monotonic()
         while not simulation.finished:
             record, adjustment = simulation.advance()
             if record.accuracy is not None:
-                points.append(Point(record.round + 1, record.accuracy, record.uplink_bytes, record.c_ratio))
-            done = RoundDone(record, adjustment)
-            log.add(done)
-            recorder.add(done)
+                points.append(EvaluationPoint(record.round + 1, record.accuracy, record.uplink_bytes, record.c_ratio))
+            kept.add(RoundDone(record, adjustment))
             if time.monotonic() - saved >= checkpoint_s:
-                log.sync()
-                write_checkpoint(folder / CHECKPOINT, simulation.state(), so_far())
+                kept.save(simulation.state(), so_far())
                 saved = time.monotonic()
             observe(record)
         result = _result(context, simulation, so_far())
         write_values(folder / "model.safetensors", simulation.tensors())
-    replace_file(folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    kept.finish(result)
     return result
+
+
+class _RunFolder:
+    """What a run leaves in its folder as it goes on: the log of its rounds, their tables, and checkpoints.
+
+    Args:
+        folder: of the run.
+        round_: from which the run goes on; what the log has beyond it is taken back.
+    """
+
+    def __init__(self, folder: Path, round_: int) -> None:
+        self._folder = folder
+        self._log = History(folder / "history.log")
+        past = self._log.past()
+        self._log.go_back(past, round_, "restart")
+        self._recorder = Recorder(folder, self._log.rounds(past))
+
+    def add(self, done: RoundDone) -> None:
+        """Write down a round that is done."""
+        self._log.add(done)
+        self._recorder.add(done)
+
+    def save(self, state: SimulationState, history: RunHistory) -> None:
+        """Write a checkpoint; the rounds before it are on the disk first."""
+        self._log.sync()
+        write_checkpoint(self._folder / CHECKPOINT, state, history)
+
+    def finish(self, result: Result) -> None:
+        """Write the result, which makes the checkpoint needless."""
+        replace_file(self._folder / RESULT, msgspec.json.format(msgspec.json.encode(result), indent=2))
+        (self._folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 @contextmanager
 def _begun(
-    context: RunContext, backend: str, state: State | None, processes: int, ray: str
+    context: RunContext, backend: str, state: SimulationState | None, processes: int, ray: str
 ) -> Iterator[Simulation | Exchange]:
     """The loop that goes with what is exchanged."""
     if context.setting.exchange == "logits":

@@ -19,7 +19,7 @@ from lamina.emulation.readers.raw import Array
 from lamina.emulation.simulator.backends import processes
 from lamina.emulation.simulator.backends.run_arrays import RunArrays
 from lamina.emulation.simulator.backends.tasks import TaskSettings, Variant
-from lamina.emulation.simulator.holdout import OWN, VALIDATION, set_aside, without_public
+from lamina.emulation.simulator.holdout import PER_DEVICE, VALIDATION, set_aside, without_public
 from lamina.emulation.simulator.outline import Outline
 from lamina.emulation.simulator.rows import Row
 from lamina.emulation.simulator.setting import Setting
@@ -103,21 +103,9 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
     # what is over is held by absent devices
     shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
     validation = set_aside(shares, holdout.validation, seed, VALIDATION)
-    own = set_aside(validation.trained, holdout.own, seed, OWN)
+    own = set_aside(validation.trained, holdout.own, seed, PER_DEVICE)
     x_judge, y_judge = _judging(dataset, validation.aside.values())
-    common = TaskSettings(
-        model=setting.model,
-        spec=spec,
-        seed=setting.seed,
-        batch_size=setting.batch_size,
-        momentum=setting.training.hyperparameters.get("momentum", 0.9),
-        weight_decay=setting.training.hyperparameters.get("weight_decay", 0.0),
-        mu=setting.local.hyperparameters.get("mu", 0.0),
-        augment=setting.local.augment,
-        variants=tuple(dict.fromkeys((Variant(), *variants.values()))),
-        held={name: own.trained[name] for name in names},
-        device=device,
-    )
+    common = _task_settings(setting, drawn, {name: own.trained[name] for name in names}, device)
     if setting.local.augment and len(spec.input_shape) != 3:
         raise ConfigError(f"local.augment crops images, and samples have the shape {spec.input_shape}")
     return RunContext(
@@ -135,6 +123,23 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
         _ranges(own.aside, len(y_judge)),
         public,
         drawn.covered,
+    )
+
+
+def _task_settings(setting: Setting, drawn: Outline, held: dict[str, Indices], device: str) -> TaskSettings:
+    """Return what all tasks of a run have in common; ``held`` are the samples that each device trains on."""
+    return TaskSettings(
+        model=setting.model,
+        spec=drawn.spec,
+        seed=setting.seed,
+        batch_size=setting.batch_size,
+        momentum=setting.training.hyperparameters.get("momentum", 0.9),
+        weight_decay=setting.training.hyperparameters.get("weight_decay", 0.0),
+        mu=setting.local.hyperparameters.get("mu", 0.0),
+        augment=setting.local.augment,
+        variants=tuple(dict.fromkeys((Variant(), *drawn.variants.values()))),
+        held=held,
+        device=device,
     )
 
 

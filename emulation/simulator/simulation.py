@@ -51,7 +51,7 @@ class SimulatedRunState(RunState, frozen=True, kw_only=True):
 
 
 @dataclass(eq=False)
-class State:
+class SimulationState:
     """All that a run needs to go on.
 
     Attributes:
@@ -76,10 +76,10 @@ def simulated_beginning(layers: int, local_steps: int) -> SimulatedRunState:
     return SimulatedRunState(**msgspec.structs.asdict(run_state.beginning(layers, local_steps)))
 
 
-def beginning(context: RunContext) -> State:
+def beginning(context: RunContext) -> SimulationState:
     """The state before the first round."""
     size = len(context.initial)
-    return State(
+    return SimulationState(
         simulated_beginning(len(context.spec.layers), context.setting.training.local_steps),
         context.initial.copy(),
         np.zeros((context.slots, size), np.float32),
@@ -106,7 +106,7 @@ class Simulation:
         self,
         context: RunContext,
         backend: Backend,
-        state: State | None = None,
+        state: SimulationState | None = None,
         clock: Callable[[], float] = time.perf_counter,
         wire: SimulatedWire | None = None,
     ) -> None:
@@ -145,13 +145,13 @@ class Simulation:
         """The global state by name of tensor, a copy."""
         return to_tensors(self.context.spec, self._arrays.base.copy())
 
-    def state(self) -> State:
+    def state(self) -> SimulationState:
         """A copy of all that is needed to go on."""
         run_state, arrays = self.run_state, self._arrays
         rows = arrays.rows.copy()
         for start, stop in self._taken() if run_state.cohort else ():
             rows[: len(run_state.cohort), start:stop] = arrays.base[start:stop]
-        return State(
+        return SimulationState(
             run_state, arrays.base.copy(), rows, arrays.momentum.copy(), dict(self._server), self._corrections.vectors()
         )
 

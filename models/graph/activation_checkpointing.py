@@ -28,7 +28,7 @@ _AGAIN = "again_"
 _BATCHES = (2, 3)  # a tensor whose size differs between them depends on the batch
 
 
-def recomputing(model: onnx.ModelProto, batch: int, *, worth_bytes: int = 1 << 19) -> onnx.ModelProto:
+def checkpointed(model: onnx.ModelProto, batch: int, *, worth_bytes: int = 1 << 19) -> onnx.ModelProto:
     """The training graph ``model`` so cut that it takes the least memory for a batch of that many samples.
 
     It is ``model`` itself where no cut saves a tenth, and ``worth_bytes``.

@@ -17,14 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lamina.models.graph.anatomy import dissect
 from lamina.models.graph.flattening import without_values
 from lamina.models.graph.stand_ins import STAND_INS
-from lamina.models.graph.tracing import Forward, example
+from lamina.models.graph.tracing import TracedForward, example
 
 _CONV_OR_DENSE = ("aten::convolution", "aten::linear", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
 # Of a recurrent layer's product with its last output, as many as of that with its input, their first argument.
 _RECURRENT = ("lamina::lstm", "lamina::gru")
 
 
-def outputs_of_layers(forward: Forward, layer_of: Mapping[str, int]) -> Counter[int]:
+def outputs_of_layers(forward: TracedForward, layer_of: Mapping[str, int]) -> Counter[int]:
     """Outputs of conv and dense operators for one sample, by layer.
 
     An operator of the forward graph counts for the layer whose parameters it reads, the first where it reads several.
@@ -42,7 +42,7 @@ def outputs_of_layers(forward: Forward, layer_of: Mapping[str, int]) -> Counter[
     return counts
 
 
-def _outputs(forward: Forward, operator: fx.Node) -> int:
+def _outputs(forward: TracedForward, operator: fx.Node) -> int:
     args, kwargs = fx.node.map_arg((operator.args, operator.kwargs), example)
     with without_values(forward), _Counting() as counting:
         function: Any = operator.target

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from lamina.models.graph.tracing import Forward, example
+from lamina.models.graph.tracing import TracedForward, example
 
 # They write to their running statistics where this argument is true, and their schemas don't say so.
 _NORMS_THAT_WRITE = {"aten::batch_norm": "training", "aten::instance_norm": "use_input_stats"}
@@ -30,7 +30,7 @@ class Anatomy:
     tensors: dict[fx.Node, frozenset[str]]
 
 
-def dissect(forward: Forward) -> Anatomy:
+def dissect(forward: TracedForward) -> Anatomy:
     """The anatomy of ``forward``."""
     active, anchored = {forward.sample}, set[fx.Node]()
     tensors = {placeholder: frozenset([name]) for placeholder, name in forward.tensors.items()}

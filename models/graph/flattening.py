@@ -20,10 +20,10 @@ from torch.fx.traceback import preserve_node_meta
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lamina.models.graph.decompositions import decompositions
-from lamina.models.graph.tracing import Forward, example
+from lamina.models.graph.tracing import TracedForward, example
 
 
-def flatten(forward: Forward, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> fx.GraphModule:
+def flatten(forward: TracedForward, function: Callable[..., Sequence[Tensor]], *inputs: Tensor) -> fx.GraphModule:
     """The flat graph of ``function`` at ``inputs``; its outputs are the tensors that ``function`` returns.
 
     Args:
@@ -46,7 +46,7 @@ def flatten(forward: Forward, function: Callable[..., Sequence[Tensor]], *inputs
 
 
 @contextmanager
-def without_values(forward: Forward) -> Iterator[None]:
+def without_values(forward: TracedForward) -> Iterator[None]:
     """Inside, operators on the examples of ``forward``'s graph yield shapes and no values."""
     with (
         warnings.catch_warnings(action="ignore"),

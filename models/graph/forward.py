@@ -24,8 +24,8 @@ from lamina.models.errors import ModelError
 from lamina.models.graph.flattening import flatten, without_values
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import operator_name
-from lamina.models.graph.sections import Point, end, is_random, run_section, starts
-from lamina.models.graph.tracing import Forward, example, trace
+from lamina.models.graph.sections import CutPoint, end, is_random, run_section, starts
+from lamina.models.graph.tracing import TracedForward, example, trace
 from lamina.models.graph.translation import translate
 from lamina.models.graph.writer import GraphWriter
 from lamina.models.spec import LayerSpec, ModelSpec
@@ -56,7 +56,7 @@ def inference_graph(definition: Definition, spec: ModelSpec) -> onnx.ModelProto:
 
 
 def _written(
-    forward: Forward, start: Point, stop: Point, layers: tuple[LayerSpec, ...], output: str
+    forward: TracedForward, start: CutPoint, stop: CutPoint, layers: tuple[LayerSpec, ...], output: str
 ) -> onnx.ModelProto:
     def section(tensors: dict[str, Tensor], x: Tensor) -> list[Tensor]:
         with torch.no_grad():

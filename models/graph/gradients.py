@@ -11,8 +11,8 @@ from torch import Tensor, fx
 
 from lamina.models.graph.flattening import flatten, without_values
 from lamina.models.graph.losses import Loss, loss_named
-from lamina.models.graph.sections import Point, end, run_section, starts
-from lamina.models.graph.tracing import Forward, example
+from lamina.models.graph.sections import CutPoint, end, run_section, starts
+from lamina.models.graph.tracing import TracedForward, example
 from lamina.models.graph.translation import translate
 from lamina.models.graph.values import Value
 from lamina.models.graph.writer import GraphWriter
@@ -54,7 +54,7 @@ class Batch:
     values: list[str]
 
 
-def write_gradients(g: GraphWriter, forward: Forward, spec: ModelSpec, cut: int) -> Batch:
+def write_gradients(g: GraphWriter, forward: TracedForward, spec: ModelSpec, cut: int) -> Batch:
     """Write all of a step but its optimiser.
 
     Adds the inputs ``x``, ``y``, ``parameters`` and ``statistics`` to ``g``, and the outputs ``loss``, ``correct`` and
@@ -94,7 +94,7 @@ def size(tensors: Sequence[TensorSpec]) -> int:
 
 
 @lru_cache(maxsize=2)  # several graphs are written from one step
-def flat_step(forward: Forward, start: Point, loss: Loss, part: Part) -> fx.GraphModule:
+def flat_step(forward: TracedForward, start: CutPoint, loss: Loss, part: Part) -> fx.GraphModule:
     """One step from ``start`` onwards, without the optimiser, as a flat graph.
 
     From the tensors of the module, x and y to the loss, the count of correct answers, the gradients of the trained

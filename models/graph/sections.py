@@ -21,7 +21,7 @@ from lamina.models.graph.anatomy import Anatomy, dissect
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import operator_name
 from lamina.models.graph.stand_ins import STAND_INS
-from lamina.models.graph.tracing import Forward, example
+from lamina.models.graph.tracing import TracedForward, example
 from lamina.models.spec import ModelSpec
 
 # Names of the argument by which an operator draws: 0 means that it draws nothing.
@@ -29,7 +29,7 @@ _PROBABILITIES = ("p", "dropout", "dropout_p")
 
 
 @dataclass(frozen=True)
-class Point:
+class CutPoint:
     """A place where the forward graph may be cut.
 
     Attributes:
@@ -56,12 +56,12 @@ class Point:
         return math.prod(self.shape) * int(example(self.activation).itemsize)
 
 
-def end(forward: Forward) -> Point:
+def end(forward: TracedForward) -> CutPoint:
     """The point after the last operator, where the logits are live."""
-    return Point(len(forward.operators), forward.output)
+    return CutPoint(len(forward.operators), forward.output)
 
 
-def starts(forward: Forward, spec: ModelSpec) -> dict[int, Point]:
+def starts(forward: TracedForward, spec: ModelSpec) -> dict[int, CutPoint]:
     """Return the points where the blocks of ``spec`` start in ``forward``, by the index of their first layer."""
     layer_of = {
         tensor.name: index
@@ -71,7 +71,7 @@ def starts(forward: Forward, spec: ModelSpec) -> dict[int, Point]:
     return block_starts(forward, layer_of)
 
 
-def block_starts(forward: Forward, layer_of: Mapping[str, int]) -> dict[int, Point]:
+def block_starts(forward: TracedForward, layer_of: Mapping[str, int]) -> dict[int, CutPoint]:
     """Return the points where blocks may start: the index of a block's first layer, and the point before it.
 
     Of the points between two layers the one with the smallest activation is taken, and of those the last, so that
@@ -82,7 +82,7 @@ def block_starts(forward: Forward, layer_of: Mapping[str, int]) -> dict[int, Poi
         forward: the pass to be cut.
         layer_of: index of the layer that a parameter or statistic belongs to, by its name; layers are in forward order.
     """
-    starts = {0: Point(0, forward.sample)}
+    starts = {0: CutPoint(0, forward.sample)}
     ranks: dict[int, tuple[int, bool, int]] = {}
     for candidate in _candidates(forward, dissect(forward), layer_of):
         point, layer = candidate.point, candidate.layers_before
@@ -94,9 +94,9 @@ def block_starts(forward: Forward, layer_of: Mapping[str, int]) -> dict[int, Poi
 
 
 def run_section(
-    forward: Forward,
-    start: Point,
-    stop: Point,
+    forward: TracedForward,
+    start: CutPoint,
+    stop: CutPoint,
     tensors: Mapping[str, Tensor],
     boundary: Tensor,
     *,
@@ -113,7 +113,7 @@ def run_section(
         stand_ins: functions that run in place of operators. Those that are there by default can be traced only; with
             none, the section runs on real tensors.
     """
-    run = _Run(forward, tensors, start.activation, boundary, stand_ins)
+    run = _SectionRun(forward, tensors, start.activation, boundary, stand_ins)
     anchored = dissect(forward).anchored
     for operator in forward.operators[start.index : stop.index]:
         if operator in anchored:
@@ -134,12 +134,12 @@ def is_random(operator: fx.Node) -> bool:
     return bool(probability != 0) and given.get("train", given.get("training", True)) is not False
 
 
-class _Run:
+class _SectionRun:
     """Executes operators of the forward graph one by one, and those that are not anchored when they are asked for."""
 
     def __init__(
         self,
-        forward: Forward,
+        forward: TracedForward,
         tensors: Mapping[str, Tensor],
         entry: fx.Node,
         boundary: Tensor,
@@ -187,12 +187,12 @@ class _Candidate:
         after_random: whether random numbers are drawn between the last of them and it.
     """
 
-    point: Point
+    point: CutPoint
     layers_before: int
     after_random: bool
 
 
-def _candidates(forward: Forward, anatomy: Anatomy, layer_of: Mapping[str, int]) -> Iterator[_Candidate]:
+def _candidates(forward: TracedForward, anatomy: Anatomy, layer_of: Mapping[str, int]) -> Iterator[_Candidate]:
     last_read = {node: index for index, operator in enumerate(forward.operators) for node in operator.all_input_nodes}
     last_read[forward.output] = len(forward.operators)
     layers = {
@@ -208,7 +208,7 @@ def _candidates(forward: Forward, anatomy: Anatomy, layer_of: Mapping[str, int])
         if len(live) == 1 and begun == done == set(range(len(done))):
             (activation,) = live
             if _is_batched(activation, forward.batch):
-                yield _Candidate(Point(index, activation), len(done), after_random)
+                yield _Candidate(CutPoint(index, activation), len(done), after_random)
         if operator in layers:
             after_random = is_random(operator) or (after_random and not layers[operator])
             begun |= layers[operator]

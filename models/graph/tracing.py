@@ -27,7 +27,7 @@ from lamina.models.graph.untraceable import Witness, misfit, reason, with_plain_
 
 
 @dataclass(frozen=True, eq=False)
-class Forward:
+class TracedForward:
     """The forward pass of a module, in training or in inference mode.
 
     Attributes:
@@ -58,7 +58,7 @@ class Forward:
 
 
 @lru_cache(maxsize=4)
-def trace(definition: Definition, *, training: bool) -> Forward:
+def trace(definition: Definition, *, training: bool) -> TracedForward:
     """The forward pass of ``definition``'s module; the last few are remembered.
 
     Raises:
@@ -100,7 +100,7 @@ def example(operator: fx.Node) -> Any:
 
 def _forward(
     definition: Definition, exported: torch.export.ExportedProgram, functions: tuple[FunctionCall, ...]
-) -> Forward:
+) -> TracedForward:
     take_apart(exported.graph)
     without_dead_ends(exported.graph)
     placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
@@ -114,7 +114,7 @@ def _forward(
         target = str(spec.target)
         name = tensors[placeholder] = first.get(target, target)
         values[name] = exported.state_dict[target] if target in exported.state_dict else exported.constants[target]
-    return Forward(
+    return TracedForward(
         name=definition.name,
         sample=samples[0],
         output=_output(definition, exported.graph, example(samples[0]).shape[0]),

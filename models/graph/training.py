@@ -15,12 +15,12 @@ import onnx
 
 from lamina.models.definition import Definition
 from lamina.models.graph.gradients import Part, size, split_input, write_gradients
-from lamina.models.graph.optimisers import Optimiser, Recipe, Trained, optimiser_named
+from lamina.models.graph.optimisers import Optimiser, Recipe, TrainedTensor, optimiser_named
 from lamina.models.graph.optimisers.base import joined
 from lamina.models.graph.optimisers.pulls import ANCHOR, clipped, pulled
 from lamina.models.graph.rules.random import SEED
 from lamina.models.graph.sections import is_random
-from lamina.models.graph.tracing import Forward, trace
+from lamina.models.graph.tracing import TracedForward, trace
 from lamina.models.graph.writer import GraphWriter
 from lamina.models.manifest import ONNXRUNTIME
 from lamina.models.spec import ModelSpec
@@ -131,7 +131,7 @@ def _write_update(
 ) -> None:
     """Write the optimiser's part into ``g``, and its vectors, which are inputs and outputs."""
     tensors = [
-        Trained(value, gradient, tensor.kind)
+        TrainedTensor(value, gradient, tensor.kind)
         for value, gradient, tensor in zip(values, gradients, part.trained, strict=True)
     ]
     if recipe.proximal:
@@ -146,12 +146,12 @@ def _write_update(
         g.output(f"{name}_next", vector, "float32", shapes.get(name, (elements,)))
 
 
-def _traced(definition: Definition, spec: ModelSpec, cut: int) -> Forward:
+def _traced(definition: Definition, spec: ModelSpec, cut: int) -> TracedForward:
     spec.block_at(cut)
     return trace(definition, training=True)
 
 
-def _seed(forward: Forward) -> dict[str, float]:
+def _seed(forward: TracedForward) -> dict[str, float]:
     """A network that draws random numbers takes a seed, at every cut: the graphs of a bundle take the same inputs."""
     return {SEED: 0.0} if any(map(is_random, forward.operators)) else {}
 

@@ -13,8 +13,8 @@ from lamina.models.errors import ModelError
 from lamina.models.graph import rules
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import find_rule, operator_name
-from lamina.models.graph.tracing import Forward, example
-from lamina.models.graph.values import Call, Form, Value, form_of
+from lamina.models.graph.tracing import TracedForward, example
+from lamina.models.graph.values import Call, TensorType, Value, tensor_type_of
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 _HALF = "numbers of 16 bits are not supported, since devices train in float32: leave out half(), bfloat16(), autocast"
@@ -26,7 +26,7 @@ _IGNORED = ("_assert_", "sym_constrain_range", "_functional_assert")
 
 
 def translate(
-    g: GraphWriter, forward: Forward, graph: fx.GraphModule, tensors: Mapping[str, str], inputs: Sequence[str]
+    g: GraphWriter, forward: TracedForward, graph: fx.GraphModule, tensors: Mapping[str, str], inputs: Sequence[str]
 ) -> list[Value]:
     """Write ``graph`` into ``g``; its outputs.
 
@@ -50,7 +50,7 @@ def translate(
 
 
 class _Translation:
-    def __init__(self, g: GraphWriter, graph: fx.GraphModule, forward: Forward) -> None:
+    def __init__(self, g: GraphWriter, graph: fx.GraphModule, forward: TracedForward) -> None:
         self._g = g
         self._graph = graph
         self._batch = forward.batch
@@ -93,7 +93,7 @@ class _Translation:
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._results.__getitem__)
         try:
-            written = rule(self._g, Call(name, self._forms(node)), *args, **kwargs)
+            written = rule(self._g, Call(name, self._tensor_types(node)), *args, **kwargs)
         except ModelError as error:
             raise ModelError(f"model {self._model}: operator {name}{place(node)}: {error}") from error
         except (TypeError, ValueError, LookupError, ZeroDivisionError, AttributeError) as error:
@@ -104,14 +104,14 @@ class _Translation:
             ) from error
         return self._formed(written, node)
 
-    def _forms(self, node: fx.Node) -> tuple[Form, ...]:
+    def _tensor_types(self, node: fx.Node) -> tuple[TensorType, ...]:
         results = example(node)
         several = results if isinstance(results, tuple | list) else (results,)
-        forms = tuple(form_of(result, self._batch) for result in several if result is not None)
-        unknown = next((form.dtype for form in forms if form.dtype not in ELEMENT_TYPES), None)
+        types = tuple(tensor_type_of(result, self._batch) for result in several if result is not None)
+        unknown = next((each.dtype for each in types if each.dtype not in ELEMENT_TYPES), None)
         if unknown:
             raise ModelError(_ELEMENT_TYPES_ADVICE.get(unknown, f"tensors of {unknown} are not supported: use float32"))
-        return forms
+        return types
 
     def _formed(self, written: Any, node: fx.Node) -> Any:
         """The names that a rule returned, as values."""
@@ -124,8 +124,8 @@ class _Translation:
         return self._value(written, results)
 
     def _value(self, name: str, result: Any) -> Value:
-        form = form_of(result, self._batch)
-        return Value(name, form.shape, form.dtype)
+        found = tensor_type_of(result, self._batch)
+        return Value(name, found.shape, found.dtype)
 
     def _is_constant(self, node: fx.Node) -> bool:
         """Whether the operator reads nothing but constants, draws nothing, and yields one tensor."""

@@ -42,14 +42,14 @@ class Value(str):
 
 
 @dataclass(frozen=True)
-class Form:
+class TensorType:
     """Shape and element type of a tensor that has no name yet."""
 
     shape: tuple[Extent, ...]
     dtype: str
 
 
-def form_of(example: Any, batch: Any) -> Form:
+def tensor_type_of(example: Any, batch: Any) -> TensorType:
     """The form of a tensor without values, or of a symbolic number, where ``batch`` stands for N.
 
     Raises:
@@ -57,9 +57,9 @@ def form_of(example: Any, batch: Any) -> Form:
     """
     if isinstance(example, Tensor):
         dtype = str(example.dtype).removeprefix("torch.")
-        return Form(tuple(extent_of(extent, batch) for extent in example.shape), dtype)
+        return TensorType(tuple(extent_of(extent, batch) for extent in example.shape), dtype)
     dtype = "float32" if isinstance(example, float | torch.SymFloat) else "int64"
-    return Form((), "bool" if isinstance(example, bool | torch.SymBool) else dtype)
+    return TensorType((), "bool" if isinstance(example, bool | torch.SymBool) else dtype)
 
 
 def extent_of(extent: Any, batch: Any) -> Extent:
@@ -86,7 +86,7 @@ class Call:
     """
 
     name: str
-    results: tuple[Form, ...]
+    results: tuple[TensorType, ...]
 
     @property
     def packet(self) -> str:

@@ -66,7 +66,7 @@ def logcumsumexp(x: Tensor, dim: int) -> Tensor:
 
 
 def _so_far(x: Tensor, dim: int, nothing: float) -> Tensor:
-    """For every element along a dimension, made the last but one, all elements with those after it left out."""
+    """Repeat the elements for each one along a dimension, made the last but one, without those after it."""
     extent = x.shape[dim]
     if not isinstance(extent, int) or extent > _LONGEST:
         raise ModelError(f"a running extremum or sum of exponentials is written for at most {_LONGEST} elements")

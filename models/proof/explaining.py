@@ -20,7 +20,7 @@ from lamina.models.errors import ModelError
 from lamina.models.graph.anatomy import dissect
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import operator_name
-from lamina.models.graph.tracing import Forward, mode_of, trace
+from lamina.models.graph.tracing import TracedForward, mode_of, trace
 from lamina.models.proof.judging import Difference
 from lamina.models.spec import ModelSpec
 
@@ -105,7 +105,7 @@ def _odd(operators: Sequence[fx.Node]) -> list[fx.Node]:
     return [operator for operator in operators if not any(name in str(operator.target) for name in _PLAIN)]
 
 
-def _between(forward: Forward, spec: ModelSpec, layer: int) -> Iterator[fx.Node]:
+def _between(forward: TracedForward, spec: ModelSpec, layer: int) -> Iterator[fx.Node]:
     """The operators from a layer's first up to the first of the next layer."""
     anatomy = dissect(forward)
     own = _names(spec, layer)

@@ -29,7 +29,7 @@ from lamina.models.proof.eager import Step, logits
 from lamina.models.proof.explaining import Refusal, refused
 from lamina.models.proof.judging import CERTAIN, Difference
 from lamina.models.proof.repeating import check_repeatable
-from lamina.models.proof.running import Forward, Ran, TrainingRun
+from lamina.models.proof.running import InferenceGraph, Ran, TrainingRun
 from lamina.models.proof.trials import Trial
 
 _T = TypeVar("_T")
@@ -251,7 +251,7 @@ class _Proof:
     def _forwarded(
         self, entry: FileEntry, values: Mapping[str, NDArray[np.float32]], x: NDArray[Any]
     ) -> NDArray[np.float32]:
-        return self._ran("inference", lambda: Forward(self._path(entry), values)(x))
+        return self._ran("inference", lambda: InferenceGraph(self._path(entry), values)(x))
 
     def _path(self, entry: FileEntry) -> Path:
         return self._folder / entry.file_name

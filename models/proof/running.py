@@ -106,7 +106,7 @@ class TrainingRun:
         )
 
 
-class Forward:
+class InferenceGraph:
     """A graph without training: a frozen piece, or the whole network.
 
     Args:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lamina.models.definition import Definition
 from lamina.models.graph.losses import loss_named
-from lamina.models.graph.tracing import Forward, example
+from lamina.models.graph.tracing import TracedForward, example
 from lamina.models.spec import ModelSpec
 
 Samples = NDArray[Any]
@@ -25,7 +25,7 @@ _EMBEDDINGS = (torch.ops.aten.embedding.default,)
 _FEWEST_IDS = 2
 
 
-def samples(definition: Definition, forward: Forward, count: int, rng: np.random.Generator) -> Iterator[Samples]:
+def samples(definition: Definition, forward: TracedForward, count: int, rng: np.random.Generator) -> Iterator[Samples]:
     """Batches (count, *input_shape), one distribution after the other: not every network takes negative numbers."""
     shape = (count, *definition.input_shape)
     if definition.input_dtype == "int64":
@@ -55,7 +55,7 @@ def noisy(spec: ModelSpec, values: Values, rng: np.random.Generator) -> dict[str
     return drawn
 
 
-def _ids(forward: Forward) -> int:
+def _ids(forward: TracedForward) -> int:
     """How many token ids the network knows: as many as the smallest table that the samples are looked up in."""
     tables = [
         int(example(operator.args[0]).shape[0])  # type: ignore[arg-type]  # the table is an operator

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
-from lamina.models.graph.sections import Point, run_section
-from lamina.models.graph.tracing import Forward, mode_of
+from lamina.models.graph.sections import CutPoint, run_section
+from lamina.models.graph.tracing import TracedForward, mode_of
 from lamina.models.proof.draws import Recording
 from lamina.models.proof.eager import Step, step
 from lamina.models.proof.samples import labels, noisy, samples
@@ -52,8 +52,8 @@ class Trial:
         self,
         definition: Definition,
         spec: ModelSpec,
-        forward: Forward,
-        starts: Mapping[int, Point],
+        forward: TracedForward,
+        starts: Mapping[int, CutPoint],
         initial: Values,
         count: int,
         number: int,

@@ -28,7 +28,7 @@ _NOTHING = np.empty(0, np.float32)
 _Parts = tuple[list[slice], list[slice]]  # of a vector: where its kernels are, and where the rest is
 
 
-class SideBySide:
+class BatchedEncoding:
     """Layers, and the runs that their kernels are taken in.
 
     Args:
@@ -86,13 +86,13 @@ class SideBySide:
 
 
 @lru_cache(maxsize=256)
-def side_by_side(shapes: tuple[Shapes, ...], block: int, per_byte: int, most: int) -> SideBySide:
-    """`SideBySide`; the same one for the same layers, since where they stand takes a while to find out."""
-    return SideBySide(shapes, block, per_byte, most)
+def batched_encoding(shapes: tuple[Shapes, ...], block: int, per_byte: int, most: int) -> BatchedEncoding:
+    """`BatchedEncoding`; the same one for the same layers, since where they stand takes a while to find out."""
+    return BatchedEncoding(shapes, block, per_byte, most)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LayerPlace:
     """The place of a layer in a run.
 
     Attributes:
@@ -129,7 +129,7 @@ class Run:
     """
 
     def __init__(self, layers: Sequence[_Parts], floats: Sequence[int], block: int, per_byte: int) -> None:
-        self.places: list[Place] = []
+        self.places: list[LayerPlace] = []
         self._pieces: list[Vector] = []  # of the blocks: zeros where they are needed, and room for the kernels
         self._kernels: list[tuple[int, int, slice]] = []  # which piece is which part of which vector
         self.blocks = 0
@@ -137,7 +137,7 @@ class Run:
             size, start, first = _total(kernels), self.blocks * block, self.blocks
             self.blocks += -(-size // block)
             self.places.append(
-                Place(
+                LayerPlace(
                     size=size + _total(others),
                     kernels=tuple(zip(kernels, _one_by_one(kernels, start), strict=True)),
                     others=tuple(zip(others, _one_by_one(others, rest), strict=True)),

@@ -21,8 +21,8 @@ import google_crc32c
 import numpy as np
 
 from lamina.broker.wire.codecs.base import Codec, Shapes, Vector, check_vector, not_finite
-from lamina.broker.wire.codecs.batched_encoding import Run, SideBySide, side_by_side
-from lamina.broker.wire.codecs.entropy_coding import most_squeezed, squeezed_parts, unsqueeze
+from lamina.broker.wire.codecs.batched_encoding import BatchedEncoding, Run, batched_encoding
+from lamina.broker.wire.codecs.entropy_coding import entropy_decoded, entropy_encoded_parts, most_entropy_encoded
 from lamina.broker.wire.codecs.grids import LARGEST_SCALE, Codes, Grid
 from lamina.broker.wire.codecs.kernels import kernels
 from lamina.broker.wire.foldable import INT8_BLOCK, Delta, Int8Blocks
@@ -86,7 +86,7 @@ class Blocks:
             if self._per_byte > 1:
                 _pack(codes, self._grid.bits, packed[start // self._per_byte :])
         head = (_COUNT.pack(vector.size), scales.astype("<f4", copy=False).data)
-        return b"".join((*head, *squeezed_parts(packed.data)))
+        return b"".join((*head, *entropy_encoded_parts(packed.data)))
 
     def decode(self, data: bytes, size: int) -> Vector:
         """See `Codec.decode`."""
@@ -134,19 +134,19 @@ class Blocks:
 
     def most_bytes(self, size: int) -> int:
         """See `Codec.most_bytes`."""
-        return _COUNT.size + 4 * self._blocks_of(size) + most_squeezed(self._packed_bytes(size))
+        return _COUNT.size + 4 * self._blocks_of(size) + most_entropy_encoded(self._packed_bytes(size))
 
-    def _side_by_side(self, shapes: Sequence[Shapes]) -> SideBySide:
-        return side_by_side(tuple(shapes), self._block, self._per_byte, _RUN)
+    def _side_by_side(self, shapes: Sequence[Shapes]) -> BatchedEncoding:
+        return batched_encoding(tuple(shapes), self._block, self._per_byte, _RUN)
 
     def _encode_run(self, run: Run, vectors: Sequence[Vector], rests: Sequence[bytes]) -> list[bytes]:
-        """Layers side by side, all codes in one go; what there is to squeeze is squeezed layer by layer."""
+        """Layers side by side, all codes in one go; entropy coding goes layer by layer."""
         kernels, codes = _SCRATCH.of(run.blocks * self._block)
         run.gather(vectors, kernels)
         scales, packed = self._quantised(kernels, codes) if run.blocks else (b"", codes)
         written = packed.data
         return [
-            b"".join((rest, place.count, scales[place.scales], *squeezed_parts(written[place.codes])))
+            b"".join((rest, place.count, scales[place.scales], *entropy_encoded_parts(written[place.codes])))
             for rest, place in zip(rests, run.places, strict=True)
         ]
 
@@ -164,7 +164,7 @@ class Blocks:
         return scales.astype("<f4", copy=False).tobytes(), packed
 
     def _decode_run(self, run: Run, kernels: Sequence[memoryview], floats: Vector) -> list[Vector]:
-        """Layers side by side; only what was squeezed takes a call for each."""
+        """Layers side by side; only what was entropy coded takes a call for each."""
         values, codes = _SCRATCH.of(run.blocks * self._block)
         packed, scales = codes.data, []
         for data, place in zip(kernels, run.places, strict=True):
@@ -188,7 +188,7 @@ class Blocks:
         if (held := _COUNT.unpack_from(data)[0]) != size:
             raise DecodeError(f"{self.name}: written for {held} values, and {size} values take other bytes")
         expected = self._packed_bytes(size)
-        packed = unsqueeze(data[start:], expected, self.name)
+        packed = entropy_decoded(data[start:], expected, self.name)
         if len(packed) != expected:
             raise DecodeError(f"{self.name}: {len(packed)} bytes of codes, and {size} values take {expected}")
         return data[_COUNT.size : start], packed
@@ -225,7 +225,7 @@ class Blocks:
         return -(-size // self._per_byte)
 
 
-class _Scratch(threading.local):
+class _RunScratch(threading.local):
     """Memory for a run of layers, a set for each thread: fresh memory takes longer to get than a pass over it."""
 
     def __init__(self) -> None:
@@ -237,7 +237,7 @@ class _Scratch(threading.local):
         return self._floats[:elements], self._codes[:elements]
 
 
-_SCRATCH = _Scratch()
+_SCRATCH = _RunScratch()
 
 
 def _peaks(blocks: Vector) -> Vector | None:

@@ -31,30 +31,30 @@ class _Contexts(threading.local):
 
 
 _OF_THREAD = _Contexts()
-_STORED, _SQUEEZED = b"\0", b"\1"
+_STORED, _COMPRESSED = b"\0", b"\1"
 _SAMPLE_BYTES = 16 * 1024
 _WORTH = 0.97  # of the length: less gain than that isn't worth the receiver's time
 
 
-def squeeze(content: bytes | memoryview) -> bytes:
+def entropy_encoded(content: bytes | memoryview) -> bytes:
     """The content, shorter if that is possible, and at most one byte longer."""
-    return b"".join(squeezed_parts(content))
+    return b"".join(entropy_encoded_parts(content))
 
 
-def squeezed_parts(content: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
-    """What `squeeze` joins; whoever joins it to something else saves a copy of it."""
+def entropy_encoded_parts(content: bytes | memoryview) -> tuple[bytes, bytes | memoryview]:
+    """What `entropy_encoded` joins; whoever joins it to something else saves a copy of it."""
     middle = len(content) // 2
     if len(content) > 4 * _SAMPLE_BYTES and not _pays(content[middle : middle + _SAMPLE_BYTES]):
         return _STORED, content
-    squeezed = _compressed(content)
-    return (_SQUEEZED, squeezed) if len(squeezed) < _WORTH * len(content) else (_STORED, content)
+    compressed = _compressed(content)
+    return (_COMPRESSED, compressed) if len(compressed) < _WORTH * len(content) else (_STORED, content)
 
 
-def unsqueeze(data: bytes | memoryview, most_bytes: int, name: str) -> bytes | memoryview:
+def entropy_decoded(data: bytes | memoryview, most_bytes: int, name: str) -> bytes | memoryview:
     """The content, of at most ``most_bytes``.
 
     Args:
-        data: what `squeeze` made.
+        data: what `entropy_encoded` made.
         most_bytes: a content that claims to be longer is not looked into.
         name: of the codec, for the message.
 
@@ -66,7 +66,7 @@ def unsqueeze(data: bytes | memoryview, most_bytes: int, name: str) -> bytes | m
         if len(rest) > most_bytes:
             raise DecodeError(f"{name}: {len(rest)} bytes, where at most {most_bytes} are possible")
         return rest
-    if kind != _SQUEEZED:
+    if kind != _COMPRESSED:
         raise DecodeError(f"{name}: neither stored nor compressed bytes, but {kind!r}")
     return inflate(rest, most_bytes, name)
 
@@ -86,7 +86,7 @@ def inflate(frame: bytes | memoryview, most_bytes: int, name: str) -> bytes:
         raise DecodeError(f"{name}: {error}") from error
 
 
-def most_squeezed(content_bytes: int) -> int:
+def most_entropy_encoded(content_bytes: int) -> int:
     """No content of that length takes more than this."""
     return 1 + content_bytes
 

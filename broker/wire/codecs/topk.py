@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from lamina.broker.wire.codecs.base import Codec, Shapes, Vector, check_finite
 from lamina.broker.wire.codecs.blocks import Blocks
-from lamina.broker.wire.codecs.entropy_coding import most_squeezed, squeeze, unsqueeze
+from lamina.broker.wire.codecs.entropy_coding import entropy_decoded, entropy_encoded, most_entropy_encoded
 from lamina.broker.wire.codecs.kernels import kernels
 from lamina.models.errors import DecodeError
 
@@ -57,7 +57,7 @@ class TopK:
         """See `Codec.encode`."""
         check_finite(vector)
         places = _largest(vector, self._kept(vector.size))
-        gaps = squeeze(_written(places))
+        gaps = entropy_encoded(_written(places))
         return _HEAD.pack(vector.size, len(gaps)) + gaps + self._values.encode(vector[places])
 
     def decode(self, data: bytes, size: int) -> Vector:
@@ -70,7 +70,7 @@ class TopK:
         if gaps_bytes > len(data) - _HEAD.size:
             raise DecodeError(f"{self.name}: {gaps_bytes} bytes of gaps in {len(data)}")
         kept, stop = self._kept(size), _HEAD.size + gaps_bytes
-        gaps = unsqueeze(memoryview(data)[_HEAD.size : stop], self._most_gaps(size), self.name)
+        gaps = entropy_decoded(memoryview(data)[_HEAD.size : stop], self._most_gaps(size), self.name)
         places = self._read(np.frombuffer(gaps, np.uint8), kept, size)
         values = self._values.decode(data[stop:], kept)
         vector = np.zeros(size, np.float32)
@@ -79,7 +79,7 @@ class TopK:
 
     def most_bytes(self, size: int) -> int:
         """See `Codec.most_bytes`."""
-        return _HEAD.size + most_squeezed(self._most_gaps(size)) + self._values.most_bytes(self._kept(size))
+        return _HEAD.size + most_entropy_encoded(self._most_gaps(size)) + self._values.most_bytes(self._kept(size))
 
     def _kept(self, size: int) -> int:
         return math.ceil(size * self._share)

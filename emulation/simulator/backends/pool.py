@@ -28,7 +28,7 @@ _END_S = 5.0  # for a process to end when it is told to
 
 
 @dataclass(frozen=True)
-class Lane:
+class PoolWorker:
     """A process, and the pipe to it."""
 
     process: ForkServerProcess
@@ -46,7 +46,7 @@ class Pool:
 
     name = "pool"
 
-    def __init__(self, lanes: Sequence[Lane], arrays: RunArrays, counter: Any) -> None:
+    def __init__(self, lanes: Sequence[PoolWorker], arrays: RunArrays, counter: Any) -> None:
         self.arrays = arrays
         self._lanes = lanes
         self._counter = counter
@@ -65,7 +65,7 @@ class Pool:
             outcomes.update(_answer(lane))
         return [outcomes[index] for index in range(len(tasks))]
 
-    def _told(self, lane: Lane, tasks: list[RunTask]) -> None:
+    def _told(self, lane: PoolWorker, tasks: list[RunTask]) -> None:
         try:
             lane.pipe.send(tasks)
         except OSError as error:
@@ -86,15 +86,15 @@ def pooling(common: TaskSettings, slots: int, data: Sequence[Array], processes: 
             _end(lanes)
 
 
-def _start(starting: ForkServerContext, common: TaskSettings, shared: SharedArrays, counter: Any) -> Lane:
+def _start(starting: ForkServerContext, common: TaskSettings, shared: SharedArrays, counter: Any) -> PoolWorker:
     ours, theirs = starting.Pipe()
     process = starting.Process(target=_serve, args=(common, shared, counter, theirs), daemon=True, name="lamina-lane")
     process.start()
     theirs.close()
-    return Lane(process, ours)
+    return PoolWorker(process, ours)
 
 
-def _end(lanes: Sequence[Lane]) -> None:
+def _end(lanes: Sequence[PoolWorker]) -> None:
     for lane in lanes:
         lane.pipe.close()  # what they wait for: they end
     for lane in lanes:
@@ -105,7 +105,7 @@ def _end(lanes: Sequence[Lane]) -> None:
         lane.process.close()
 
 
-def _answer(lane: Lane) -> dict[int, TaskResult]:
+def _answer(lane: PoolWorker) -> dict[int, TaskResult]:
     """The outcomes of one lane, by the place of their tasks."""
     ready = wait([lane.pipe, lane.process.sentinel])
     if lane.pipe not in ready:
@@ -119,7 +119,7 @@ def _answer(lane: Lane) -> dict[int, TaskResult]:
     return answer
 
 
-def _vanished(lane: Lane) -> LaminaError:
+def _vanished(lane: PoolWorker) -> LaminaError:
     lane.process.join(_END_S)
     return LaminaError(
         f"a process of the simulator ended with status {lane.process.exitcode}; -9 is most often a lack of memory: "

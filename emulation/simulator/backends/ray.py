@@ -32,7 +32,7 @@ Done = tuple[list[TaskResult], list[float], Rows, Rows]
 """Outcomes, seconds, rows and momentum of a lane's tasks."""
 
 
-class Lane:
+class RayWorker:
     """What runs in an actor.
 
     Args:
@@ -143,7 +143,7 @@ def on_ray(
         unit = "GPU" if common.device.startswith("cuda") else "CPU"  # Ray hides GPUs from actors that ask for none
         count = lanes or max(1, int(ray.cluster_resources().get(unit, 1)))
         stored = [ray.put(part) for part in data]
-        actor = ray.remote(**{f"num_{unit.lower()}s": 1})(Lane)
+        actor = ray.remote(**{f"num_{unit.lower()}s": 1})(RayWorker)
         actors = [actor.remote(common, *stored) for _ in range(count)]
         yield RayLanes(ray, actors, private_arrays(slots, layer_offsets(common.spec)[-1], data))
     finally:

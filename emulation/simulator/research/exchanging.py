@@ -1,8 +1,8 @@
 """A round in which devices exchange logits: `research.codistillation`, in one loop.
 
 It stands beside `simulator.simulation`, with the same records and checkpoints. There is no global state: in a
-`State` of this loop, ``base`` holds the mean logits, flat, and ``rows`` every device's network, not the cohort's alone.
-Momentum begins each round without, as a board's does each cycle.
+`SimulationState` of this loop, ``base`` holds the mean logits, flat, and ``rows`` every device's network, not the
+cohort's alone. Momentum begins each round without, as a board's does each cycle.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lamina.emulation.simulator.research.codistillation import Logits, consensus
 from lamina.emulation.simulator.rows import Row, Rows, to_tensors
 from lamina.emulation.simulator.run_context import RunContext
 from lamina.emulation.simulator.samples import Augmentation, batches
-from lamina.emulation.simulator.simulation import State, round_record, simulated_beginning
+from lamina.emulation.simulator.simulation import SimulationState, round_record, simulated_beginning
 
 _PUBLIC = "public samples"  # in the names by which their orders are drawn
 
@@ -40,7 +40,7 @@ class Exchange:
     """
 
     def __init__(
-        self, context: RunContext, state: State | None = None, clock: Callable[[], float] = time.perf_counter
+        self, context: RunContext, state: SimulationState | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         keep_freed_memory()
         self.context = context
@@ -64,11 +64,11 @@ class Exchange:
         """All rounds are done."""
         return self.run_state.round >= self.context.setting.rounds
 
-    def state(self) -> State:
+    def state(self) -> SimulationState:
         """A copy of all that is needed to go on."""
         nothing = np.zeros(0, np.float32)
         mean = nothing if self._mean is None else self._mean.ravel().copy()
-        return State(self.run_state, mean, self._rows.copy(), nothing.reshape(0, 0))
+        return SimulationState(self.run_state, mean, self._rows.copy(), nothing.reshape(0, 0))
 
     def tensors(self) -> dict[str, Row]:
         """Every device's network, its tensors named ``device/tensor``; of a narrow one, where it lies in the whole."""

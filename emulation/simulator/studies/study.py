@@ -38,14 +38,14 @@ Scale = Literal["full", "small"]
 Tree = dict[str, Any]
 
 
-class Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PaperFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the paper reports for a method, in percent."""
 
     accuracy: float | None = None
     c_percent: float | None = None
 
 
-class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StudyMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A row of the table.
 
     Attributes:
@@ -59,7 +59,7 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: str
     set: Tree = {}
     small: Tree = {}
-    paper: Published = Published()
+    paper: PaperFigures = PaperFigures()
     scales: tuple[Scale, ...] = ("full", "small")
 
 
@@ -98,7 +98,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"me
         name: of the study, and of the folder that it leaves.
         question: that it answers.
         kind: ``accuracy``: runs, and what became of them; ``similarity``: of the layers' activations across devices,
-            after the runs (`lamina.emulation.simulator.research.likeness`).
+            after the runs (`lamina.emulation.simulator.research.layer_similarity`).
         seeds: of the full scale.
         setting: of every run.
         methods: rows of the table.
@@ -109,7 +109,7 @@ class Study(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"me
 
     name: str
     question: str
-    methods: tuple[Method, ...]
+    methods: tuple[StudyMethod, ...]
     kind: Literal["accuracy", "similarity"] = "accuracy"
     seeds: tuple[int, ...] = (0,)
     setting: Tree = {}

@@ -16,9 +16,9 @@ from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.studies.many import Means, carry_out
 from lamina.emulation.simulator.studies.study import Planned, Scale, Study, plan
 from lamina.emulation.simulator.studies.tables import (
+    ClaimVerdict,
     Entry,
     Results,
-    Verdict,
     as_csv,
     as_markdown,
     cells,
@@ -66,7 +66,7 @@ class Findings:
     study: Study
     scale: Scale
     table: tuple[Entry, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ClaimVerdict, ...]
     folder: Path
     effort: Effort
 
@@ -140,7 +140,7 @@ def _draw(study: Study, results: Results, cache: Path, folder: Path) -> None:
 
     draw_study(folder / "plots", results, cache)
     if study.kind == "similarity":
-        from lamina.emulation.simulator.research.likeness_report import compare_layers
+        from lamina.emulation.simulator.research.layer_similarity_report import compare_layers
 
         compare_layers(results, cache, folder)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lamina.emulation.simulator.research.fairness import DeviceSpread, device_spread, over_seeds
 from lamina.emulation.simulator.run import Result
-from lamina.emulation.simulator.studies.study import Claim, Planned, Published, Study
+from lamina.emulation.simulator.studies.study import Claim, PaperFigures, Planned, Study
 
 Results = Mapping[str, Sequence[Result]]
 """By label of the method, in the order of the seeds."""
@@ -44,12 +44,12 @@ class Entry:
     of_fedavg_percent: float
     lr: float
     seeds: int
-    paper: Published
+    paper: PaperFigures
     devices: DeviceSpread | None = None
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ClaimVerdict:
     """What the runs say to a claim.
 
     Attributes:
@@ -100,7 +100,7 @@ def entries(study: Study, results: Results) -> list[Entry]:
     return [_entry(method.label, results[method.label], method.paper, shortest) for method in chosen]
 
 
-def verdicts(study: Study, results: Results) -> list[Verdict]:
+def verdicts(study: Study, results: Results) -> list[ClaimVerdict]:
     """What the runs say to each claim whose methods were run. Differences are taken seed by seed."""
     shortest = _shortest_interval(results)
     tested = [claim for claim in study.claims if claim.method in results and claim.against in results]
@@ -165,7 +165,7 @@ def as_csv(table: Sequence[Entry]) -> str:
     return text.getvalue()
 
 
-def _entry(label: str, results: Sequence[Result], paper: Published, shortest: int) -> Entry:
+def _entry(label: str, results: Sequence[Result], paper: PaperFigures, shortest: int) -> Entry:
     mean_spread = mean_and_spread([100 * result.accuracy for result in results])
     sent = statistics.fmean(result.uplink_bytes for result in results)
     by_device = all(run.own_accuracies for run in results)
@@ -182,7 +182,7 @@ def _entry(label: str, results: Sequence[Result], paper: Published, shortest: in
     )
 
 
-def _verdict(claim: Claim, results: Results, shortest: int) -> Verdict:
+def _verdict(claim: Claim, results: Results, shortest: int) -> ClaimVerdict:
     first, second = ([100 * run.accuracy for run in results[label]] for label in (claim.method, claim.against))
     difference, spread = mean_and_spread([one - other for one, other in zip(first, second, strict=True)])
     largest = max(spread, *(mean_and_spread(accuracies)[1] for accuracies in (first, second)))
@@ -195,7 +195,7 @@ def _verdict(claim: Claim, results: Results, shortest: int) -> Verdict:
         and (claim.c_percent is None or c_percent < claim.c_percent)
         and (claim.strong_percent is None or strong_percent <= claim.strong_percent)
     )
-    return Verdict(claim, difference, spread, largest, c_percent, strong_percent, holds)
+    return ClaimVerdict(claim, difference, spread, largest, c_percent, strong_percent, holds)
 
 
 def _shortest_interval(results: Results) -> int:

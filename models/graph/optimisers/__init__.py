@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from lamina.models.errors import ModelError, did_you_mean
 from lamina.models.graph.optimisers.adam import ADAM, ADAMW
-from lamina.models.graph.optimisers.base import Moved, Optimiser, Trained
+from lamina.models.graph.optimisers.base import Moved, Optimiser, TrainedTensor
 from lamina.models.graph.optimisers.pulls import Recipe
 from lamina.models.graph.optimisers.sgd import NESTEROV, SGD
 
-__all__ = ["OPTIMISERS", "Moved", "Optimiser", "Recipe", "Trained", "optimiser_named"]
+__all__ = ["OPTIMISERS", "Moved", "Optimiser", "Recipe", "TrainedTensor", "optimiser_named"]
 
 OPTIMISERS = {"sgd": SGD, "nesterov": NESTEROV, "adam": ADAM, "adamw": ADAMW}
 

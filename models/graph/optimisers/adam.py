@@ -14,24 +14,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lamina.models.graph.optimisers.base import DECAY, Moved, Optimiser, Trained, decayed, joined
+from lamina.models.graph.optimisers.base import DECAY, Moved, Optimiser, TrainedTensor, decayed, joined
 from lamina.models.graph.writer import GraphWriter
 
 MEAN, SQUARE = "mean_state", "square_state"
 MEAN_OF_ONES, SQUARE_OF_ONES = "mean_of_ones", "square_of_ones"
 
 
-def _adam(g: GraphWriter, tensors: Sequence[Trained], parameters: str, state: Mapping[str, str]) -> Moved:
+def _adam(g: GraphWriter, tensors: Sequence[TrainedTensor], parameters: str, state: Mapping[str, str]) -> Moved:
     return _moved(g, decayed(g, tensors), parameters, state)
 
 
-def _adamw(g: GraphWriter, tensors: Sequence[Trained], parameters: str, state: Mapping[str, str]) -> Moved:
+def _adamw(g: GraphWriter, tensors: Sequence[TrainedTensor], parameters: str, state: Mapping[str, str]) -> Moved:
     kept = {kind: g.Sub(1.0, g.Mul("lr", rate)) for kind, rate in DECAY.items()}
     shrunk = joined(g, [g.Mul(tensor.value, kept[tensor.kind]) for tensor in tensors])
     return _moved(g, tensors, shrunk, state)
 
 
-def _moved(g: GraphWriter, tensors: Sequence[Trained], start: str, state: Mapping[str, str]) -> Moved:
+def _moved(g: GraphWriter, tensors: Sequence[TrainedTensor], start: str, state: Mapping[str, str]) -> Moved:
     """One step from ``start``, the flat parameters, by the tensors' gradients."""
     gradient = joined(g, [tensor.gradient for tensor in tensors])
     mean, ones = (_averaged(g, state[name], g_, "beta1") for name, g_ in ((MEAN, gradient), (MEAN_OF_ONES, 1.0)))

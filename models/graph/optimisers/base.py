@@ -18,7 +18,7 @@ DECAY = {"kernel": "weight_decay", "bias": "bias_weight_decay", "norm": "norm_we
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedTensor:
     """One tensor that is trained, as two flat pieces.
 
     Attributes:
@@ -56,13 +56,13 @@ class Optimiser:
         hyperparameters: names of its 0-d inputs, with defaults; ``lr`` is always there.
     """
 
-    step: Callable[[GraphWriter, Sequence[Trained], str, Mapping[str, str]], Moved]
+    step: Callable[[GraphWriter, Sequence[TrainedTensor], str, Mapping[str, str]], Moved]
     vectors: tuple[str, ...]
     hyperparameters: dict[str, float]
     scalars: tuple[str, ...] = ()
 
 
-def decayed(g: GraphWriter, tensors: Sequence[Trained]) -> list[Trained]:
+def decayed(g: GraphWriter, tensors: Sequence[TrainedTensor]) -> list[TrainedTensor]:
     """The tensors with the gradient of a penalty, half of the rate times the squared norm, added to the loss's."""
     return [
         replace(tensor, gradient=g.Add(tensor.gradient, g.Mul(tensor.value, DECAY[tensor.kind]))) for tensor in tensors

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from lamina.models.graph.optimisers.base import Trained
+from lamina.models.graph.optimisers.base import TrainedTensor
 from lamina.models.graph.writer import GraphWriter
 
 ANCHOR = "anchor"
@@ -44,7 +44,7 @@ class Recipe:
         return (MU if self.proximal else {}) | (CLIP_NORM if self.clipped else {})
 
 
-def pulled(g: GraphWriter, tensors: Sequence[Trained], anchors: Sequence[str]) -> list[Trained]:
+def pulled(g: GraphWriter, tensors: Sequence[TrainedTensor], anchors: Sequence[str]) -> list[TrainedTensor]:
     """The tensors with FedProx's gradient added to the loss's; ``anchors`` are flat pieces, one a tensor."""
     return [
         replace(tensor, gradient=g.Add(tensor.gradient, g.Mul(g.Sub(tensor.value, anchor), "mu")))
@@ -52,7 +52,7 @@ def pulled(g: GraphWriter, tensors: Sequence[Trained], anchors: Sequence[str]) -
     ]
 
 
-def clipped(g: GraphWriter, tensors: Sequence[Trained]) -> list[Trained]:
+def clipped(g: GraphWriter, tensors: Sequence[TrainedTensor]) -> list[TrainedTensor]:
     """The tensors with gradients whose common norm is ``clip_norm`` at most."""
     squares = [g.ReduceSumSquare(tensor.gradient, keepdims=0) for tensor in tensors]
     norm = g.Sqrt(reduce(lambda total, square: g.Add(total, square), squares))

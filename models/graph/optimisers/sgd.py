@@ -11,24 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lamina.models.graph.optimisers.base import DECAY, Moved, Optimiser, Trained, decayed, joined
+from lamina.models.graph.optimisers.base import DECAY, Moved, Optimiser, TrainedTensor, decayed, joined
 from lamina.models.graph.writer import GraphWriter
 
 MOMENTUM = "momentum_state"
 
 
-def _polyak(g: GraphWriter, tensors: Sequence[Trained], parameters: str, state: Mapping[str, str]) -> Moved:
+def _polyak(g: GraphWriter, tensors: Sequence[TrainedTensor], parameters: str, state: Mapping[str, str]) -> Moved:
     _, momentum = _gathered(g, tensors, state)
     return Moved(g.Sub(parameters, g.Mul(momentum, "lr")), {MOMENTUM: momentum})
 
 
-def _nesterov(g: GraphWriter, tensors: Sequence[Trained], parameters: str, state: Mapping[str, str]) -> Moved:
+def _nesterov(g: GraphWriter, tensors: Sequence[TrainedTensor], parameters: str, state: Mapping[str, str]) -> Moved:
     gradient, momentum = _gathered(g, tensors, state)
     ahead = g.Add(gradient, g.Mul(momentum, "momentum"))
     return Moved(g.Sub(parameters, g.Mul(ahead, "lr")), {MOMENTUM: momentum})
 
 
-def _gathered(g: GraphWriter, tensors: Sequence[Trained], state: Mapping[str, str]) -> tuple[str, str]:
+def _gathered(g: GraphWriter, tensors: Sequence[TrainedTensor], state: Mapping[str, str]) -> tuple[str, str]:
     """The gradient, decay included, and the momentum with it."""
     gradient = joined(g, [tensor.gradient for tensor in decayed(g, tensors)])
     return gradient, g.Add(g.Mul(state[MOMENTUM], "momentum"), gradient)

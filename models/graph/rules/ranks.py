@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from lamina.models.graph.registry import Rule
-from lamina.models.graph.values import Call, Extent, Form, Value
+from lamina.models.graph.values import Call, Extent, TensorType, Value
 from lamina.models.graph.writer import GraphWriter
 
 _RuleT = TypeVar("_RuleT", bound=Rule)
@@ -42,7 +42,7 @@ def _reshaping(
         def operand(value: Any) -> Any:
             return _in_shape(g, value, shaped(value.shape)) if _is_like(value, x) else value
 
-        forms = tuple(Form(shaped(form.shape), form.dtype) for form in call.results)
+        forms = tuple(TensorType(shaped(form.shape), form.dtype) for form in call.results)
         written = rule(
             g,
             replace(call, results=forms),
@@ -69,7 +69,7 @@ def _in_shape(g: GraphWriter, value: Value, shape: tuple[Extent, ...]) -> Value:
     return raised
 
 
-def _back(g: GraphWriter, name: str | None, form: Form) -> str | None:
+def _back(g: GraphWriter, name: str | None, form: TensorType) -> str | None:
     if name is None:
         return None
     result: str = g.Squeeze(name, [0]) if form.shape else g.Reshape(name, g.constant([], "int64"))

@@ -103,7 +103,7 @@ def heaviside(g: GraphWriter, call: Call, x: Value, at_zero: Value) -> str:
 
 
 def _polynomial(g: GraphWriter, x: str, coefficients: Sequence[float]) -> str:
-    """By Horner's scheme; the first coefficient is that of the highest power."""
+    """Evaluate a polynomial by Horner's scheme; the first coefficient is that of the highest power."""
     result: str = g.constant(coefficients[0], "float32")
     for coefficient in coefficients[1:]:
         result = g.Add(g.Mul(result, x), float(coefficient))

@@ -34,7 +34,7 @@ MEASURES = {"linear CKA": linear_cka, "SVCCA": svcca}
 
 
 @dataclass(frozen=True, eq=False)
-class Likeness:
+class LayerSimilarity:
     """How alike a cohort's devices are, layer by layer.
 
     Attributes:
@@ -59,7 +59,7 @@ class Likeness:
         return mean
 
 
-def likeness(context: RunContext, values: Row, samples: int = SAMPLES) -> Likeness:
+def layer_similarity(context: RunContext, values: Row, samples: int = SAMPLES) -> LayerSimilarity:
     """Return the similarity within a cohort that made a round's local steps from one global state.
 
     Args:
@@ -77,7 +77,7 @@ def likeness(context: RunContext, values: Row, samples: int = SAMPLES) -> Likene
             for measure, compare in MEASURES.items():
                 found = compare(seen[a][name], seen[b][name])
                 matrices[measure][layer, a, b] = matrices[measure][layer, b, a] = found
-    return Likeness(names, devices, matrices)
+    return LayerSimilarity(names, devices, matrices)
 
 
 def _local_rows(context: RunContext, values: Row) -> tuple[tuple[str, ...], Rows]:

@@ -1,4 +1,4 @@
-"""Likeness by depth: devices that did not move are alike, and what a study of similarity leaves behind."""
+"""Similarity by depth: devices that did not move are alike, and what a study of similarity leaves behind."""
 
 import csv
 from pathlib import Path
@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from lamina.emulation.simulator.research.likeness import MEASURES, likeness
+from lamina.emulation.simulator.research.layer_similarity import MEASURES, layer_similarity
 from lamina.emulation.simulator.run_context import prepare_run
 from lamina.emulation.simulator.studies.many import Means
 from lamina.emulation.simulator.studies.study import Study
@@ -22,14 +22,16 @@ def test_devices_that_did_not_move_are_alike_and_those_that_did_are_less_so(tmp_
     still = prepare_run(setting(tmp_path, net, training={"lr": 1e-9}))
     moved = prepare_run(setting(tmp_path, net, training={"lr": 0.5}))
     for measure in MEASURES:
-        np.testing.assert_allclose(likeness(still, still.initial).matrices[measure], 1, atol=1e-4)
-        found = likeness(moved, moved.initial)
+        np.testing.assert_allclose(layer_similarity(still, still.initial).matrices[measure], 1, atol=1e-4)
+        found = layer_similarity(moved, moved.initial)
         assert found.curve(measure)[-1] < 0.999
         np.testing.assert_array_equal(found.matrices[measure], found.matrices[measure].swapaxes(1, 2))
 
 
 def test_pairs_and_curve_by_hand(tmp_path: Path) -> None:
-    found = likeness(prepare_run(setting(tmp_path, fleet={"strong": 3})), prepare_run(setting(tmp_path)).initial)
+    found = layer_similarity(
+        prepare_run(setting(tmp_path, fleet={"strong": 3})), prepare_run(setting(tmp_path)).initial
+    )
     matrix = found.matrices["SVCCA"][0]
     np.testing.assert_array_equal(found.pairs("SVCCA")[0], [matrix[0, 1], matrix[0, 2], matrix[1, 2]])
     assert found.curve("SVCCA")[0] == pytest.approx((matrix[0, 1] + matrix[0, 2] + matrix[1, 2]) / 3)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lamina.emulation.simulator.research.likeness import MEASURES, Likeness, likeness
-from lamina.emulation.simulator.research.likeness_plots import draw_curves, draw_depths, draw_maps
+from lamina.emulation.simulator.research.layer_similarity import MEASURES, LayerSimilarity, layer_similarity
+from lamina.emulation.simulator.research.layer_similarity_plots import draw_curves, draw_depths, draw_maps
 from lamina.emulation.simulator.rows import to_row
 from lamina.emulation.simulator.run import Result, folder_of
 from lamina.emulation.simulator.run_context import prepare_run
@@ -27,7 +27,7 @@ def compare_layers(results: Mapping[str, Sequence[Result]], cache: Path, folder:
     lines: list[tuple[object, ...]] = [
         ("method", "layer", "depth", *(f"{name}{of}" for name in MEASURES for of in _OF))
     ]
-    found: dict[str, list[Likeness]] = {}
+    found: dict[str, list[LayerSimilarity]] = {}
     for label, runs in results.items():
         found[label] = [_after(run, cache) for run in runs]
         curves = {measure: np.array([one.curve(measure) for one in found[label]]) for measure in MEASURES}
@@ -45,7 +45,9 @@ def compare_layers(results: Mapping[str, Sequence[Result]], cache: Path, folder:
         draw_maps(label, seeds[0]).savefig(folder / "plots" / f"similarity-map-{index}.png")
 
 
-def _after(run: Result, cache: Path) -> Likeness:
+def _after(run: Result, cache: Path) -> LayerSimilarity:
     """Return the similarity of one more cohort after a run."""
     context = prepare_run(run.setting)
-    return likeness(context, to_row(context.spec, read_values(folder_of(run.setting, cache) / "model.safetensors")))
+    return layer_similarity(
+        context, to_row(context.spec, read_values(folder_of(run.setting, cache) / "model.safetensors"))
+    )

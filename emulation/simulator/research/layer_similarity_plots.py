@@ -8,15 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lamina.emulation.simulator.research.likeness import Likeness
+from lamina.emulation.simulator.research.layer_similarity import LayerSimilarity
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _STYLES = ("-o", "--s")  # a measure each
 _DPI = 160
 
 
-def draw_curves(found: Mapping[str, Sequence[Likeness]]) -> Figure:
-    """Mean likeness of two devices, layer by layer; a colour a method, its band one deviation over the seeds."""
+def draw_curves(found: Mapping[str, Sequence[LayerSimilarity]]) -> Figure:
+    """Mean similarity of two devices, layer by layer; a colour a method, its band one deviation over the seeds."""
     layers, measures = _layers(found), _measures(found)
     figure = Figure(figsize=(max(7.4, 0.3 * len(layers) + 2), 4.4), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
@@ -29,13 +29,13 @@ def draw_curves(found: Mapping[str, Sequence[Likeness]]) -> Figure:
     _name(axes, "x", layers)
     axes.set_ylim(top=1.02)
     axes.set_ylabel("similarity between devices")
-    axes.set_title("Likeness of representations, by depth", loc="left", fontweight="bold", fontsize=11)
+    axes.set_title("Similarity of representations, by depth", loc="left", fontweight="bold", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def draw_depths(label: str, one: Likeness) -> Figure:
+def draw_depths(label: str, one: LayerSimilarity) -> Figure:
     """A map a measure: a row a layer, a column a pair of devices, the least alike pairs on the left."""
     measures = list(one.matrices)
     figure = Figure(figsize=(5.2 * len(measures) + 1, 0.2 * len(one.layers) + 2), dpi=_DPI, layout="constrained")
@@ -54,7 +54,7 @@ def draw_depths(label: str, one: Likeness) -> Figure:
     return figure
 
 
-def draw_maps(label: str, one: Likeness) -> Figure:
+def draw_maps(label: str, one: LayerSimilarity) -> Figure:
     """CKA between every two devices, in the first, the middle and the last layer."""
     layers = sorted({0, len(one.layers) // 2, len(one.layers) - 1})
     figure = Figure(figsize=(3.4 * len(layers) + 0.8, 3.8), dpi=_DPI, layout="constrained")
@@ -78,9 +78,9 @@ def _name(axes: Axes, axis: str, layers: Sequence[str]) -> None:
         axes.set_yticks(places, layers, fontsize=7)
 
 
-def _layers(found: Mapping[str, Sequence[Likeness]]) -> tuple[str, ...]:
+def _layers(found: Mapping[str, Sequence[LayerSimilarity]]) -> tuple[str, ...]:
     return next(iter(found.values()))[0].layers
 
 
-def _measures(found: Mapping[str, Sequence[Likeness]]) -> tuple[str, ...]:
+def _measures(found: Mapping[str, Sequence[LayerSimilarity]]) -> tuple[str, ...]:
     return tuple(next(iter(found.values()))[0].matrices)
