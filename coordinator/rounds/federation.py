@@ -147,7 +147,7 @@ class Federation:
         One that had said goodbye before this coordinator was started is not waited for.
         """
         is_news = self._registry.went(name)
-        if is_news or goodbye:
+        if (is_news or goodbye) and self._registry.knows(name):  # names of strangers are without number
             self._attendance.went(name, now + (patience_s if is_news else 0.0), goodbye=goodbye)
         if not is_news:
             return False
