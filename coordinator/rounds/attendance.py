@@ -49,6 +49,10 @@ class Attendance:
         if goodbye:
             self._present -= {name}
 
+    def was_present(self, name: str) -> bool:
+        """Whether a device was there when the coordinator last committed, and has not said goodbye since."""
+        return name in self._present
+
     def gone_at(self, name: str, otherwise: float) -> float:
         """When a device that is gone is no longer waited for."""
         return self._gone_at.get(name, otherwise)

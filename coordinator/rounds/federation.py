@@ -147,7 +147,8 @@ class Federation:
         One that had said goodbye before this coordinator was started is not waited for.
         """
         is_news = self._registry.went(name)
-        if (is_news or goodbye) and self._registry.knows(name):  # names of strangers are without number
+        ours = name in self.devices or self._attendance.was_present(name)  # of strangers nothing is kept
+        if ours and (is_news or goodbye):
             self._attendance.went(name, now + (patience_s if is_news else 0.0), goodbye=goodbye)
         if not is_news:
             return False

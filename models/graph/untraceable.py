@@ -26,7 +26,7 @@ _ON_VALUES = (
 )
 _PACKED = (
     "packed sequences are not supported: run the layer over the padded sequence, and take each sample's last valid "
-    "output with y[torch.arange(len(y)), lengths - 1]"
+    "output with y[torch.arange(y.shape[0]), lengths - 1]"
 )
 _MOMENTUM = "a batch norm with momentum=None counts its batches, which a graph can't: give it a momentum, such as 0.1"
 _ON_BATCH = (
