@@ -28,9 +28,10 @@ import numpy as np
 from lamina.edge_agent.training.engine import Engine
 from lamina.edge_agent.training.memory import MIB, PeakMeter
 from lamina.edge_agent.training.tuning import Tuned
+from lamina.models.arrays import Vector
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.manifest import Piece
-from lamina.models.values import Vector, flatten
+from lamina.models.values import flatten
 
 Step = Callable[[], float]
 WARM_UP_STEPS = 3

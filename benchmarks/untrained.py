@@ -24,9 +24,9 @@ from lamina.edge_agent.training.engine import Engine
 from lamina.edge_agent.training.input_side import Stop
 from lamina.edge_agent.training.learner import Learner
 from lamina.emulation.host import main
+from lamina.models.arrays import Vector
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples
-from lamina.models.values import Vector
 
 PROGRAM = (sys.executable, "-m", "benchmarks.untrained")
 _SIZE = 1e-3  # standard deviation of an update's elements

@@ -43,12 +43,11 @@ from lamina.broker.wire.codecs import CODECS, codec
 from lamina.broker.wire.codecs.base import OpensToFold
 from lamina.broker.wire.foldable import Int8Blocks
 from lamina.broker.wire.topics import Topics
+from lamina.models.arrays import Vector
 from lamina.models.definition import load_definition
 from lamina.models.layout import derive_spec
 from lamina.models.spec import LayerSpec, ModelSpec
 from lamina.models.values import flatten, layer_vector
-
-Vector = npt.NDArray[np.float32]
 
 WARM_UP, LOCAL_STEPS, BATCH = 40, 10, 32
 WHOLE = 1 << 22  # elements

@@ -14,8 +14,8 @@ from lamina.edge_agent.settings import AgentSettings
 from lamina.emulation import partition
 from lamina.emulation.datasets import Dataset
 from lamina.emulation.experiment import Experiment
-from lamina.emulation.partition import Indices
 from lamina.emulation.planning import PlannedDevice, admitted
+from lamina.models.arrays import Indices
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError
 from lamina.models.samples import unsuitable

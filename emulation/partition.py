@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lamina.models.arrays import Indices
 from lamina.models.errors import DataError
 
 Labels = NDArray[Any]  # (N,) whole numbers
-Indices = NDArray[np.int64]
 
 LEAST_SAMPLES = 10
 _DRAWS = 2_000  # a few dozen are usual for 128 devices at alpha 0.1; beyond this, there is no hope

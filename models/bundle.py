@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 from numpy.typing import NDArray
 
+from lamina.models.arrays import Vector
 from lamina.models.bounds import check_bounds
 from lamina.models.errors import BundleError, ModelError, brief
 from lamina.models.manifest import FORMAT, ONNXRUNTIME, FileEntry, Manifest, SubModel
-from lamina.models.values import Tensors, Vector, read_values
+from lamina.models.values import Tensors, read_values
 
 MANIFEST_NAME = "manifest.json"
 

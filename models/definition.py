@@ -12,10 +12,11 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from lamina.models.arrays import Vector
 from lamina.models.errors import ModelError, did_you_mean
 from lamina.models.source import Build, building, split_options, told
 from lamina.models.spec import ModelSpec
-from lamina.models.values import Vector, flatten, unflatten
+from lamina.models.values import flatten, unflatten
 
 INPUT_DTYPES = ("float32", "int64")
 

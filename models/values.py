@@ -17,11 +17,11 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from lamina.models.arrays import Vector
 from lamina.models.errors import ModelError
 from lamina.models.spec import LayerSpec, ModelSpec, TensorSpec
 from lamina.models.storage.replace import replace_file
 
-Vector = npt.NDArray[np.float32]
 Tensors = Mapping[str, npt.NDArray[np.float32]]
 
 

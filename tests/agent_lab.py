@@ -14,9 +14,10 @@ from lamina.broker.link.memory import MemoryBroker
 from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
+from lamina.models.arrays import Vector
 from lamina.models.samples import LabelledSamples
 from tests.patience import PATIENCE_S
-from tests.scripted_coordinator import Coordinator, Vector, coordinator_on
+from tests.scripted_coordinator import Coordinator, coordinator_on
 from tests.tiny_training import Twin, write_trainable_bundle
 
 X = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from lamina.broker.link.memory import MemoryBroker
 from lamina.broker.link.seam import Link
@@ -28,11 +26,10 @@ from lamina.broker.wire.messages import (
     encode,
 )
 from lamina.broker.wire.topics import Topics
+from lamina.models.arrays import Vector
 from lamina.models.bundle import MANIFEST_NAME, Bundle, entries, read_bundle
 from lamina.models.values import layer_vector
 from tests.patience import PATIENCE_S
-
-Vector = NDArray[np.float32]
 
 
 class Coordinator:

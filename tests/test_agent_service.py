@@ -168,7 +168,7 @@ async def test_an_agent_that_comes_after_the_end_is_told(
 
 async def test_a_rival_that_the_broker_says_nothing_of_is_found_by_its_profile(lab: Lab) -> None:
     await lab.ready()
-    rival = msgspec.structs.replace(lab.coordinator.profiles[-1], instance="another")
+    rival = msgspec.structs.replace(lab.coordinator.profiles[-1], instance="z-later")
     for _ in range(50):
         await asyncio.sleep(0)
     await lab.coordinator.say(lab.coordinator.topics.device("pi", "profile"), rival)

@@ -1,7 +1,6 @@
 """Codecs: exactness, golden bytes, and refusal of what isn't the vector that was asked for."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import zstandard
 from hypothesis import example, given
@@ -9,9 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
 from lamina.broker.wire.codecs import CODECS, codec, codec_by_id
+from lamina.models.arrays import Vector
 from lamina.models.errors import ConfigError, DecodeError
-
-Vector = npt.NDArray[np.float32]
 
 vectors = hn.arrays(
     np.float32, st.integers(0, 300), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)

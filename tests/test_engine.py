@@ -11,10 +11,11 @@ from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.training.engine import Engine, FrozenPiece, InParts, PathOf, StepResult, SubModelTrainer
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.models.arrays import Vector
 from lamina.models.errors import ModelError
 from lamina.models.manifest import Manifest, SubModel
 from lamina.models.samples import LabelledSamples
-from lamina.models.values import Vector, layer_vector
+from lamina.models.values import layer_vector
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS
 from tests.tiny_training import Twin, write_trainable_bundle
 

@@ -15,8 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from lamina.broker.wire.codecs import codec
 from lamina.coordinator.folds.aggregate import LayerFold
 from lamina.edge_agent.session.error_feedback import ErrorFeedback
-
-Vector = npt.NDArray[np.float32]
+from lamina.models.arrays import Vector
 
 TWO = np.array([2.0, 1.0], np.float32)
 HALF = np.array([0.5, -0.5], np.float32)

@@ -48,3 +48,19 @@ def test_every_word_has_a_class_of_its_own() -> None:
     for word, dotted in words.items():
         module, _, name = dotted.rpartition(".")
         assert known.get(name) == [module], f"{word}: {dotted} is defined in {known.get(name, 'no module')}"
+
+
+def test_the_arrays_that_modules_share_are_named_once() -> None:
+    named = {
+        target.id: "models/arrays.py"
+        for node in ast.parse((ROOT / "models/arrays.py").read_text()).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                    name, place = node.targets[0].id, str(path.relative_to(ROOT))
+                    assert named.get(name, place) == place, f"{place} names {name} again: import it"

@@ -5,7 +5,6 @@ import struct
 from contextlib import suppress
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import zstandard
 from hypothesis import example, given, settings
@@ -13,9 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
 from lamina.broker.wire.codecs import CODECS, codec
+from lamina.models.arrays import Vector
 from lamina.models.errors import DecodeError
-
-Vector = npt.NDArray[np.float32]
 
 LOSSY = [name for name in CODECS if not name.startswith(("float", "bfloat"))]
 BIASED = [name for name in CODECS if codec(name).biased]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,10 +17,9 @@ from lamina.broker.wire.chunks import LayerValue, pack, pack_all, unpack, unpack
 from lamina.broker.wire.codecs import CODECS, codec
 from lamina.broker.wire.codecs.base import ServesMany
 from lamina.broker.wire.deltas import applied, pack_deltas
+from lamina.models.arrays import Vector
 from lamina.models.errors import ConfigError, DecodeError
 from lamina.models.spec import LayerSpec, TensorSpec
-
-Vector = npt.NDArray[np.float32]
 
 TOGETHER = [name for name in CODECS if isinstance(codec(name), ServesMany)]
 

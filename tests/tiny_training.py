@@ -13,8 +13,6 @@ from lamina.models.manifest import Manifest, Piece, SubModel
 from lamina.models.values import encode_values
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS, VALUES, inference_graph
 
-Vector = NDArray[np.float32]
-
 HYPERPARAMETERS = {"lr": 0.1, "momentum": 0.0}
 
 # logits = h @ w2 + b2, the mean cross entropy, and what it does to w2 and b2. Both training graphs contain it.

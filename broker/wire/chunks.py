@@ -49,7 +49,6 @@ from lamina.broker.wire.packing import (
     LayerValue,
     Purpose,
     Scalars,
-    Shapes,
     pack,
     pack_all,
     pack_partial,
@@ -59,6 +58,7 @@ from lamina.broker.wire.packing import (
     unpack_to_fold,
 )
 from lamina.broker.wire.topics import PROTOCOL
+from lamina.models.arrays import Shapes
 from lamina.models.errors import DecodeError, RejectedUpdate
 from lamina.models.spec import ModelSpec
 

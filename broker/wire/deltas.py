@@ -35,7 +35,7 @@ import google_crc32c
 import numpy as np
 
 from lamina.broker.wire.chunks import LayerValue, pack_all, unpack_all
-from lamina.broker.wire.codecs.base import Vector
+from lamina.models.arrays import Vector
 from lamina.models.errors import DecodeError
 from lamina.models.spec import LayerSpec
 

@@ -220,7 +220,7 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         sample_dtype: NumPy's name for the type of their elements; empty from agents that don't say it.
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
-        instance: random, of this start of the agent.
+        instance: names this start of the agent; those of later starts sort behind it.
     """
 
     device: DeviceName

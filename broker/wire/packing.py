@@ -19,14 +19,13 @@ from lamina.broker.wire import partials
 from lamina.broker.wire.codecs import codec as codec_named
 from lamina.broker.wire.codecs.base import OpensToFold, ServesMany
 from lamina.broker.wire.foldable import Delta
+from lamina.models.arrays import Shapes, Vector
 from lamina.models.errors import DecodeError
 from lamina.models.spec import LayerSpec
 
 Purpose = Literal["global", "update", "delta", "partial"]
-Shapes = tuple[tuple[int, ...], ...]
 Scalars = tuple[tuple[str, float], ...]
 """Names and numbers."""
-Vector = npt.NDArray[np.float32]
 
 _WORTH_OPENING = 1 << 17
 """Elements of a layer from which on a fold is quicker by blocks; below, by one vector."""

@@ -23,7 +23,8 @@ import numpy as np
 
 from lamina.broker.wire.local_work import GRADIENT_WEIGHT, LocalWork
 from lamina.coordinator.algorithms.local_algorithm import Cohort, LayerFacts, LocalAlgorithm
-from lamina.coordinator.folds.fold import Aggregate, Vector
+from lamina.coordinator.folds.fold import Aggregate
+from lamina.models.arrays import Vector
 
 MOST_TIMES = 4
 """No device makes more steps than this many times tau', however many samples it claims."""

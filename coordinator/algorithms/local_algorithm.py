@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lamina.broker.wire.local_work import LocalWork
-from lamina.coordinator.folds.fold import Aggregate, Vector
+from lamina.coordinator.folds.fold import Aggregate
+from lamina.models.arrays import Vector
 
 
 @dataclass(frozen=True, slots=True)

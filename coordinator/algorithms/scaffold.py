@@ -19,7 +19,8 @@ import numpy as np
 
 from lamina.broker.wire.local_work import Control, LocalWork
 from lamina.coordinator.algorithms.local_algorithm import Cohort, LayerFacts, LocalAlgorithm
-from lamina.coordinator.folds.fold import Aggregate, Vector
+from lamina.coordinator.folds.fold import Aggregate
+from lamina.models.arrays import Vector
 
 
 def plan(cohort: Cohort) -> LocalWork:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lamina.coordinator.algorithms.catalogue import named
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser, moved
-from lamina.coordinator.folds.fold import Vector
 from lamina.coordinator.settings import Server
+from lamina.models.arrays import Vector
 
 
 def next_value(

@@ -18,7 +18,8 @@ from typing import Protocol
 import numpy as np
 
 from lamina.coordinator.folds.exact import Doubles
-from lamina.coordinator.folds.fold import Vector, Vectors
+from lamina.coordinator.folds.fold import Vectors
+from lamina.models.arrays import Vector
 
 
 class Rates(Protocol):

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from lamina.broker.wire.foldable import Delta
 from lamina.broker.wire.partials import Partial
 from lamina.coordinator.folds.exact import LARGEST_TERM
+from lamina.models.arrays import Vector
 from lamina.models.errors import RejectedUpdate
-
-Vector = NDArray[np.float32]
-"""A layer's value or delta as it crosses the wire: its parameters, then its statistics."""
 
 Vectors = NDArray[np.float32]
 """Vectors of many devices, (devices, vector_size)."""

@@ -26,7 +26,6 @@ from lamina.coordinator.folds.fold import (
     Aggregate,
     LayerUpdates,
     Norms,
-    Vector,
     Vectors,
     check_norms,
     check_terms,
@@ -35,6 +34,7 @@ from lamina.coordinator.folds.fold import (
     medians,
     norms_of,
 )
+from lamina.models.arrays import Vector
 from lamina.models.errors import RejectedUpdate
 
 

@@ -32,7 +32,6 @@ from lamina.coordinator.folds.fold import (
     Aggregate,
     LayerUpdates,
     Norms,
-    Vector,
     check_norms,
     check_terms,
     check_vector,
@@ -41,6 +40,7 @@ from lamina.coordinator.folds.fold import (
     norms_of,
 )
 from lamina.coordinator.folds.mean import LayerFold
+from lamina.models.arrays import Vector
 from lamina.models.errors import RejectedUpdate
 
 _STACK_ELEMENTS = 2**19  # of one block, all devices together: bounds what sorting adds to the memory of the updates

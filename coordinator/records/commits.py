@@ -14,9 +14,9 @@ import numpy as np
 
 from lamina.broker.wire.framing import seal_of, unseal
 from lamina.coordinator.records.snapshot import Snapshot
+from lamina.models.arrays import Vector
 from lamina.models.errors import DecodeError
 from lamina.models.spec import ModelSpec
-from lamina.models.values import Vector
 
 _MAGIC = b"LAMT"
 

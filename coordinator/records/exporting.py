@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lamina.models.arrays import Vector
 from lamina.models.bundle import Bundle
 from lamina.models.export import export_model
-from lamina.models.values import Vector, layer_tensors, write_values
+from lamina.models.values import layer_tensors, write_values
 
 
 def export(bundle: Bundle, values: Sequence[Vector], folder: Path, name: str) -> tuple[Path, Path]:

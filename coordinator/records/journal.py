@@ -16,9 +16,9 @@ from lamina.coordinator.records.commits import Saved
 from lamina.coordinator.records.history import History, Past, RoundDone
 from lamina.coordinator.records.snapshot import Snapshot
 from lamina.coordinator.records.store import Store, state_folder
+from lamina.models.arrays import Vector
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.disk import DISK, Disk
-from lamina.models.values import Vector
 
 log = logging.getLogger("lamina.coordinator")
 

@@ -42,11 +42,11 @@ from lamina.coordinator.records.commits import (
     whole,
 )
 from lamina.coordinator.records.snapshot import Snapshot
+from lamina.models.arrays import Vector
 from lamina.models.errors import ConfigError, DecodeError
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.disk import DISK, Disk, read
 from lamina.models.storage.replace import remove_drafts, replace_file
-from lamina.models.values import Vector
 
 log = logging.getLogger("lamina.coordinator")
 

@@ -23,10 +23,11 @@ from lamina.coordinator.algorithms.interval_rule import CycleEnd, IntervalRule, 
 from lamina.coordinator.algorithms.local_algorithm import Cohort, LayerFacts
 from lamina.coordinator.algorithms.selection import draw
 from lamina.coordinator.algorithms.server import next_value
-from lamina.coordinator.folds.fold import Aggregate, Vector
+from lamina.coordinator.folds.fold import Aggregate
 from lamina.coordinator.records.records import CycleRecord
 from lamina.coordinator.records.run_state import RunState
 from lamina.coordinator.settings import Method
+from lamina.models.arrays import Vector
 from lamina.models.spec import ModelSpec
 
 S = TypeVar("S", bound=RunState)

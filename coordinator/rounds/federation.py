@@ -32,10 +32,10 @@ from lamina.coordinator.rounds.global_model import GlobalModel
 from lamina.coordinator.rounds.registry import Device, Registry
 from lamina.coordinator.rounds.round import PartialUpdate, Round, Update
 from lamina.coordinator.settings import FederationSettings
+from lamina.models.arrays import Vector
 from lamina.models.errors import ConfigError, RejectedUpdate
 from lamina.models.further import with_further
 from lamina.models.manifest import Manifest
-from lamina.models.values import Vector
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from lamina.broker.wire.chunks import LayerValue, pack, unpack
 from lamina.broker.wire.deltas import check_of, pack_deltas
 from lamina.coordinator.settings import Wire
+from lamina.models.arrays import Vector
 from lamina.models.spec import ModelSpec
-from lamina.models.values import Vector
 
 
 @dataclass(frozen=True, slots=True)

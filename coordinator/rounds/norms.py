@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lamina.coordinator.folds.fold import Norms
+from lamina.models.arrays import Vector
 from lamina.models.spec import LayerSpec, ModelSpec
-from lamina.models.values import Vector
 
 _AT_FIRST = 0.1  # of the norm of a layer's parameters: what an update is taken to have, before one was seen
 _LEAST = 0.01  # the same once some were seen

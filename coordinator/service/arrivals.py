@@ -15,9 +15,9 @@ from lamina.broker.wire.chunks import Joiner, LayerValue, unpack_all, unpack_par
 from lamina.broker.wire.foldable import Delta
 from lamina.broker.wire.topics import Address
 from lamina.coordinator.rounds.round import PartialUpdate, Update
+from lamina.models.arrays import Vector
 from lamina.models.errors import DecodeError, RejectedUpdate, RemoteError
 from lamina.models.spec import LayerSpec, ModelSpec
-from lamina.models.values import Vector
 
 _INLINE_ELEMENTS = 1 << 16
 """Layers up to this size are decoded on the event loop: handing them to a thread costs more than the work."""

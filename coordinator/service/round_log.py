@@ -24,11 +24,11 @@ from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.settings import FederationSettings
+from lamina.models.arrays import Vector
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError
 from lamina.models.sources import load_samples
 from lamina.models.storage.disk import Disk
-from lamina.models.values import Vector
 
 log = logging.getLogger("lamina.coordinator")
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from lamina.edge_agent.service.connection import Connection, LinkCommand
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
 from lamina.edge_agent.service.profile import probe
-from lamina.edge_agent.service.rivals import Rivals
+from lamina.edge_agent.service.rivals import Rivals, instance_of
 from lamina.edge_agent.session.events import (
     Abandon,
     Command,
@@ -80,7 +81,9 @@ class Agent:
     ) -> None:
         learning = Learning(settings, data, learner, disk)
         profile = probe(settings, data, learning.engine.name)
-        self.profile: DeviceProfile = msgspec.structs.replace(profile, instance=secrets.token_hex(8))
+        self.profile: DeviceProfile = msgspec.structs.replace(
+            profile, instance=instance_of(time.time_ns() // 10**6, secrets.token_hex(4))
+        )
         self._rivals = Rivals(self.profile.instance)
         learning.budget_mib = self.profile.budget_mib
         self.tally = TrafficCounters()

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
+from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import say_goodbye
 from lamina.broker.link.seam import Delivery, Link
@@ -146,7 +147,7 @@ class Connection:
         self._context.feed(PlanCame(plan, retained))
 
     def _hear_profile(self, profile: DeviceProfile) -> None:
-        if self._context.rivals.took_over(profile.instance):
+        if self._context.rivals.took_over(profile.instance, now()):
             raise TakenOver(
                 f"another program takes part as device {self._device!r} of federation "
                 f"{self._context.topics.federation!r}: give each board a name of its own"

@@ -36,13 +36,13 @@ from lamina.edge_agent.training.memory import PeakMeter
 from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.edge_agent.training.tuning import Tuned
 from lamina.models import fitting
+from lamina.models.arrays import Vector
 from lamina.models.errors import DecodeError
 from lamina.models.further import with_further
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import LayerSpec, ModelSpec
 from lamina.models.storage.disk import DISK, Disk
-from lamina.models.values import Vector
 
 log = logging.getLogger("lamina.agent")
 

@@ -24,10 +24,10 @@ from pathlib import Path
 import msgspec
 
 from lamina.edge_agent.session.events import Progress
+from lamina.models.arrays import Vector
 from lamina.models.errors import LaminaError
 from lamina.models.storage.disk import DISK, Disk
 from lamina.models.storage.replace import replace_file
-from lamina.models.values import Vector
 
 _MAGIC = b"LAMSTAT1"
 _U32 = struct.Struct("<I")

@@ -39,9 +39,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Vector = NDArray[np.float32]
+from lamina.models.arrays import Vector
 
 
 @dataclass(frozen=True, slots=True, eq=False)

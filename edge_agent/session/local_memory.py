@@ -17,11 +17,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lamina.broker.wire.local_work import GRADIENT_WEIGHT, Control
-
-Vector = NDArray[np.float32]
+from lamina.models.arrays import Vector
 
 
 @dataclass(frozen=True, slots=True, eq=False)

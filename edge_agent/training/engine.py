@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from lamina.models.arrays import Vector
 from lamina.models.manifest import FileEntry, Manifest, SubModel
-from lamina.models.values import Vector
 
 AUTO = "auto"
 """The engine's setting that leaves it to what is installed."""

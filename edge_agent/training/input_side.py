@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from lamina.edge_agent.training.activation_cache import ActivationCache, ActivationCacheFull, Element, Rows
 from lamina.edge_agent.training.engine import Engine
+from lamina.models.arrays import Indices
 from lamina.models.manifest import Piece
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec
 
 MICRO_BATCH = 8  # samples at once: a quarter of the memory that 32 take, for a few per cent of time
 
-Indices = NDArray[np.int64]
 Stop = Callable[[], bool]
 """Whether to leave off, asked between micro-batches and between steps."""
 

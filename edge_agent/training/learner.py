@@ -25,12 +25,13 @@ from lamina.edge_agent.session.events import Outcome
 from lamina.edge_agent.session.local_memory import LocalMemory
 from lamina.edge_agent.training.activation_cache import Element
 from lamina.edge_agent.training.engine import Engine, Resident
-from lamina.edge_agent.training.input_side import Indices, InputSide, Stop
+from lamina.edge_agent.training.input_side import InputSide, Stop
 from lamina.edge_agent.training.stepping import at_once, in_parts
+from lamina.models.arrays import Indices, Vector
 from lamina.models.further import with_further
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples
-from lamina.models.values import Vector, layer_tensors
+from lamina.models.values import layer_tensors
 
 
 class Learner:

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
 from lamina.edge_agent.training.engine import AUTO, STANDARD, STANDARD_MODE, ExecutionMode, PathOf, StepResult
+from lamina.models.arrays import Vector
 from lamina.models.engine_facts import LOAD_ERRORS, REORDERING, block_size
 from lamina.models.errors import ConfigError, ModelError
 from lamina.models.manifest import BLOCKS, ONNXRUNTIME, ONNXRUNTIME_TRAINING, PARALLEL, Manifest, SubModel
-from lamina.models.values import Vector
 
 INSTALLED = ONNXRUNTIME_TRAINING if hasattr(engine, "TrainingAgent") else ONNXRUNTIME
 """Which of the two builds it is that is installed under the one name ``onnxruntime``."""

@@ -29,10 +29,10 @@ from lamina.edge_agent.training.engine import (
     Resident,
     SubModelTrainer,
 )
+from lamina.models.arrays import Vector
 from lamina.models.manifest import Manifest, SubModel
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.replace import replace_file
-from lamina.models.values import Vector
 
 FILE = "tuning.json"
 STEPS, ENOUGH_S = 5, 2.0  # a mode is measured over so many steps, or fewer once they have taken so long

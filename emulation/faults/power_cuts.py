@@ -32,9 +32,9 @@ from lamina.coordinator.records.records import RoundRecord
 from lamina.coordinator.records.snapshot import Snapshot
 from lamina.coordinator.records.store import state_folder
 from lamina.emulation.faults.simulated_disk import SimulatedDisk, Stopped
+from lamina.models.arrays import Vector
 from lamina.models.errors import ConfigError
 from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
-from lamina.models.values import Vector
 
 FOLDER = Path("/run")
 _DIGEST = "cafe"

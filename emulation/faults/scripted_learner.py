@@ -20,9 +20,9 @@ from lamina.edge_agent.training.engine import Engine
 from lamina.edge_agent.training.input_side import Stop
 from lamina.edge_agent.training.learner import Learner
 from lamina.emulation.faults.virtual_time import spend
+from lamina.models.arrays import Vector
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples
-from lamina.models.values import Vector
 
 _LR, _MOMENTUM = np.float32(0.1), np.float32(0.5)
 

@@ -21,8 +21,8 @@ import msgspec
 import numpy as np
 
 from lamina.emulation.datasets import Dataset, split_off
-from lamina.emulation.partition import Indices
 from lamina.emulation.readers.raw import Array
+from lamina.models.arrays import Indices
 from lamina.models.errors import require
 
 VALIDATION, PUBLIC, PER_DEVICE = 3, 4, 5

@@ -14,7 +14,6 @@ from lamina.coordinator.algorithms.selection import cohort_size
 from lamina.emulation.datasets import Dataset, load_dataset
 from lamina.emulation.experiment import Experiment, Group
 from lamina.emulation.layout import check_fit, share_samples
-from lamina.emulation.partition import Indices
 from lamina.emulation.readers.raw import Array
 from lamina.emulation.simulator.backends import processes
 from lamina.emulation.simulator.backends.run_arrays import RunArrays
@@ -23,6 +22,7 @@ from lamina.emulation.simulator.holdout import PER_DEVICE, VALIDATION, set_aside
 from lamina.emulation.simulator.outline import Outline
 from lamina.emulation.simulator.rows import Row
 from lamina.emulation.simulator.setting import Setting
+from lamina.models.arrays import Indices
 from lamina.models.errors import ConfigError
 from lamina.models.spec import ModelSpec
 

@@ -10,12 +10,10 @@ import hashlib
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
 from lamina.edge_agent.data import sample_order
 from lamina.emulation.readers.raw import Array
-
-Indices = NDArray[np.int64]
+from lamina.models.arrays import Indices
 
 PADDING = 4  # pixels on each side before a crop, as is usual for 32x32 images
 _AUGMENT_STREAM = 2  # of the random numbers that a seed stands for

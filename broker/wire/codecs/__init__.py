@@ -30,13 +30,14 @@ A new codec is one more file here, one more row, and golden bytes in the tests. 
 
 from __future__ import annotations
 
-from lamina.broker.wire.codecs.base import Codec, Shapes
+from lamina.broker.wire.codecs.base import Codec
 from lamina.broker.wire.codecs.blocks import Blocks
 from lamina.broker.wire.codecs.compressed import Compressed
 from lamina.broker.wire.codecs.grids import FourLevels, Sign, Uniform
 from lamina.broker.wire.codecs.lowrank import LowRank
 from lamina.broker.wire.codecs.plain import BFloat16, Float16, Float32
 from lamina.broker.wire.codecs.topk import TopK
+from lamina.models.arrays import Shapes
 from lamina.models.errors import ConfigError, DecodeError, did_you_mean
 
 _INT8 = Blocks("int8", 7, Uniform(8), block=256)

@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from lamina.broker.wire.foldable import Delta
-
-Vector = npt.NDArray[np.float32]
-Shapes = tuple[tuple[int, ...], ...]
-"""Of the tensors that a vector holds one after the other."""
+from lamina.models.arrays import Shapes, Vector
 
 
 class Codec(Protocol):

@@ -18,9 +18,9 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from lamina.broker.wire.codecs.base import Shapes, Vector
 from lamina.broker.wire.codecs.kernels import FINE, FINE_BYTES
 from lamina.broker.wire.runs import runs
+from lamina.models.arrays import Shapes, Vector
 from lamina.models.errors import DecodeError
 
 _FLOAT32 = np.dtype(np.float32)

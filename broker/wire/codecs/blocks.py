@@ -20,12 +20,13 @@ from collections.abc import Iterator, Sequence
 import google_crc32c
 import numpy as np
 
-from lamina.broker.wire.codecs.base import Codec, Shapes, Vector, check_vector, not_finite
+from lamina.broker.wire.codecs.base import Codec, check_vector, not_finite
 from lamina.broker.wire.codecs.batched_encoding import BatchedEncoding, Run, batched_encoding
 from lamina.broker.wire.codecs.entropy_coding import entropy_decoded, entropy_encoded_parts, most_entropy_encoded
 from lamina.broker.wire.codecs.grids import LARGEST_SCALE, Codes, Grid
 from lamina.broker.wire.codecs.kernels import kernels
 from lamina.broker.wire.foldable import INT8_BLOCK, Delta, Int8Blocks
+from lamina.models.arrays import Shapes, Vector
 from lamina.models.errors import DecodeError
 
 _COUNT = struct.Struct("<I")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import zstandard
 
-from lamina.broker.wire.codecs.base import Codec, Shapes, Vector
+from lamina.broker.wire.codecs.base import Codec
 from lamina.broker.wire.codecs.entropy_coding import LEVEL, inflate
+from lamina.models.arrays import Shapes, Vector
 from lamina.models.errors import DecodeError
 
 

@@ -20,7 +20,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lamina.broker.wire.codecs.base import Vector
+from lamina.models.arrays import Vector
 
 Codes = npt.NDArray[np.uint8]
 

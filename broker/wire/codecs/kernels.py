@@ -12,9 +12,10 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 
-from lamina.broker.wire.codecs.base import Codec, OpensToFold, Shapes, Vector, check_finite
+from lamina.broker.wire.codecs.base import Codec, OpensToFold, check_finite
 from lamina.broker.wire.codecs.plain import Float16
 from lamina.broker.wire.foldable import Delta, Int8Blocks, Joined
+from lamina.models.arrays import Shapes, Vector
 from lamina.models.errors import DecodeError
 
 FINE = Float16()

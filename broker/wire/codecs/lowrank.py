@@ -18,10 +18,11 @@ import math
 
 import numpy as np
 
-from lamina.broker.wire.codecs.base import Codec, Shapes, Vector, check_finite
+from lamina.broker.wire.codecs.base import Codec, check_finite
 from lamina.broker.wire.codecs.grids import LARGEST_SCALE
 from lamina.broker.wire.codecs.kernels import Kernels
 from lamina.broker.wire.codecs.plain import BFloat16
+from lamina.models.arrays import Shapes, Vector
 from lamina.models.errors import DecodeError
 
 _ITERATIONS = 3

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lamina.broker.wire.codecs.base import Codec, Shapes, Vector, check_finite, check_vector, not_finite
+from lamina.broker.wire.codecs.base import Codec, check_finite, check_vector, not_finite
+from lamina.models.arrays import Shapes, Vector
 from lamina.models.errors import DecodeError
 
 LARGEST_FLOAT16 = np.float32(65504.0)

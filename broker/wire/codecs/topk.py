@@ -20,15 +20,15 @@ import struct
 import numpy as np
 import numpy.typing as npt
 
-from lamina.broker.wire.codecs.base import Codec, Shapes, Vector, check_finite
+from lamina.broker.wire.codecs.base import Codec, check_finite
 from lamina.broker.wire.codecs.blocks import Blocks
 from lamina.broker.wire.codecs.entropy_coding import entropy_decoded, entropy_encoded, most_entropy_encoded
 from lamina.broker.wire.codecs.kernels import kernels
+from lamina.models.arrays import Indices, Shapes, Vector
 from lamina.models.errors import DecodeError
 
 _HEAD = struct.Struct("<II")
 _MORE = 255
-Indices = npt.NDArray[np.int64]
 
 
 class TopK:

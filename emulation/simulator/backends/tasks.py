@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lamina.emulation.simulator.rows import Row, Runs
-from lamina.emulation.simulator.samples import Indices
+from lamina.models.arrays import Indices
 from lamina.models.spec import ModelSpec
 
 
