@@ -170,8 +170,8 @@ class Devices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         allow: names of those that may come, or patterns such as ``greenhouse-*``; empty: any may.
-        put_aside_after: refused updates after which a device takes no further part; 0: never. Updates that are merely
-            late, or of another round, don't count.
+        put_aside_after: refused updates after which a device takes no further part; 0: never. What is merely late, of
+            another round, or can't be decoded doesn't count.
     """
 
     allow: tuple[str, ...] = ()

@@ -17,10 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lamina.models.manifest import FileEntry
-
-EXTERNAL_LOCATION = "values"
-"""Where a value would lie if it were in a file, and is not: it is given when a session is made."""
+from lamina.models.manifest import EXTERNAL_LOCATION, FileEntry
 
 SMALLEST_BYTES = 4096
 """Smaller constants stay in the graphs: they are worked on when a session is made, and are nothing beside the rest."""

@@ -25,6 +25,9 @@ ENGINES = (ONNXRUNTIME, ONNXRUNTIME_TRAINING)
 PARALLEL = "parallel"
 """The form of a training graph for several threads; its operators are standard ones."""
 
+EXTERNAL_LOCATION = "values"
+"""The file that a graph names for a value which is in no file: it is given when a session is made."""
+
 BLOCKS = {"blocked8": 8, "blocked16": 16}
 """Forms for processors whose registers hold so many channels: see `lamina.models.graph.rules.blocked`."""
 

@@ -25,7 +25,7 @@ from lamina.models.graph import (
 from lamina.models.graph.activation_checkpointing import checkpointed
 from lamina.models.graph.liveness import tensor_bytes
 from lamina.models.layout import derive_spec
-from lamina.models.zoo import digits_cnn, text_lstm
+from lamina.models.zoo import digits_cnn, resnet20, text_lstm
 
 Spoil = Callable[[onnx.GraphProto], None]
 
@@ -69,7 +69,8 @@ def outside_without_saying_so(g: onnx.GraphProto) -> None:
 
 def in_an_attribute(g: onnx.GraphProto) -> None:
     stolen = TensorProto(name="v", data_type=1, dims=[16], data_location=TensorProto.EXTERNAL)
-    stolen.external_data.add(key="location", value="/etc/passwd")
+    for key, value in (("location", "/etc/passwd"), ("offset", "0"), ("length", "64")):
+        stolen.external_data.add(key=key, value=value)
     g.node.append(helper.make_node("Constant", [], ["c"], value=stolen))
 
 
@@ -207,6 +208,13 @@ def test_the_graphs_of_this_project_pass_and_their_shapes_are_those_of_onnx(netw
     check_graph(tmp_path / "piece.onnx", batch=8, budget_mib=200.0, given=tensors)
     with pytest.raises(ModelError, match="lies in a file"):
         check_graph(tmp_path / "piece.onnx", batch=8, budget_mib=200.0)
+
+
+def test_a_graph_of_a_network_of_many_tensors_passes(tmp_path: Path) -> None:
+    definition = resnet20.build()
+    spec = derive_spec(definition)
+    assert sum(len(layer.parameters) for layer in spec.layers) > 64
+    checked(training_graph(definition, spec, 0).model, tmp_path, batch=8)
 
 
 def test_every_operator_that_this_project_writes_is_on_the_list() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,11 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lamina.coordinator.records.exporting import export
+from lamina.edge_agent.admission.graphs import check_graph
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import Definition, initial_values, load_definition
 from lamina.models.errors import ModelError
 from lamina.models.values import flatten, layer_vector
+from tests.admitted import admitted
 
 
 class Adapted(nn.Module):
@@ -81,6 +84,25 @@ def test_frozen_tensors_lie_in_the_bundle_once(tmp_path: Path) -> None:
     cost = bundle.manifest.sub_models[0].cost
     assert cost is not None
     assert cost.resident_mib > frozen_bytes / 2**20
+
+
+@pytest.mark.parametrize("definition", [adapted(), odd()], ids=["adapted", "odd"])
+def test_a_board_loads_graphs_that_read_the_file_of_frozen_tensors(definition: Definition, tmp_path: Path) -> None:
+    bundle = built(definition, tmp_path / "bundle")
+    assert admitted(bundle) >= len(bundle.manifest.sub_models)
+
+
+@pytest.mark.parametrize(("size_bytes", "says"), [(10, "is not within the bundle's file"), (None, "must not read")])
+def test_a_board_loads_none_that_reads_beyond_it_or_another_file(
+    size_bytes: int | None, says: str, tmp_path: Path
+) -> None:
+    bundle = built(adapted(), tmp_path / "bundle")
+    entry = bundle.manifest.constants
+    assert entry is not None
+    claimed = None if size_bytes is None else msgspec.structs.replace(entry, size_bytes=size_bytes)
+    graph = bundle.path(bundle.manifest.sub_models[0].graph)
+    with pytest.raises(ModelError, match=says):
+        check_graph(graph, batch=4, budget_mib=None, constants=claimed)
 
 
 def test_a_network_without_frozen_tensors_has_no_such_file(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ def test_a_device_is_put_aside_after_so_many_refusals_and_no_longer_waited_for()
     assert subject.refused("ann", "norm") is None
     assert subject.refused("ann", "stale") is None  # it is merely late
     assert subject.refused("ann", "weight") is None
-    task = subject.refused("ann", "undecodable")
+    assert subject.refused("ann", "undecodable") is None  # anybody's noise
+    task = subject.refused("ann", "not_finite")
     assert task is not None
     assert not task.accepted
     assert "put aside after 3 updates" in task.reason
@@ -148,6 +149,13 @@ def test_a_device_is_put_aside_after_so_many_refusals_and_no_longer_waited_for()
     subject.report("bob", Report(epoch=9, round=0, steps=5, loss=1.0, accuracy=0.5, step_s=0.1))
     subject.close(subject.round.ready(1.0))
     assert subject.round.done(1.0)
+
+
+def test_a_stranger_who_writes_noise_below_a_name_gets_no_device_put_aside() -> None:
+    subject = begun(with_(devices=Devices(put_aside_after=20)))
+    for reason in ("undecodable", "stale", "late", "stranger", "not_due"):
+        assert [subject.refused("ann", reason) for _ in range(1000)] == [None] * 1000
+    assert subject.devices["ann"].task.accepted
 
 
 def test_who_was_put_aside_stays_aside_when_it_registers_again_and_after_a_restart() -> None:

@@ -18,6 +18,7 @@ from lamina.models.export import export_model
 from lamina.models.layout import derive_spec
 from lamina.models.source import zoo_names
 from lamina.models.spec import ModelSpec
+from tests.admitted import admitted
 
 
 def parameters(definition: Definition) -> int:
@@ -176,6 +177,7 @@ def test_each_network_can_be_bundled_and_exported(source: str, tmp_path: Path) -
     definition = load_definition(source)
     build_bundle(definition, tmp_path / "bundle", batch_size=4)
     bundle = read_bundle(tmp_path / "bundle")
+    assert admitted(bundle) >= len(bundle.manifest.sub_models)
     trained = as_if_trained(definition)
     export_model(bundle, trained, tmp_path / "model.onnx")
     x = np.random.default_rng(0).integers(0, 9, (3, *definition.input_shape)).astype(definition.input_dtype)

@@ -15,8 +15,10 @@ from lamina.models.fitting import choose
 from lamina.models.manifest import Manifest
 from lamina.models.samples import unsuitable
 
-DISHONEST = frozenset({"undecodable", "weight", "not_finite", "out_of_bounds", "norm"})
-"""Reasons to refuse an update that no device meets by being late, or by not knowing of another round."""
+DISHONEST = frozenset({"weight", "not_finite", "out_of_bounds", "norm"})
+"""Reasons to refuse a whole update of this round: nobody sends one by being late.
+
+What can't be decoded is not among them: it is as likely a damaged link, or a stranger who writes below its name."""
 
 
 @dataclass(slots=True)

@@ -54,7 +54,7 @@ def check_graphs(
 
     Args:
         manifest: of the bundle.
-        graphs: those that are to be loaded.
+        graphs: those that are to be loaded, and the file of frozen tensors that they read.
         path: where each lies.
         batch: samples that are trained at once.
         budget_mib: what training may take; ``None`` for no limit.
@@ -67,10 +67,13 @@ def check_graphs(
         tensor.name: tensor.shape for layer in manifest.spec.layers for tensor in (*layer.parameters, *layer.statistics)
     }
     for entry in dict.fromkeys(graphs):
+        if entry == manifest.constants:
+            continue  # it is no graph
         is_forward = entry in forward
         check_graph(
             path(entry),
             batch=MICRO_BATCH if is_forward else batch,
             budget_mib=budget_mib,
             given=tensors if is_forward else None,
+            constants=manifest.constants,
         )

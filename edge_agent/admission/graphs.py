@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from lamina.edge_agent.admission.onnx_graph import ITEM_BYTES, Graph, Node, Tensor, read_graph
-from lamina.edge_agent.admission.shapes import RULES, Extents, TensorFacts
+from lamina.edge_agent.admission.shapes import RULES, Extents, TensorFacts, facts_made
 from lamina.models.errors import ModelError, brief
+from lamina.models.manifest import EXTERNAL_LOCATION, FileEntry
 
 MIB = 1 << 20
 _SLACK = 2.5
@@ -28,7 +29,12 @@ _SCAN_ATTRIBUTES = {"body", "num_scan_inputs", "scan_input_directions", "scan_ou
 
 
 def check_graph(
-    path: Path, *, batch: int, budget_mib: float | None, given: Mapping[str, Extents] | None = None
+    path: Path,
+    *,
+    batch: int,
+    budget_mib: float | None,
+    given: Mapping[str, Extents] | None = None,
+    constants: FileEntry | None = None,
 ) -> None:
     """Refuse a graph that must not be loaded.
 
@@ -37,24 +43,31 @@ def check_graph(
         batch: the largest extent that an open dimension of an input will have.
         budget_mib: memory that training may take; ``None`` for no limit.
         given: shapes of the constants whose values are handed over when the graph is loaded, by name.
+        constants: the bundle's file of frozen tensors, the only one that a graph may read.
 
     Raises:
-        ModelError: an operator is not on the list, a constant lies in a file, a shape follows from data, or the tensors
-            don't fit.
+        ModelError: an operator is not on the list, a constant lies in another file, a shape follows from data, or the
+            tensors don't fit.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"graph {path}: can't be read: {error.strerror}") from error
-    check_content(path.name, content, batch=batch, budget_mib=budget_mib, given=given)
+    check_content(path.name, content, batch=batch, budget_mib=budget_mib, given=given, constants=constants)
 
 
 def check_content(
-    name: str, content: bytes, *, batch: int, budget_mib: float | None, given: Mapping[str, Extents] | None = None
+    name: str,
+    content: bytes,
+    *,
+    batch: int,
+    budget_mib: float | None,
+    given: Mapping[str, Extents] | None = None,
+    constants: FileEntry | None = None,
 ) -> None:
     """`check_graph` of a file's content; ``name`` is the file's, for the error."""
     try:
-        _Walk(batch, _most_bytes(budget_mib)).graph(read_graph(content), {}, given or {})
+        _Walk(batch, _most_bytes(budget_mib), given or {}, constants).graph(read_graph(content), {})
     except ModelError as error:
         raise ModelError(f"graph {name[:16]}: {brief(str(error))}; it is not loaded") from error
     except (ValueError, TypeError, IndexError, OverflowError) as error:  # met by a rule, of what no writer writes
@@ -71,17 +84,22 @@ class _Walk:
     Args:
         batch: what an open extent stands for.
         most_bytes: of one tensor.
+        given: shapes of the constants that are handed over.
+        constants: the file that may be read.
     """
 
-    def __init__(self, batch: int, most_bytes: float) -> None:
+    def __init__(
+        self, batch: int, most_bytes: float, given: Mapping[str, Extents], constants: FileEntry | None
+    ) -> None:
         self._batch = batch
         self._most_bytes = most_bytes
+        self._given, self._constants = given, constants
 
-    def graph(self, graph: Graph, outer: Mapping[str, TensorFacts], given: Mapping[str, Extents]) -> list[TensorFacts]:
+    def graph(self, graph: Graph, outer: Mapping[str, TensorFacts]) -> list[TensorFacts]:
         """The forms of a graph's outputs; ``outer`` are the tensors around it that it may read."""
         known = dict(outer)
         for tensor in graph.constants:
-            self._enter(known, tensor.name, _form_of(tensor, given), outer)
+            self._enter(known, tensor.name, self._constant(tensor), outer)
         for place in graph.inputs:
             if place.name not in known:
                 shape = tuple(self._batch if isinstance(extent, str) else extent for extent in place.shape)
@@ -120,9 +138,7 @@ class _Walk:
         try:
             if node.operator == "Scan":
                 return self._scan(node, inputs, known)
-            if node.operator not in RULES:
-                raise ModelError("is not among the operators that a board runs")
-            return RULES[node.operator](node, inputs)
+            return facts_made(node, inputs)
         except ModelError as error:
             raise ModelError(f"{brief(node.operator, 40)} {error}") from error
 
@@ -144,10 +160,26 @@ class _Walk:
             raise ModelError("has sequences of other lengths, or too long ones")
         inner = [*forms[:states], *(TensorFacts(form.shape[1:], form.kind) for form in forms[states:])]
         entering = {place.name: form for place, form in zip(body.inputs, inner, strict=True)}
-        made = self.graph(body, {**known, **entering}, {})
+        made = self.graph(body, {**known, **entering})
         if any(after != before[:2] for after, before in zip((f[:2] for f in made[:states]), inner, strict=False)):
             raise ModelError("has a state that grows")
         return [*made[:states], *(TensorFacts((length, *form.shape), form.kind) for form in made[states:])]
+
+    def _constant(self, tensor: Tensor) -> TensorFacts:
+        place = tensor.outside
+        if place is None:
+            return TensorFacts(tensor.shape, tensor.kind, tensor.value)
+        form = TensorFacts(tensor.shape, tensor.kind)
+        if place.location == EXTERNAL_LOCATION and self._given.get(tensor.name) == tensor.shape:
+            return form
+        if self._constants is None or place.location != self._constants.file_name:
+            raise ModelError(
+                f"constant {brief(tensor.name, 40)} lies in a file ({brief(place.location, 40)!r}), "
+                "which a graph must not read"
+            )
+        if place.length != _bytes(form) or place.offset + place.length > self._constants.size_bytes:
+            raise ModelError(f"constant {brief(tensor.name, 40)} is not within the bundle's file of constants")
+        return form
 
     def _enter(
         self, known: dict[str, TensorFacts], name: str, form: TensorFacts, outer: Mapping[str, TensorFacts]
@@ -164,15 +196,6 @@ class _Walk:
                 f"and the budget is {self._most_bytes / MIB:.0f} MiB"
             )
         known[name] = form
-
-
-def _form_of(tensor: Tensor, given: Mapping[str, Extents]) -> TensorFacts:
-    if tensor.location and given.get(tensor.name) != tensor.shape:
-        raise ModelError(
-            f"constant {brief(tensor.name, 40)} lies in a file ({brief(tensor.location, 40)!r}), "
-            "which a graph must not read"
-        )
-    return TensorFacts(tensor.shape, tensor.kind, tensor.value)
 
 
 def _bytes(form: TensorFacts) -> int:

@@ -7,6 +7,7 @@ training information) is refused, and so is a constant that claims more elements
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,18 @@ ITEM_BYTES = {FLOAT: 4, UINT8: 1, INT32: 4, INT64: 8, BOOL: 1, DOUBLE: 8, UINT32
 
 Numbers = NDArray[np.int64]
 
-MOST_NUMBERS = 64  # of a constant whose content is kept: shapes, axes and the like
+MOST_NUMBERS = 1 << 16  # of a constant whose content is kept: shapes, axes, and the sizes of a Split into all tensors
 _MOST_DEPTH = 2  # of graphs within graphs
 _EXTERNAL = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A part of another file."""
+
+    location: str
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +44,14 @@ class Tensor:
         shape: its extents.
         kind: its element type, by ONNX's number.
         value: its content, where that is a few whole numbers.
-        location: where its content lies, if not in the graph's file; else empty.
+        outside: where its content lies, if not in the graph's file.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: int
     value: Numbers | None
-    location: str = ""
+    outside: Outside | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +160,26 @@ def _tensor(data: memoryview) -> Tensor:
     if any(extent < 0 for extent in shape):
         raise ModelError(f"constant {brief(name, 40)} has a negative extent")
     if integers(found.get(14, [0]), what)[0] == _EXTERNAL or 13 in found:
-        return Tensor(name, shape, kind, None, _location(found, what))
+        return Tensor(name, shape, kind, None, _outside(found, what))
     raw = parts(found.get(9, []), what)
     if size > len(data) or (raw and len(raw[0]) != size * ITEM_BYTES[kind]):
         raise ModelError(f"constant {brief(name, 40)} claims {size} elements, and has other bytes")
     return Tensor(name, shape, kind, _numbers(found, raw, kind, shape, what))
 
 
-def _location(found: Message, what: str) -> str:
-    """Return where a constant's content lies outside of the file."""
+def _outside(found: Message, what: str) -> Outside:
+    """Return where a constant's content lies outside of the graph's file."""
+    said: dict[str, str] = {}
     for part in parts(found.get(13, []), what):
         entry = message(part, {1, 2}, {1, 2}, what)
-        if text(entry.get(1, []), what) == "location":
-            return text(entry.get(2, []), what)
-    raise ModelError(f"{what} lies outside of the file, and nowhere")
+        key, value = (text(entry.get(number, []), what) for number in (1, 2))
+        if key in said or key not in ("location", "offset", "length"):
+            raise ModelError(f"{what} says where it lies in a way that no graph of this project has")
+        said[key] = value
+    numbers = [said.get(key, "") for key in ("offset", "length")]
+    if "location" not in said or not all(re.fullmatch("[0-9]{1,15}", number) for number in numbers):
+        raise ModelError(f"{what} lies outside of the file, and nowhere")
+    return Outside(said["location"], *map(int, numbers))
 
 
 def _numbers(found: Message, raw: list[memoryview], kind: int, shape: tuple[int, ...], what: str) -> Numbers | None:

@@ -13,10 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamina.edge_agent.admission.onnx_graph import BOOL, FLOAT, INT64, MOST_NUMBERS, Node, Numbers, Tensor
+from lamina.edge_agent.admission.onnx_graph import BOOL, FLOAT, INT64, Node, Numbers, Tensor
 from lamina.models.errors import ModelError
 
 Extents = tuple[int, ...]
+
+
+_MOST_NUMBERS = 64
+"""Numbers in a shape, a list of axes, or what is computed of them: no honest graph has more to look at."""
 
 
 class TensorFacts(NamedTuple):
@@ -38,10 +42,10 @@ def _given(forms: AllFacts, index: int) -> TensorFacts:
     return form
 
 
-def _known(forms: AllFacts, index: int) -> list[int]:
+def _known(forms: AllFacts, index: int, most: int = _MOST_NUMBERS) -> list[int]:
     """The whole numbers that an input holds."""
     value = _given(forms, index).value
-    if value is None:
+    if value is None or value.size > most:
         raise ModelError("makes a shape of data")
     return [int(number) for number in value.reshape(-1)]
 
@@ -98,7 +102,7 @@ def _elementwise(node: Node, forms: AllFacts) -> list[TensorFacts]:
     value = None
     if (
         compute is not None
-        and math.prod(shape) <= MOST_NUMBERS
+        and math.prod(shape) <= _MOST_NUMBERS
         and None not in [None if v is None else 0 for v in values]
     ):
         with np.errstate(all="ignore"):
@@ -293,7 +297,7 @@ def _joined(node: Node, forms: AllFacts) -> list[TensorFacts]:
             raise ModelError("joins what have other shapes")
     total = sum(form.shape[axis] for form in given)
     values = [form.value for form in given if form.value is not None]
-    joined = np.concatenate(values, axis) if len(values) == len(given) and total <= MOST_NUMBERS else None
+    joined = np.concatenate(values, axis) if len(values) == len(given) and total <= _MOST_NUMBERS else None
     return [TensorFacts((*first[:axis], total, *first[axis + 1 :]), given[0].kind, joined)]
 
 
@@ -302,7 +306,11 @@ def _split(node: Node, forms: AllFacts) -> list[TensorFacts]:
     axis = _axis(_number(node, "axis", 0), len(form.shape))
     extent, count = form.shape[axis], len(node.outputs)
     each = -(-extent // max(count, 1))
-    sizes = _known(forms, 1) if len(forms) > 1 else [max(0, min(each, extent - each * place)) for place in range(count)]
+    sizes = (
+        _known(forms, 1, count)
+        if len(forms) > 1
+        else [max(0, min(each, extent - each * place)) for place in range(count)]
+    )
     if sum(sizes) != extent or min(sizes, default=0) < 0 or len(sizes) != count:
         raise ModelError("splits into other parts than there are")
     return [TensorFacts((*form.shape[:axis], size, *form.shape[axis + 1 :]), form.kind) for size in sizes]
@@ -362,7 +370,7 @@ def _ranged(node: Node, forms: AllFacts) -> list[TensorFacts]:
     if not step:
         raise ModelError("counts by steps of 0")
     length = len(range(start, limit, step))
-    value = np.arange(start, limit, step) if length <= MOST_NUMBERS else None
+    value = np.arange(start, limit, step) if length <= _MOST_NUMBERS else None
     return [TensorFacts((length,), _given(forms, 0).kind, value)]
 
 
@@ -409,9 +417,26 @@ def _normalised_layer(node: Node, forms: AllFacts) -> list[TensorFacts]:
 
 def _constant(node: Node, forms: AllFacts) -> list[TensorFacts]:
     tensor = node.attributes.get("value")
-    if not isinstance(tensor, Tensor) or tensor.location:
+    if not isinstance(tensor, Tensor) or tensor.outside:
         raise ModelError("has no value of its own")
     return [TensorFacts(tensor.shape, tensor.kind, tensor.value)]
+
+
+def facts_made(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    """Say what is known of an operator's outputs.
+
+    Raises:
+        ModelError: the operator is not on the list, or its inputs don't suit it.
+    """
+    if node.operator not in RULES:
+        raise ModelError("is not among the operators that a board runs")
+    made = RULES[node.operator](node, forms)
+    return made if node.operator == "Constant" else [_of_few(form) for form in made]
+
+
+def _of_few(form: TensorFacts) -> TensorFacts:
+    """Leave the content out where that is more than what shapes are computed of."""
+    return form if form.value is None or form.value.size <= _MOST_NUMBERS else form._replace(value=None)
 
 
 def _all(rule: Rule, *operators: str) -> dict[str, Rule]:

@@ -21,8 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from lamina.models.constants import EXTERNAL_LOCATION
-from lamina.models.manifest import ONNXRUNTIME
+from lamina.models.manifest import EXTERNAL_LOCATION, ONNXRUNTIME
 
 OPSET = 18
 IR_VERSION = 10
