@@ -19,6 +19,7 @@ if ! "$second/bin/python" -c "import onnxruntime, sys; sys.exit(onnxruntime.__ve
         unavailable "no onnxruntime-training-cpu $version for $(uname -sm) and $("$first/bin/python" --version)"
     site=$("$second/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
     "$first/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))" >"$site/first.pth"
+    echo "$PWD/src" >"$site/lamina.pth" # the first environment's own file of this kind is not read from here
 fi
 tests=("$@")
 [ ${#tests[@]} -gt 0 ] || tests=(tests/test_graph_{rules,training,shapes,random}.py
