@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lamina.models.arrays import Vector
 from lamina.models.bounds import check_bounds
+from lamina.models.decoding import from_json
 from lamina.models.errors import BundleError, ModelError, brief
 from lamina.models.manifest import FORMAT, ONNXRUNTIME, FileEntry, Manifest, SubModel
 from lamina.models.values import Tensors, read_values
@@ -117,10 +118,10 @@ def decode_manifest(content: bytes, source: str = MANIFEST_NAME) -> Manifest:
         BundleError: it is no manifest of this format, or contradicts itself.
     """
     try:
-        found = msgspec.json.decode(content, type=_AnyFormat).format
+        found = from_json(content, _AnyFormat).format
         if found != FORMAT:
             raise BundleError(f"{source}: a bundle of format {found}; this program reads {FORMAT}: build it again")
-        manifest = msgspec.json.decode(content, type=Manifest)
+        manifest = from_json(content, Manifest)
         check_bounds(manifest)
         _check_order(manifest)
     except (msgspec.MsgspecError, ModelError, UnicodeDecodeError, RecursionError) as error:

@@ -11,6 +11,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
+from lamina.models.decoding import from_msgpack
 from lamina.models.errors import DecodeError
 
 MOST_BYTES = 16 << 20
@@ -72,7 +73,7 @@ def unpacked(payload: bytes | memoryview, kind: type[_T]) -> _T:
     if len(payload) > MOST_BYTES:
         raise DecodeError(f"{len(payload)} bytes, where at most {MOST_BYTES} are possible")
     try:
-        return msgspec.msgpack.decode(payload, type=kind)
+        return from_msgpack(payload, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DecodeError(str(error)) from error
     except RecursionError as error:

@@ -15,6 +15,7 @@ import numpy as np
 from lamina.broker.wire.framing import seal_of, unseal
 from lamina.coordinator.records.snapshot import Snapshot
 from lamina.models.arrays import Vector
+from lamina.models.decoding import from_msgpack
 from lamina.models.errors import DecodeError
 from lamina.models.spec import ModelSpec
 
@@ -86,7 +87,7 @@ def decode(content: bytes) -> Commit:
         DecodeError: the file is damaged, or no commit.
     """
     try:
-        return msgspec.msgpack.decode(unseal(content, _MAGIC), type=Commit)
+        return from_msgpack(unseal(content, _MAGIC), Commit)
     except msgspec.DecodeError as error:
         raise DecodeError(f"no commit: {error}") from error
 

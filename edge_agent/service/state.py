@@ -25,6 +25,7 @@ import msgspec
 
 from lamina.edge_agent.session.events import Progress
 from lamina.models.arrays import Vector
+from lamina.models.decoding import from_json
 from lamina.models.errors import LaminaError
 from lamina.models.storage.disk import DISK, Disk
 from lamina.models.storage.replace import replace_file
@@ -120,6 +121,6 @@ def _read_header(file: BufferedIOBase, path: Path) -> tuple[_StateHeader, int]:
     [length] = _U32.unpack_from(start, len(_MAGIC))
     content = file.read(min(length, _MOST_HEADER_BYTES))
     try:
-        return msgspec.json.decode(content, type=_StateHeader), zlib.crc32(content, zlib.crc32(start))
+        return from_json(content, _StateHeader), zlib.crc32(content, zlib.crc32(start))
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DamagedState(f"state {path}: its header is damaged: {error}") from error

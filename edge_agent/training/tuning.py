@@ -30,6 +30,7 @@ from lamina.edge_agent.training.engine import (
     SubModelTrainer,
 )
 from lamina.models.arrays import Vector
+from lamina.models.decoding import from_json
 from lamina.models.manifest import Manifest, SubModel
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.replace import replace_file
@@ -228,7 +229,7 @@ def processor() -> str:
 def read_choices(path: Path) -> dict[str, TuningResult]:
     """What was found before, by what it was found for; nothing where the file is not there, or damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, TuningResult])
+        return from_json(path.read_bytes(), dict[str, TuningResult])
     except (OSError, msgspec.DecodeError):
         return {}
 

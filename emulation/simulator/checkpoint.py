@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamina.emulation.simulator.simulation import SimulatedRunState, SimulationState
+from lamina.models.decoding import from_json
 from lamina.models.storage.replace import replace_file
 
 _SERVER = "server."  # begins the names of what the server's optimiser remembers of a layer
@@ -70,7 +71,7 @@ def read_checkpoint(path: Path) -> tuple[SimulationState, RunHistory] | None:
     """What `write_checkpoint` put there; ``None`` where there is nothing, or what is there can't be read."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            head = msgspec.json.decode(archive["head"].tobytes(), type=_Head)
+            head = from_json(archive["head"].tobytes(), _Head)
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, msgspec.DecodeError):
         return None

@@ -20,6 +20,7 @@ from lamina.emulation.simulator.run_context import RunContext, prepare_run
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulation import Simulation, SimulationState
 from lamina.models.capacity import capacity
+from lamina.models.decoding import from_json
 from lamina.models.storage.replace import replace_file
 from lamina.models.values import write_values
 
@@ -89,7 +90,7 @@ class Result(msgspec.Struct, frozen=True):
 def known_result(setting: Setting, cache: Path) -> Result | None:
     """The result of an earlier run with this setting."""
     try:
-        return msgspec.json.decode((folder_of(setting, cache) / RESULT).read_bytes(), type=Result)
+        return from_json((folder_of(setting, cache) / RESULT).read_bytes(), Result)
     except (OSError, msgspec.DecodeError):
         return None
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.models.decoding import from_json
 from lamina.models.errors import ConfigError
 
 LOCK_NAME = "lock"
@@ -70,7 +71,7 @@ def held(folder: Path, program: str) -> Iterator[None]:
 
 def _holder(file: int) -> str:
     try:
-        holder = msgspec.json.decode(os.pread(file, 4096, 0), type=Holder)
+        holder = from_json(os.pread(file, 4096, 0), Holder)
     except msgspec.DecodeError:  # it has only just begun
         return "another program uses it"
     return f"{holder.program} (process {holder.process} on {holder.host}) has used it since {holder.since}"
