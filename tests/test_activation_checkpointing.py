@@ -8,7 +8,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from graph_oracle import flat, moving, session, tensors_of, trained
 from torch import Tensor, nn
 
 from lamina.models.definition import Definition, load_definition
@@ -17,6 +16,7 @@ from lamina.models.graph import accumulating_graph
 from lamina.models.graph.activation_checkpointing import checkpointed
 from lamina.models.graph.liveness import allocations, engine_order, highest_bytes, tensor_bytes
 from lamina.models.layout import derive_spec
+from tests.graph_oracle import flat, moving, session, tensors_of, trained
 
 BATCH = 16
 

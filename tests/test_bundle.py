@@ -222,5 +222,5 @@ def test_an_empty_folder_may_become_a_bundle_and_parents_are_made(tmp_path: Path
 
 @pytest.mark.parametrize("module", ["errors", "spec", "manifest", "bundle", "draft", "values", "capacity", "export"])
 def test_what_a_board_reads_never_loads_torch(module: str) -> None:
-    script = f"import sys, models.{module}; sys.exit('torch' in sys.modules)"
+    script = f"import sys, lamina.models.{module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

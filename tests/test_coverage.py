@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from benchmarks.coverage import __main__ as coverage
+from benchmarks.coverage.isolation import isolated
 from benchmarks.coverage.judge import Verdict
 from benchmarks.coverage.modules import cases, judged_module
 from benchmarks.coverage.operators import entries, entry_name, judged_operator, means_something
@@ -48,7 +49,7 @@ def test_what_kills_a_case_is_its_verdict() -> None:
     def deadly() -> list[Verdict]:
         raise SystemExit(3)
 
-    (verdict,) = coverage.isolated(deadly)
+    (verdict,) = isolated(deadly)
     assert verdict.status == "crashed"
     assert "SystemExit" in verdict.why
 

@@ -105,8 +105,9 @@ def test_data_without_owners_have_no_natural_partition() -> None:
 
 def test_data_that_the_model_can_not_learn_are_refused_before_anything_starts() -> None:
     check_fit(dataset(), model((1,)))
+    none = np.zeros(1, np.int64)
     with pytest.raises(DataError, match=r"the shape \(1, 2\), and model small takes \(1,\)"):
-        check_fit(Dataset("wide", np.ones((1, 1, 2), np.float32), *[np.zeros(1, np.int64)] * 3, 1), model((1,)))
+        check_fit(Dataset("wide", np.ones((1, 1, 2), np.float32), none, none, none, 1), model((1,)))
     with pytest.raises(DataError, match="numbers: its labels reach 2, and model small has the classes 0 to 1"):
         check_fit(dataset(classes=3), model((1,)))
 

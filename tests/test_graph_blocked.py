@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from graph_oracle import distance, flat, graph_steps, tensors_of, torch_steps, trained
 from torch import Tensor, nn
 
-from lamina.edge_agent.training.trainer import block_size
 from lamina.models.definition import Definition
+from lamina.models.engine_facts import block_size
 from lamina.models.graph import training_graph
 from lamina.models.graph.writer import BLOCKED_DOMAIN
 from lamina.models.layout import derive_spec
+from tests.graph_oracle import distance, flat, graph_steps, tensors_of, torch_steps, trained
 
 pytestmark = pytest.mark.skipif(not block_size(), reason="ONNX Runtime has no blocked layout for this processor")
 

@@ -7,12 +7,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from graph_oracle import Array, run, session, tensors_of
 from torch import nn
 
 from lamina.models.definition import Definition, load_definition
 from lamina.models.graph import forward_graph, inference_graph
 from lamina.models.layout import derive_spec
+from tests.graph_oracle import Array, run, session, tensors_of
 
 
 def convolutional() -> Definition:
@@ -38,7 +38,7 @@ def other_values(definition: Definition) -> dict[str, Array]:
     """Values that the module never had; variances stay positive."""
     rng = np.random.default_rng(3)
     return {
-        name: (rng.random(value.shape) + 0.5).astype(value.dtype)
+        name: np.asarray(rng.random(value.shape) + 0.5, value.dtype)
         for name, value in tensors_of(definition.module).items()
     }
 

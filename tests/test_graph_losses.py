@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from graph_oracle import graph_steps, tensors_of, training_graph
 from torch import Tensor, nn
 
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.layout import derive_spec
+from tests.graph_oracle import graph_steps, tensors_of, training_graph
 
 X = np.array([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.25]], np.float32)
 

@@ -2,12 +2,22 @@
 
 import numpy as np
 import torch
-from graph_oracle import HYPERPARAMETERS, Array, flat, graph_steps, run, session, tensors_of, trained, training_graph
 from torch import nn
 
 from lamina.models.definition import Definition
 from lamina.models.graph import inference_graph
 from lamina.models.layout import derive_spec
+from tests.graph_oracle import (
+    HYPERPARAMETERS,
+    Array,
+    flat,
+    graph_steps,
+    run,
+    session,
+    tensors_of,
+    trained,
+    training_graph,
+)
 
 WIDTH = 400
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from graph_oracle import distance, flat, graph_steps, run, tensors_of, torch_steps, trained, training_graph
 from torch import Tensor, nn
 
 from lamina.models.definition import Definition
 from lamina.models.graph import inference_graph
 from lamina.models.layout import derive_spec
+from tests.graph_oracle import distance, flat, graph_steps, run, tensors_of, torch_steps, trained, training_graph
 
 STEPS, WIDTH, HIDDEN = 5, 4, 3
 

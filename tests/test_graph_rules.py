@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from graph_oracle import distance, flat, graph_steps, moving, run, tensors_of, torch_steps, trained, training_graph
 from torch import Tensor, nn
 
 from lamina.models.definition import Definition
@@ -18,6 +17,17 @@ from lamina.models.errors import ModelError
 from lamina.models.graph import inference_graph
 from lamina.models.graph.rules import subject
 from lamina.models.layout import derive_spec
+from tests.graph_oracle import (
+    distance,
+    flat,
+    graph_steps,
+    moving,
+    run,
+    tensors_of,
+    torch_steps,
+    trained,
+    training_graph,
+)
 
 
 class Function(nn.Module):

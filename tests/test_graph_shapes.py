@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from graph_oracle import distance, flat, graph_steps, tensors_of, torch_steps, trained, training_graph
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from lamina.models.definition import Definition
 from lamina.models.layout import derive_spec
+from tests.graph_oracle import distance, flat, graph_steps, tensors_of, torch_steps, trained, training_graph
 
 FEW = settings(
     max_examples=8,

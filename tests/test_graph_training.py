@@ -4,7 +4,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graph_oracle import (
+from torch import Tensor, nn
+
+from lamina.models.definition import Definition, load_definition
+from lamina.models.errors import ModelError
+from lamina.models.graph import forward_graph
+from lamina.models.layout import derive_spec
+from lamina.models.manifest import ONNXRUNTIME
+from lamina.models.spec import ModelSpec
+from tests.graph_oracle import (
     Array,
     distance,
     flat,
@@ -17,14 +25,6 @@ from graph_oracle import (
     trained,
     training_graph,
 )
-from torch import Tensor, nn
-
-from lamina.models.definition import Definition, load_definition
-from lamina.models.errors import ModelError
-from lamina.models.graph import forward_graph
-from lamina.models.layout import derive_spec
-from lamina.models.manifest import ONNXRUNTIME
-from lamina.models.spec import ModelSpec
 
 
 class Smooth(nn.Module):

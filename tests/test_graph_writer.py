@@ -3,9 +3,9 @@
 import numpy as np
 import onnx
 import pytest
-from graph_oracle import session
 
 from lamina.models.graph.writer import GraphWriter
+from tests.graph_oracle import session
 
 
 def operators(g: GraphWriter) -> list[str]:

@@ -1,5 +1,6 @@
 """The frozen input side: piece by piece it gives what one forward pass gives, and nothing is computed twice."""
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -55,7 +56,8 @@ def write_graph(folder: Path, *names: str) -> Path:
     model = onnx.parser.parse_model(text)
     for name, shape in zip(names, shapes, strict=True):
         tensor = onnx.TensorProto(name=name, dims=shape, data_type=1, data_location=onnx.TensorProto.EXTERNAL)
-        tensor.external_data.add(key="location", value="values")
+        for key, value in (("location", "values"), ("offset", "0"), ("length", str(4 * math.prod(shape)))):
+            tensor.external_data.add(key=key, value=value)
         model.graph.initializer.append(tensor)
     path = folder / f"{'-'.join(names)}.onnx"
     path.write_bytes(model.SerializeToString())

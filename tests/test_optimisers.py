@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from graph_oracle import Array, Groups, State, distance, flat, moving, session, tensors_of, torch_trained, trained
 from torch import Tensor, nn
 
 from lamina.models.definition import Definition
@@ -16,6 +15,7 @@ from lamina.models.graph import Recipe, TrainingGraph, accumulating_graph, train
 from lamina.models.graph.optimisers import OPTIMISERS
 from lamina.models.layout import derive_spec
 from lamina.models.spec import ModelSpec
+from tests.graph_oracle import Array, Groups, State, distance, flat, moving, session, tensors_of, torch_trained, trained
 
 STEPS = 50
 MAKERS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from lamina.edge_agent.training.engine import STANDARD, ExecutionMode
-from lamina.edge_agent.training.trainer import OnnxRuntime, block_size
+from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.edge_agent.training.tuning import FILE, Tuned, choose, fastest_ms, random_batch, read_choices
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import load_definition
+from lamina.models.engine_facts import block_size
 from lamina.models.manifest import BLOCKS, PARALLEL
 from lamina.models.values import flatten
 

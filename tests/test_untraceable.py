@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from graph_oracle import distance, flat, graph_steps, moving, tensors_of, torch_steps, trained, training_graph
 from torch import Tensor, nn
 
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.layout import derive_spec
+from tests.graph_oracle import distance, flat, graph_steps, moving, tensors_of, torch_steps, trained, training_graph
 
 Body = Callable[["Between", Tensor], Tensor]
 

@@ -1,5 +1,6 @@
 """A model of seventeen numbers and its bundle, made by hand: no torch, no tracing."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -88,5 +89,7 @@ def manifest_in(draft: Draft) -> Manifest:
 
 def _external(name: str, shape: tuple[int, ...]) -> onnx.TensorProto:
     tensor = TensorProto(name=name, dims=shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value="values")
+    size_bytes = 4 * math.prod(shape)
+    for key, value in (("location", "values"), ("offset", "0"), ("length", str(size_bytes))):
+        tensor.external_data.add(key=key, value=value)
     return tensor
