@@ -15,7 +15,7 @@ Everything else is refused, because a guess at its scale would cost accuracy sil
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamina.models.errors import DataError
+from lamina.models.readers.rows import Rows
 from lamina.models.spec import ModelSpec
 from lamina.models.targets import (
     LARGEST_LABEL,
@@ -36,8 +37,11 @@ from lamina.models.targets import (
 _BLOCK = 4096  # samples checked at once, so that a check takes little memory
 _MOST_JOINED = 1 << 24  # the largest whole number up to which float32 holds all
 
-Inputs = NDArray[Any] | Mapping[str, NDArray[Any]]
-"""One array (N, ...), or several by name."""
+Stored = NDArray[Any] | Rows
+"""An array (N, ...) in memory or on disk, or rows that are made when they are asked for."""
+
+Inputs = Stored | Mapping[str, Stored]
+"""One array, or several by name."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class LabelledSamples:
     """
 
     x: Inputs
-    y: NDArray[Any] | None
+    y: Stored | None
     source: str = "data"
     class_names: tuple[str, ...] = ()
 
@@ -64,16 +68,16 @@ class LabelledSamples:
         if isinstance(self.x, Mapping):
             if not self.x:
                 raise self._error("x holds no named array")
-            object.__setattr__(self, "x", {name: np.asanyarray(part) for name, part in self.x.items()})
+            object.__setattr__(self, "x", {name: _stored(part) for name, part in self.x.items()})
         else:
-            object.__setattr__(self, "x", np.asanyarray(self.x))  # asanyarray: a memory map stays one
+            object.__setattr__(self, "x", _stored(self.x))
         for name, part in self.parts.items():
             self._check_inputs(f"x.{name}" if name else "x", part)
         if self.y is not None:
-            y = np.asanyarray(self.y)
+            y = _stored(self.y)
             self._check_targets(y)
             whole = y.ndim == 1 and y.dtype.kind in "iu"
-            object.__setattr__(self, "y", np.ascontiguousarray(y, np.int64) if whole else y)
+            object.__setattr__(self, "y", np.ascontiguousarray(y[:], np.int64) if whole else y)
         if len(self) == 0:
             raise self._error("there are no samples in it")
         for name, part in self.parts.items():
@@ -85,7 +89,7 @@ class LabelledSamples:
         return len(next(iter(self.parts.values())))
 
     @property
-    def parts(self) -> dict[str, NDArray[Any]]:
+    def parts(self) -> dict[str, Stored]:
         """The inputs by name; a single one has the empty name."""
         return dict(self.x) if isinstance(self.x, Mapping) else {"": self.x}
 
@@ -116,7 +120,8 @@ class LabelledSamples:
         """How many classes the targets span: the largest + 1; 0 where they are no class indices."""
         if self.y is None or self.y.dtype.kind not in "iub":
             return 0
-        return min(max(int(self.y.max(initial=-1)) + 1, 0), LARGEST_LABEL)
+        largest = max(int(block.max(initial=-1)) for block in _blocks(self.y))
+        return min(max(largest + 1, 0), LARGEST_LABEL)
 
     def check(self, spec: ModelSpec) -> None:
         """See that a network can learn from these samples.
@@ -127,10 +132,11 @@ class LabelledSamples:
         if reason := self._misnamed(spec) or unsuitable(
             spec, self.sample_shape, self.sample_dtype, 0, self.target_shape, self.target_dtype
         ):
-            raise self._error(reason + (advice_on(spec.wanted, self.y) if self.y is not None else ""))
+            raise self._error(reason + (advice_on(spec.wanted, self.y[:]) if self.y is not None else ""))
         target = spec.wanted
-        if self.y is not None and not target.is_input and (fault := fault_of_values(target, self.y)):
-            raise self._error(f"{fault} (model {spec.name})")
+        for number, block in enumerate(_blocks(self.y) if self.y is not None and not target.is_input else ()):
+            if fault := fault_of_values(target, block, number * _BLOCK):
+                raise self._error(f"{fault} (model {spec.name})")
 
     def samples(self, indices: NDArray[np.int64], dtype: str) -> NDArray[Any]:
         """The samples at ``indices`` (B,) as a network of one input takes them: (B, *sample_shape), C-contiguous.
@@ -171,11 +177,11 @@ class LabelledSamples:
             part = self.parts[one.name]
             if reason := _unlike(one.shape, one.dtype, tuple(part.shape[1:]), part.dtype.name, spec.name):
                 return f"input {one.name}: {reason}"
-            if one.dtype == "int64" and part.max(initial=0) > _MOST_JOINED:
+            if one.dtype == "int64" and any(block.max(initial=0) > _MOST_JOINED for block in _blocks(part)):
                 return f"input {one.name} has tokens above {_MOST_JOINED}, the most where several inputs are joined"
         return ""
 
-    def _check_inputs(self, name: str, x: NDArray[Any]) -> None:
+    def _check_inputs(self, name: str, x: Stored) -> None:
         if x.ndim < 2 and not (isinstance(self.x, Mapping) and x.ndim == 1):
             raise self._error(f"{name} must be samples of shape (N, ...), and has the shape {x.shape}")
         if len(x) != len(self):
@@ -183,7 +189,7 @@ class LabelledSamples:
         if not np.issubdtype(x.dtype, np.integer) and not np.issubdtype(x.dtype, np.floating):
             raise self._error(f"{name} must be floating point or integers, and is {x.dtype}")
 
-    def _check_targets(self, y: NDArray[Any]) -> None:
+    def _check_targets(self, y: Stored) -> None:
         if y.dtype.kind in "SU":
             raise self._error(
                 f"y must be numbers, and is {y.dtype}: number the classes, for instance by "
@@ -194,13 +200,12 @@ class LabelledSamples:
         if y.ndim == 0 or len(y) != len(self):
             raise self._error(f"x has {len(self)} samples and y {len(y) if y.ndim else 1} labels")
 
-    def _check_numbers(self, what: str, x: NDArray[Any]) -> None:
+    def _check_numbers(self, what: str, x: Stored) -> None:
         """Refuse what a network can't take: NaN, infinity, numbers beyond float32, and integers below 0."""
         floating = np.issubdtype(x.dtype, np.floating)
         if not floating and x.dtype.kind == "u":
             return
-        for start in range(0, len(x), _BLOCK):
-            block = x[start : start + _BLOCK]
+        for start, block in zip(range(0, len(x), _BLOCK), _blocks(x), strict=True):
             with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused for it
                 fine: NDArray[np.bool_] = np.isfinite(block.astype(np.float32, copy=False)) if floating else block >= 0
             usable = fine.reshape(len(block), -1).all(axis=1)
@@ -248,6 +253,15 @@ def _unlike(wanted: tuple[int, ...], wanted_dtype: str, shape: tuple[int, ...], 
         advice = "convert the samples to float32" if wanted_dtype == "float32" else "give token ids"
         return f"its samples are {dtype}, and model {model} takes {wanted_dtype}: {advice}"
     return ""
+
+
+def _stored(array: Stored) -> Stored:
+    return array if isinstance(array, Rows) else np.asanyarray(array)  # asanyarray: a memory map stays one
+
+
+def _blocks(array: Stored) -> Iterator[NDArray[Any]]:
+    """All rows, some at a time."""
+    return (array[start : start + _BLOCK] for start in range(0, len(array), _BLOCK))
 
 
 def _scaled(chosen: NDArray[Any], dtype: str) -> NDArray[Any]:

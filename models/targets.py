@@ -88,10 +88,10 @@ def advice_on(target: TargetSpec, y: NDArray[Any]) -> str:
     return ": for numbers give the network task = 'regression'" if kind == "f" else ""
 
 
-def fault_of_values(target: TargetSpec, y: NDArray[Any]) -> str:
+def fault_of_values(target: TargetSpec, y: NDArray[Any], first: int = 0) -> str:
     """The first stored target (N, ...) that is none for a task, as a clause; empty where there is none.
 
-    `fault_of_kind` has passed.
+    `fault_of_kind` has passed; ``first`` is the number of ``y[0]``.
     """
     if target.classes:
         allowed = (y >= 0) & (y < target.classes)
@@ -107,7 +107,7 @@ def fault_of_values(target: TargetSpec, y: NDArray[Any]) -> str:
     if allowed.all():
         return ""
     place = np.unravel_index(int(np.argmin(allowed)), y.shape)
-    return f"target {place[0]} has the value {y[place]}, and {what}"
+    return f"target {first + place[0]} has the value {y[place]}, and {what}"
 
 
 def as_taken(target: TargetSpec, y: NDArray[Any]) -> NDArray[Any]:
