@@ -29,10 +29,11 @@ from lamina.models.graph import (
     updating_graph,
 )
 from lamina.models.graph.activation_checkpointing import checkpointed
+from lamina.models.graph.objectives import has_metrics_graph, metrics_graph, objective_of
 from lamina.models.graph.places import place
 from lamina.models.graph.tracing import TracedForward, example, trace
 from lamina.models.layout import derive_spec
-from lamina.models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Piece, SubModel
+from lamina.models.manifest import BLOCKS, PARALLEL, Cost, FileEntry, GraphsOfEngine, Manifest, Metrics, Piece, SubModel
 from lamina.models.peaks import cost
 from lamina.models.proof import prove
 from lamina.models.spec import ModelSpec
@@ -241,7 +242,16 @@ def _written(
         unread=draft.add(encode_values(state.unread), ".safetensors") if state.unread else None,
         aliases=state.aliases,
         transient=state.transient,
+        metrics=_metrics(definition, writing),
     )
+
+
+def _metrics(definition: Definition, writing: _Writing) -> Metrics | msgspec.UnsetType:
+    """The graph by which the model is judged; none for one label a sample."""
+    if not has_metrics_graph(definition):
+        return msgspec.UNSET
+    graph, figures = metrics_graph(definition)
+    return Metrics(writing.add(graph), figures, objective_of(definition).judge)
 
 
 def _check_batch(forward: TracedForward, batch_size: int) -> None:

@@ -90,6 +90,8 @@ def entries(manifest: Manifest) -> Iterator[FileEntry]:
     for piece in manifest.pieces:
         yield piece.graph
     yield manifest.inference
+    if manifest.metrics:
+        yield manifest.metrics.graph
     yield from filter(None, (manifest.constants, manifest.unread))
     yield manifest.values
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -16,9 +18,13 @@ from lamina.models.arrays import Vector
 from lamina.models.errors import ModelError, did_you_mean
 from lamina.models.source import Build, building, split_options, told
 from lamina.models.spec import ModelSpec
+from lamina.models.tasks.base import MetricFunction, Task
+from lamina.models.tasks.resolving import USUAL_LOSS, task_of
+from lamina.models.tasks.single_label import SingleLabel
 from lamina.models.values import flatten, unflatten
 
 INPUT_DTYPES = ("float32", "int64")
+_LONGEST_NAME = 64
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,15 @@ class Definition:
         module: takes one positional argument x (N, *input_shape) and returns logits (N, classes). Its values are those
             that the federation starts from.
         input_shape: shape of one sample, without the batch.
-        classes: number of classes, or of outputs.
+        classes: number of classes, where targets are classes and the outputs don't say it; else it may be left out.
         input_dtype: ``float32``, or ``int64`` for token ids.
         cuts: where devices may cut: names of blocks or of modules, which begin at their first layer, or indices of
             layers. The whole network is always on offer; ``None`` offers some blocks, those that a budget of memory can
             tell apart.
-        loss: name of the loss in the training graphs.
+        loss: name of the loss in the training graphs, or a function of outputs and targets that returns their mean.
+        task: what is learnt: its name, or one of `lamina.models.tasks` with options; empty: one class a sample, or what
+            the loss says.
+        metrics: the author's own by name: functions of outputs and targets that return a sum and a count.
 
     Raises:
         ModelError: a field has a value that no network could have.
@@ -44,18 +53,23 @@ class Definition:
     name: str
     module: nn.Module
     input_shape: tuple[int, ...]
-    classes: int
+    classes: int = 0
     input_dtype: str = "float32"
     cuts: tuple[str | int, ...] | None = None
-    loss: str = "cross_entropy"
+    loss: str | Callable[..., Any] = USUAL_LOSS
+    task: str | Task = ""
+    metrics: Mapping[str, MetricFunction] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
             raise self._error(f"module must be a torch.nn.Module, and is a {type(self.module).__name__}")
         if not _is_shape(self.input_shape):
             raise self._error(f"input_shape must be a sample's, such as (1, 28, 28), and is {self.input_shape!r}")
-        if not _is_count(self.classes):
+        kind, _ = task_of(self.name, self.task, self.loss, self.classes if _is_count(self.classes) else 1)
+        if not _is_count(self.classes) and (self.classes != 0 or isinstance(kind, SingleLabel)):
             raise self._error(f"classes must be a whole number, at least 1, and is {self.classes!r}")
+        if not isinstance(self.metrics, Mapping) or not all(map(_is_metric, self.metrics.items())):
+            raise self._error("metrics must be functions by name, such as {'mae': f}; a name has letters, digits and _")
         if self.input_dtype not in INPUT_DTYPES:
             raise self._error(f"input_dtype must be one of {', '.join(INPUT_DTYPES)}, and is {self.input_dtype!r}")
         for name, tensor in self.module.named_parameters():
@@ -75,8 +89,8 @@ def load_definition(source: str, *, seed: int = 0, values: Path | None = None, *
     """Build the network that ``source`` names, with initial values drawn from ``seed``, or read from a file.
 
     torch's global generator is left as it was. A function of the operator's returns a `Definition`, or a
-    ``torch.nn.Module`` with the attributes ``input_shape`` and ``classes`` (and, where they differ from a
-    Definition's defaults, ``input_dtype``, ``cuts``, ``loss``).
+    ``torch.nn.Module`` with the attribute ``input_shape`` and, where they differ from a Definition's defaults,
+    ``classes``, ``input_dtype``, ``cuts``, ``loss``, ``task`` and ``metrics``.
 
     Args:
         source: as `lamina.models.source` describes it.
@@ -157,14 +171,26 @@ def _definition(name: str, built: object) -> Definition:
             f"model {name}: its function must return a lamina.models.definition.Definition or a torch.nn.Module, "
             f"and returned a {type(built).__name__}"
         )
-    for field in ("input_shape", "classes"):
-        if not hasattr(built, field):
-            raise ModelError(
-                f"model {name}: module {type(built).__name__} has no attribute {field}: "
-                f"set it, or return a lamina.models.definition.Definition"
-            )
-    fields = ("input_shape", "classes", "input_dtype", "cuts", "loss")
-    return Definition(name, built, **{field: getattr(built, field) for field in fields if hasattr(built, field)})
+    fields = ("input_shape", "classes", "input_dtype", "cuts", "loss", "task", "metrics")
+    given = {key: getattr(built, key) for key in fields if hasattr(built, key)}
+    if "input_shape" not in given:
+        raise _lacks(name, built, "input_shape")
+    kind, _ = task_of(name, given.get("task", ""), given.get("loss", USUAL_LOSS), 0)
+    if "classes" not in given and isinstance(kind, SingleLabel):
+        raise _lacks(name, built, "classes")
+    return Definition(name, built, **given)
+
+
+def _lacks(name: str, built: nn.Module, attribute: str) -> ModelError:
+    return ModelError(
+        f"model {name}: module {type(built).__name__} has no attribute {attribute}: "
+        f"set it, or return a lamina.models.definition.Definition"
+    )
+
+
+def _is_metric(item: tuple[object, object]) -> bool:
+    name, function = item
+    return isinstance(name, str) and name.isidentifier() and len(name) <= _LONGEST_NAME and callable(function)
 
 
 def _is_shape(shape: object) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
+import msgspec
 import torch
 from torch import Tensor, fx
 
@@ -23,10 +24,12 @@ from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.activations import outputs_of_layers
 from lamina.models.graph.anatomy import Anatomy, changed_inputs, dissect
+from lamina.models.graph.objectives import objective_of
 from lamina.models.graph.recurrent_stacks import layer_of_stack
 from lamina.models.graph.sections import CutPoint, block_starts
 from lamina.models.graph.tracing import TracedForward, example, trace
 from lamina.models.spec import BlockSpec, Kind, LayerSpec, ModelSpec, TensorSpec
+from lamina.models.targets import SINGLE_LABEL, TargetSpec
 
 _NORMS = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm")
 MOST_CUTS = 6
@@ -55,8 +58,17 @@ def derive_spec(definition: Definition) -> ModelSpec:
     ]
     starts = _common(block_starts(training, layer_of), block_starts(inference, layer_of))
     blocks = _blocks(layers, starts)
+    objective = objective_of(definition)
+    target, classes = objective.target, definition.classes or objective.target.classes or 1
+    is_usual = target == TargetSpec(SINGLE_LABEL, classes=classes)
     return ModelSpec(
-        definition.name, tuple(layers), blocks, _cuts(definition, layers, blocks), definition.classes, definition.loss
+        definition.name,
+        tuple(layers),
+        blocks,
+        _cuts(definition, layers, blocks),
+        classes,
+        objective.loss_name,
+        target=msgspec.UNSET if is_usual else target,
     )
 
 

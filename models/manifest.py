@@ -5,10 +5,12 @@ A bundle is a folder of files named by their SHA-256, and ``manifest.json``, who
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Annotated, Literal
 
 import msgspec
 
+from lamina.models.metrics import MetricSpec
 from lamina.models.spec import ModelSpec
 
 FORMAT = 1
@@ -49,6 +51,35 @@ class FileEntry(msgspec.Struct, frozen=True):
     def file_name(self) -> str:
         """Name in the bundle's folder."""
         return self.sha256 + self.suffix
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """A bundle's metrics.
+
+    Attributes:
+        graph: from the outputs of the inference graph, by its names, and ``y``, to ``sums`` and ``counts``.
+        figures: the metrics in the order of their stretches; the first is the loss.
+        judge: name of that one by which the best model is chosen.
+    """
+
+    graph: FileEntry
+    figures: tuple[MetricSpec, ...]
+    judge: str
+
+    @property
+    def size(self) -> int:
+        """Elements of sums, and of counts."""
+        return sum(figure.size for figure in self.figures)
+
+    def named_at(self, place: int) -> str:
+        """Name of the metric whose stretch has this place."""
+        stops = accumulate(figure.size for figure in self.figures)
+        return next(figure.name for figure, stop in zip(self.figures, stops, strict=True) if stop > place)
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Of the figure by which the best model is chosen."""
+        return next((one.better == "lower" for one in self.figures if one.name == self.judge), False)
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -108,10 +139,11 @@ class GraphsOfEngine(msgspec.Struct, frozen=True):
 class SubModel(msgspec.Struct, frozen=True):
     """What a device trains from a cut onwards.
 
-    The training graph's inputs: ``x`` (N, ...) the activation at the cut, ``y`` (N,) int64, the 0-d float32
+    The training graph's inputs: ``x`` (N, ...) the activation at the cut, ``y`` (N, ...) the targets, the 0-d float32
     hyperparameters named in the manifest, ``anchor`` where it is anchored, and the resident vectors: ``parameters``,
     ``statistics`` (absent where the sub-model has none), and the optimiser's state. Outputs: ``loss`` (mean over the
-    batch) and ``correct`` (count, int64), both 0-d, and each resident vector's next value, ``<name>_next``.
+    batch) and ``correct`` (count, int64; 0 where no sample is right or wrong), both 0-d, and each resident vector's
+    next value, ``<name>_next``.
 
     A batch that memory can't hold is trained in parts. The accumulating graph takes a micro-batch: inputs ``x``, ``y``,
     ``share`` (0-d float32, its part of the batch), ``seed`` where the manifest names it, ``parameters``,
@@ -185,6 +217,7 @@ class Manifest(msgspec.Struct, frozen=True):
         unread: all else that the module's state dictionary holds, and no graph reads; safetensors.
         aliases: further names of tensors in the state dictionary, by which a module knows one twice.
         transient: names in ``constants`` that the state dictionary lacks.
+        metrics: what the model is judged by; left out: the share of samples whose class is the largest output.
         format: version of this structure.
     """
 
@@ -203,6 +236,7 @@ class Manifest(msgspec.Struct, frozen=True):
     unread: FileEntry | None = None
     aliases: dict[str, str] = {}
     transient: tuple[str, ...] = ()
+    metrics: Metrics | msgspec.UnsetType = msgspec.UNSET
     format: int = FORMAT
 
     def sub_model(self, cut: int) -> SubModel:

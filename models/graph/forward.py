@@ -22,11 +22,13 @@ from torch import Tensor
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.flattening import flatten, without_values
+from lamina.models.graph.objectives import output_names
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import operator_name
-from lamina.models.graph.sections import CutPoint, end, is_random, run_section, starts
+from lamina.models.graph.sections import CutPoint, end, is_random, run_section, run_to_end, starts
 from lamina.models.graph.tracing import TracedForward, example, trace
 from lamina.models.graph.translation import translate
+from lamina.models.graph.values import static
 from lamina.models.graph.writer import GraphWriter
 from lamina.models.spec import LayerSpec, ModelSpec
 
@@ -46,20 +48,22 @@ def forward_graph(definition: Definition, spec: ModelSpec, first_block: int, sto
 
 
 def inference_graph(definition: Definition, spec: ModelSpec) -> onnx.ModelProto:
-    """The whole network in inference mode, from ``x`` (N, ...) to ``logits`` (N, classes).
+    """The whole network in inference mode, from ``x`` (N, ...) to ``logits``, or to several outputs by their names.
 
     Raises:
         ModelError: an operator has no rule.
     """
     forward = trace(definition, training=False)
-    return _written(forward, starts(forward, spec)[0], end(forward), spec.layers, "logits")
+    return _written(forward, starts(forward, spec)[0], end(forward), spec.layers, *output_names(forward))
 
 
 def _written(
-    forward: TracedForward, start: CutPoint, stop: CutPoint, layers: tuple[LayerSpec, ...], output: str
+    forward: TracedForward, start: CutPoint, stop: CutPoint, layers: tuple[LayerSpec, ...], *outputs: str
 ) -> onnx.ModelProto:
     def section(tensors: dict[str, Tensor], x: Tensor) -> list[Tensor]:
         with torch.no_grad():
+            if stop == end(forward):
+                return run_to_end(forward, start, tensors, x)
             return [run_section(forward, start, stop, tensors, x)]
 
     with without_values(forward):
@@ -70,13 +74,14 @@ def _written(
             f"model {forward.name}: operator {name}{place(drawing[0])} draws random numbers in "
             f"inference mode, too; give it the module's mode, as F.dropout(x, p, training=self.training) does"
         )
-    g = GraphWriter(f"{forward.name} to {output}")
+    g = GraphWriter(f"{forward.name} to {outputs[0]}")
     tensors = {
         tensor.name: g.external(tensor.name, tensor.shape)
         for layer in layers
         for tensor in (*layer.parameters, *layer.statistics)
     }
     inputs = [g.input("x", start.dtype, ("N", *start.shape))]
-    (result,) = translate(g, forward, flatten(forward, section, x), tensors, inputs)
-    g.output(output, result, stop.dtype, ("N", *stop.shape))
+    results = translate(g, forward, flatten(forward, section, x), tensors, inputs)
+    for output, result in zip(outputs, results, strict=True):
+        g.output(output, result, result.dtype, ("N", *static(result.shape[1:])))
     return g.model()

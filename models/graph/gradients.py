@@ -9,14 +9,17 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx
 
+from lamina.models.errors import ModelError
 from lamina.models.graph.flattening import flatten, without_values
-from lamina.models.graph.losses import Loss, loss_named
-from lamina.models.graph.sections import CutPoint, end, run_section, starts
+from lamina.models.graph.objectives import targets_without_values
+from lamina.models.graph.sections import CutPoint, run_to_end, starts
 from lamina.models.graph.tracing import TracedForward, example
 from lamina.models.graph.translation import translate
+from lamina.models.graph.untraceable import Witness, reason
 from lamina.models.graph.values import Value
 from lamina.models.graph.writer import GraphWriter
 from lamina.models.spec import ModelSpec, TensorSpec
+from lamina.models.tasks.base import Objective, Outputs
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,20 @@ class Batch:
     values: list[str]
 
 
-def write_gradients(g: GraphWriter, forward: TracedForward, spec: ModelSpec, cut: int) -> Batch:
+def write_gradients(g: GraphWriter, forward: TracedForward, objective: Objective, spec: ModelSpec, cut: int) -> Batch:
     """Write all of a step but its optimiser.
 
     Adds the inputs ``x``, ``y``, ``parameters`` and ``statistics`` to ``g``, and the outputs ``loss``, ``correct`` and
     ``statistics_next``; statistics are absent where the layers have none.
     """
     part = Part.of(spec, cut)
-    start, loss = starts(forward, spec)[cut], loss_named(spec.loss)
-    inputs = [g.input("x", start.dtype, ("N", *start.shape)), g.input("y", loss.dtype, ("N",))]
+    start, target = starts(forward, spec)[cut], objective.target
+    inputs = [g.input("x", start.dtype, ("N", *start.shape)), g.input("y", target.dtype, ("N", *target.shape))]
     pieces = split_input(g, "parameters", part.trained)
     values = dict(zip(part.trained, pieces, strict=True))
     values |= dict(zip(part.moving, split_input(g, "statistics", part.moving), strict=True))
     tensors = {tensor.name: _shaped(g, piece, tensor.shape) for tensor, piece in values.items()}
-    step = flat_step(forward, start, loss, part)
+    step = flat_step(forward, start, objective, part)
     value, correct, *rest = translate(g, forward, step, tensors, inputs)
     gradients, moved = rest[: len(part.trained)], rest[len(part.trained) :]
 
@@ -94,7 +97,7 @@ def size(tensors: Sequence[TensorSpec]) -> int:
 
 
 @lru_cache(maxsize=2)  # several graphs are written from one step
-def flat_step(forward: TracedForward, start: CutPoint, loss: Loss, part: Part) -> fx.GraphModule:
+def flat_step(forward: TracedForward, start: CutPoint, objective: Objective, part: Part) -> fx.GraphModule:
     """One step from ``start`` onwards, without the optimiser, as a flat graph.
 
     From the tensors of the module, x and y to the loss, the count of correct answers, the gradients of the trained
@@ -105,15 +108,36 @@ def flat_step(forward: TracedForward, start: CutPoint, loss: Loss, part: Part) -
         leaves = {tensor.name: tensors[tensor.name].detach().requires_grad_() for tensor in part.trained}
         # The forward pass changes them in place.
         moved = {tensor.name: tensors[tensor.name].clone() for tensor in part.moving}
-        logits = run_section(forward, start, end(forward), tensors | leaves | moved, x)
-        value = loss.value(logits, y)
+        results = run_to_end(forward, start, tensors | leaves | moved, x)
+        value = _loss(forward, objective, forward.arranged(results), y)
         gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
-        return [value.detach(), loss.correct(logits.detach(), y), *gradients, *moved.values()]
+        correct = _correct(objective, forward.arranged([result.detach() for result in results]), y)
+        return [value.detach(), correct, *gradients, *moved.values()]
 
     with without_values(forward):
         x = torch.empty_like(example(start.activation), requires_grad=False)
-        y = torch.empty((x.shape[0],), dtype=getattr(torch, loss.dtype))
+        y = targets_without_values(forward, objective, x.shape[0])
     return flatten(forward, step, x, y)
+
+
+def _loss(forward: TracedForward, objective: Objective, outputs: Outputs, y: Tensor) -> Tensor:
+    witness = Witness()
+    try:
+        with witness.watching():
+            return objective.loss(outputs, y)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the user's function raises
+        raise ModelError(
+            f"model {forward.name}: loss {objective.loss_name} can't be traced: {reason(error, witness)}"
+        ) from error
+
+
+def _correct(objective: Objective, outputs: Outputs, y: Tensor) -> Tensor:
+    """How many samples are right; 0 in a task where none is right or wrong."""
+    if objective.correct is None:
+        return torch.zeros((), dtype=torch.int64)
+    return objective.correct(outputs, y)
 
 
 def _shaped(g: GraphWriter, piece: str, shape: Sequence[int]) -> str:

@@ -57,8 +57,8 @@ class CutPoint:
 
 
 def end(forward: TracedForward) -> CutPoint:
-    """The point after the last operator, where the logits are live."""
-    return CutPoint(len(forward.operators), forward.output)
+    """The point after the last operator, where the outputs are live, of which it names the first."""
+    return CutPoint(len(forward.operators), forward.outputs[0])
 
 
 def starts(forward: TracedForward, spec: ModelSpec) -> dict[int, CutPoint]:
@@ -113,12 +113,16 @@ def run_section(
         stand_ins: functions that run in place of operators. Those that are there by default can be traced only; with
             none, the section runs on real tensors.
     """
-    run = _SectionRun(forward, tensors, start.activation, boundary, stand_ins)
-    anchored = dissect(forward).anchored
-    for operator in forward.operators[start.index : stop.index]:
-        if operator in anchored:
-            run.execute(operator)
+    run = _run(forward, start, stop, tensors, boundary, stand_ins)
     return run.result(stop.activation)  # type: ignore[no-any-return]  # a point's activation is a tensor
+
+
+def run_to_end(
+    forward: TracedForward, start: CutPoint, tensors: Mapping[str, Tensor], boundary: Tensor
+) -> list[Tensor]:
+    """All that the module returns, computed from the activation ``boundary`` at ``start``; otherwise `run_section`."""
+    run = _run(forward, start, end(forward), tensors, boundary, STAND_INS)
+    return [run.result(output) for output in forward.outputs]
 
 
 def is_random(operator: fx.Node) -> bool:
@@ -132,6 +136,22 @@ def is_random(operator: fx.Node) -> bool:
     if probability is None:  # nothing but random numbers, unless it is a fused operator that may have dropout
         return "attention" not in target._schema.name
     return bool(probability != 0) and given.get("train", given.get("training", True)) is not False
+
+
+def _run(
+    forward: TracedForward,
+    start: CutPoint,
+    stop: CutPoint,
+    tensors: Mapping[str, Tensor],
+    boundary: Tensor,
+    stand_ins: Mapping[Any, Callable[..., Any]],
+) -> _SectionRun:
+    run = _SectionRun(forward, tensors, start.activation, boundary, stand_ins)
+    anchored = dissect(forward).anchored
+    for operator in forward.operators[start.index : stop.index]:
+        if operator in anchored:
+            run.execute(operator)
+    return run
 
 
 class _SectionRun:
@@ -194,7 +214,7 @@ class _Candidate:
 
 def _candidates(forward: TracedForward, anatomy: Anatomy, layer_of: Mapping[str, int]) -> Iterator[_Candidate]:
     last_read = {node: index for index, operator in enumerate(forward.operators) for node in operator.all_input_nodes}
-    last_read[forward.output] = len(forward.operators)
+    last_read |= dict.fromkeys(forward.outputs, len(forward.operators))
     layers = {
         operator: {layer_of[name] for name in anatomy.tensors[operator] if name in layer_of}
         for operator in forward.operators
@@ -202,7 +222,7 @@ def _candidates(forward: TracedForward, anatomy: Anatomy, layer_of: Mapping[str,
     }
     last_use = {layer: index for index, node in enumerate(forward.operators) for layer in layers.get(node, ())}
     begun, live, after_random = set[int](), {forward.sample}, False
-    for index, operator in enumerate((*forward.operators, forward.output)):
+    for index, operator in enumerate((*forward.operators, forward.outputs[0])):
         live = {node for node in live if last_read.get(node, -1) >= index}
         done = {layer for layer in begun if last_use[layer] < index}
         if len(live) == 1 and begun == done == set(range(len(done))):

@@ -7,7 +7,7 @@ differentiable, with a symbolic batch extent. Every tensor of the module stands 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
+from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
@@ -33,7 +34,9 @@ class TracedForward:
     Attributes:
         name: of the model, for messages.
         sample: the placeholder of x (N, *input_shape).
-        output: the operator whose result are the logits (N, classes).
+        outputs: the operators whose results the module returns, one or several, each (N, ...).
+        names: of the outputs; the one name is empty where the module returns a tensor.
+        structure: how the module arranges them, as torch's trees describe it.
         operators: all operators, in the order of execution.
         tensors: parameters, buffers and other constants: placeholder to dotted name. A parameter that the module knows
             under two names has the first of them twice.
@@ -44,12 +47,18 @@ class TracedForward:
 
     name: str
     sample: fx.Node
-    output: fx.Node
+    outputs: tuple[fx.Node, ...]
+    names: tuple[str, ...]
+    structure: Any
     operators: tuple[fx.Node, ...]
     tensors: dict[fx.Node, str]
     values: dict[str, Tensor]
     submodules: nn.Module
     functions: tuple[FunctionCall, ...] = ()
+
+    def arranged(self, results: Sequence[Tensor]) -> Any:
+        """Results of the outputs as the module returns them: a tensor, a tuple or a dictionary."""
+        return tree_unflatten(list(results), self.structure)
 
     @property
     def batch(self) -> Any:
@@ -62,7 +71,7 @@ def trace(definition: Definition, *, training: bool) -> TracedForward:
     """The forward pass of ``definition``'s module; the last few are remembered.
 
     Raises:
-        ModelError: the module can't be traced, or does not return one tensor (N, classes).
+        ModelError: the module can't be traced, or returns something else than tensors (N, ...).
     """
     sample = torch.zeros((2, *definition.input_shape), dtype=getattr(torch, definition.input_dtype))
     if misfitting := misfit(definition.module):
@@ -117,7 +126,9 @@ def _forward(
     return TracedForward(
         name=definition.name,
         sample=samples[0],
-        output=_output(definition, exported.graph, example(samples[0]).shape[0]),
+        outputs=_outputs(definition, exported.graph, example(samples[0]).shape[0]),
+        names=_names(exported.call_spec.out_spec),
+        structure=exported.call_spec.out_spec,
         operators=tuple(node for node in exported.graph.nodes if node.op == "call_function"),
         tensors=tensors,
         values=values,
@@ -126,24 +137,29 @@ def _forward(
     )
 
 
-def _output(definition: Definition, graph: fx.Graph, batch: Any) -> fx.Node:
+def _outputs(definition: Definition, graph: fx.Graph, batch: Any) -> tuple[fx.Node, ...]:
     (returned,) = next(node for node in graph.nodes if node.op == "output").args
     outputs = returned if isinstance(returned, tuple | list) else (returned,)
     shapes = [tuple(example(output).shape) if isinstance(output, fx.Node) else None for output in outputs]
-    logits = shapes[0]
-    if (
-        len(outputs) != 1
-        or logits is None
-        or len(logits) != 2
-        or logits[1] != definition.classes
-        or str(batch) != str(logits[0])
-    ):
-        written = ("no tensor" if shape is None else " x ".join(map(str, shape)) for shape in shapes)
-        shown = with_plain_names(", ".join(written))
-        raise ModelError(
-            f"model {definition.name}: its module must return logits (N, {definition.classes}), and returns {shown}"
-        )
-    return outputs[0]  # type: ignore[no-any-return]  # checked above
+    if not outputs or any(not shape or str(shape[0]) != str(batch) for shape in shapes):
+        wanted = f"logits (N, {definition.classes})" if definition.classes else "tensors (N, ...)"
+        raise ModelError(f"model {definition.name}: its module must return {wanted}, and returns {_shown(shapes)}")
+    return tuple(outputs)
+
+
+def _shown(shapes: Sequence[tuple[Any, ...] | None]) -> str:
+    written = ("no tensor" if shape is None else " x ".join(map(str, shape)) for shape in shapes)
+    return with_plain_names(", ".join(written))
+
+
+def _names(structure: Any) -> tuple[str, ...]:
+    """A name for each output: of a dictionary its keys."""
+    count = structure.num_leaves
+    if structure.is_leaf():
+        return ("",)
+    paths = [path for path, _ in tree_flatten_with_path(tree_unflatten([0] * count, structure))[0]]
+    names = ["_".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path) for path in paths]
+    return tuple(f"output_{name}" if name[:1].isdigit() else name for name in names)
 
 
 def first_names(module: nn.Module) -> dict[str, str]:

@@ -15,6 +15,7 @@ import onnx
 
 from lamina.models.definition import Definition
 from lamina.models.graph.gradients import Part, size, split_input, write_gradients
+from lamina.models.graph.objectives import objective_of
 from lamina.models.graph.optimisers import Optimiser, Recipe, TrainedTensor, optimiser_named
 from lamina.models.graph.optimisers.base import joined
 from lamina.models.graph.optimisers.pulls import ANCHOR, clipped, pulled
@@ -78,7 +79,7 @@ def training_graph(
     forward = _traced(definition, spec, cut)
     hyperparameters = optimiser.hyperparameters | recipe.hyperparameters | _seed(forward)
     g = _writer(f"{spec.name} from layer {cut}", hyperparameters, serial=serial, block=block, engine=engine)
-    batch = write_gradients(g, forward, spec, cut)
+    batch = write_gradients(g, forward, objective_of(definition), spec, cut)
     _write_update(g, Part.of(spec, cut), recipe, optimiser, batch.values, batch.gradients)
     return TrainingGraph(g.model(), optimiser.vectors, optimiser.scalars, hyperparameters, recipe.proximal)
 
@@ -104,7 +105,7 @@ def accumulating_graph(
     forward = _traced(definition, spec, cut)
     scalars = {SHARE: 1.0} | _seed(forward)
     g = _writer(f"{spec.name} from layer {cut}: gradients", scalars, serial=serial, block=block, engine=engine)
-    batch = write_gradients(g, forward, spec, cut)
+    batch = write_gradients(g, forward, objective_of(definition), spec, cut)
     elements = size(Part.of(spec, cut).trained)
     before = g.input(GRADIENTS, "float32", (elements,))
     after = g.Add(before, g.Mul(joined(g, batch.gradients), SHARE))

@@ -61,6 +61,7 @@ class GraphWriter:
         serial: whether to choose, of two ways to compute the same, the one that is faster on a single thread.
         block: channels in a block, where operators of ONNX Runtime's blocked layout may be written; 0: they may not.
         engine: that is to run the graph; any but ``onnxruntime`` has operators besides the standard's.
+        batched: the input whose first extent is the batch's.
     """
 
     def __init__(
@@ -71,10 +72,12 @@ class GraphWriter:
         serial: bool = False,
         block: int = 0,
         engine: str = ONNXRUNTIME,
+        batched: str = "x",
     ) -> None:
         self.serial = serial
         self.block = block
         self.engine = engine
+        self._batched = batched
         self._name = name
         self._prefix = f"{name}." if around else ""
         self._operators: list[onnx.NodeProto] = []
@@ -163,8 +166,8 @@ class GraphWriter:
         return self._remembered.get(name, ())
 
     def batch(self) -> str:
-        """The extent of dimension 0 of the input ``x``, a 0-d int64."""
-        return self.Gather(self.Shape("x"), 0)
+        """The batch's extent, a 0-d int64."""
+        return self.Gather(self.Shape(self._batched), 0)
 
     def output(self, name: str, value: str, dtype: str, shape: Shape | None) -> None:
         """Make ``value`` an output of the graph under ``name``."""

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
-from lamina.models.graph.losses import loss_named
-from lamina.models.graph.tracing import mode_of
+from lamina.models.graph.objectives import objective_of
+from lamina.models.graph.tracing import mode_of, trace
 from lamina.models.proof.draws import Replaying
 from lamina.models.spec import LayerSpec
 
@@ -61,7 +62,7 @@ def step(
         layers: those whose gradients and statistics are wanted.
         values: of the parameters and statistics, by name; tensors that are not there keep their own.
         x: samples (N, ...).
-        y: labels.
+        y: targets, as the task takes them.
         drawn: what torch is to draw, in this order; ``None``: whatever its generator gives.
         dtype: float32 or float64.
 
@@ -72,7 +73,8 @@ def step(
     module = definition.module if dtype == torch.float32 else copy.deepcopy(definition.module).to(dtype)
     samples = torch.from_numpy(x)
     samples = samples.to(dtype) if samples.is_floating_point() else samples
-    loss = loss_named(definition.loss)
+    objective = objective_of(definition)
+    targets = _targets(y, dtype)
     trained = [tensor.name for layer in layers for tensor in layer.parameters]
     moving = [tensor.name for layer in layers for tensor in layer.statistics]
     with _default(dtype), kept(module), mode_of(module, training=True), torch.enable_grad():
@@ -80,10 +82,10 @@ def step(
         for parameter in module.parameters():
             parameter.grad = None
         with Replaying(drawn) if drawn is not None else torch.random.fork_rng(devices=[]) as replaying:
-            logits = module(samples)
-        value = loss.value(logits, torch.from_numpy(y))
+            outputs = module(samples)
+        value = objective.loss(outputs, targets)
         value.backward()  # type: ignore[no-untyped-call]  # torch's
-        correct = int(loss.correct(logits.detach(), torch.from_numpy(y)))
+        correct = int(objective.correct(outputs.detach(), targets)) if objective.correct else 0
         if replaying is not None and replaying.left:
             raise ModelError(f"the graph draws random numbers at {replaying.left} places more than torch does")
         gradients = {name: _gradient(module.get_parameter(name)) for name in trained}
@@ -91,14 +93,14 @@ def step(
     return Step(value.item(), correct, gradients, statistics)
 
 
-def logits(
+def outputs(
     definition: Definition,
     values: Mapping[str, NDArray[np.float32]],
     x: NDArray[Any],
     *,
     dtype: torch.dtype = torch.float32,
-) -> Array:
-    """The module's outputs (N, classes) in inference mode.
+) -> list[Array]:
+    """The module's outputs, each (N, ...), in inference mode.
 
     Raises:
         ModelError: the module draws random numbers.
@@ -109,7 +111,31 @@ def logits(
     samples = samples.to(dtype) if samples.is_floating_point() else samples
     with _default(dtype), kept(module), mode_of(module, training=False), torch.no_grad(), Replaying(()):
         _set(module, values)
-        return _array(module(samples))
+        return [_array(output) for output in tree_leaves(module(samples))]
+
+
+def figures(
+    definition: Definition, results: Sequence[NDArray[Any]], y: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums and counts of the task's metrics on outputs of the module, by torch.
+
+    Raises:
+        Exception: whatever a metric raises.
+    """
+    arranged = trace(definition, training=False).arranged([torch.from_numpy(result) for result in results])
+    with torch.no_grad():
+        metrics = objective_of(definition).figures.values()
+        pairs = [metric.function(arranged, torch.from_numpy(y)) for metric in metrics]
+    sums, counts = (
+        np.concatenate([torch.as_tensor(pair[place]).double().reshape(-1).numpy() for pair in pairs])
+        for place in (0, 1)
+    )
+    return sums, counts
+
+
+def _targets(y: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    targets = torch.from_numpy(y)
+    return targets.to(dtype) if targets.is_floating_point() else targets
 
 
 @contextmanager

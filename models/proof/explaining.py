@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
@@ -141,7 +142,7 @@ def _dropped(refusal: Refusal) -> Iterator[str]:
         Tensor.register_hook = original  # type: ignore[method-assign]  # as it was
     for name in hooked[:1]:
         yield f"a hook on a tensor ({name})"
-    for name in sorted(set(_functions(output))):
+    for name in sorted({name for each in tree_leaves(output) for name in _functions(each)}):
         yield f"the autograd function {name}, with a backward pass of its own"
 
 

@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 from lamina.models.definition import Definition, initial_values
 from lamina.models.engine_facts import LOAD_ERRORS, REORDERING, block_size
 from lamina.models.errors import ModelError
+from lamina.models.graph.objectives import output_names
 from lamina.models.graph.sections import run_section, starts
 from lamina.models.graph.tracing import trace
 from lamina.models.manifest import BLOCKS, FileEntry, Manifest, SubModel
 from lamina.models.proof import judging
-from lamina.models.proof.eager import Step, logits
+from lamina.models.proof.eager import Step, figures, outputs
 from lamina.models.proof.explaining import Refusal, refused
 from lamina.models.proof.judging import CERTAIN, Difference
 from lamina.models.proof.repeating import check_repeatable
-from lamina.models.proof.running import InferenceGraph, Ran, TrainingRun
+from lamina.models.proof.running import InferenceGraph, Ran, TrainingRun, run_metrics
 from lamina.models.proof.trials import Trial
 
 _T = TypeVar("_T")
@@ -39,6 +40,7 @@ Progress = Callable[[str], None]
 _TRIALS = 3
 _ADAMS = "mean_state"
 _ROUNDING = 1e-6
+_SAME_FIGURE = 1e-4
 
 
 def prove(definition: Definition, manifest: Manifest, folder: Path, progress: Progress = lambda _: None) -> None:
@@ -94,6 +96,11 @@ def _graphs(sub_model: SubModel) -> Iterator[_Graph]:
         if graph.entry not in seen:
             seen.add(graph.entry)
             yield graph
+
+
+def _named(results: Sequence[judging.Array]) -> dict[str, judging.Array]:
+    """Outputs by name: ``output``, or with their numbers where there are several."""
+    return {f"output {place}" if place else "output": result for place, result in enumerate(results)}
 
 
 class _Proof:
@@ -200,29 +207,49 @@ class _Proof:
         """
         for count in self._sizes:
             self._compare_outputs(self.trial(count, 0))
+            self._compare_figures(self.trial(count, 0))
         self._check_pieces(self.trial(self._sizes[-1], 0))
 
     def _compare_outputs(self, trial: Trial) -> None:
         found = self._forwarded(self._manifest.inference, trial.values, trial.x)
         try:
-            expected = logits(self._definition, trial.values, trial.x)
+            expected = outputs(self._definition, trial.values, trial.x)
         except ModelError as error:
             raise ModelError(
                 f"model {self._definition.name}: in inference mode {error}; "
                 f"give dropout its module's mode, as F.dropout(x, p, training=self.training) does"
             ) from error
-        result = {"output": found}
-        errors = judging.relative_errors(result, {"output": expected})
+        result = _named(found)
+        errors = judging.relative_errors(result, _named(expected))
         if judging.close(errors):
             return
         try:
-            exact = logits(self._definition, trial.values, trial.x, dtype=torch.float64)
+            exact = outputs(self._definition, trial.values, trial.x, dtype=torch.float64)
         except Exception:  # whatever a module raises that has been written for float32
             exact = expected
-        errors = judging.relative_errors(result, {"output": exact})
-        of_float32 = judging.relative_errors({"output": expected}, {"output": exact})
+        errors = judging.relative_errors(result, _named(exact))
+        of_float32 = judging.relative_errors(_named(expected), _named(exact))
         if different := judging.differences(errors, [of_float32]):
             raise refused(self._refusal(different, f"inference, batch size {len(trial.x)}", forward=True))
+
+    def _compare_figures(self, trial: Trial) -> None:
+        """Compare the metrics with torch's, on the graph's own outputs: a rounding may turn a decision."""
+        metrics = self._manifest.metrics
+        if not metrics:
+            return
+        x, y = trial.x, trial.y
+        results = self._forwarded(self._manifest.inference, trial.values, x)
+        given = dict(zip(output_names(trace(self._definition, training=False)), results, strict=True))
+        found = self._ran("metrics", lambda: run_metrics(self._path(metrics.graph), {**given, "y": y}))
+        for what, one, other in zip(("sum", "count"), found, figures(self._definition, results, y), strict=True):
+            off = np.abs(one - other) > _SAME_FIGURE * (1 + np.abs(other))
+            if off.any():
+                place = int(np.argmax(off))
+                raise ModelError(
+                    f"model {self._definition.name}: its graph and torch differ in the {what} of metric "
+                    f"{metrics.named_at(place)}, for {len(x)} samples: {one[place]:g} and {other[place]:g}; "
+                    f"write the metric otherwise"
+                )
 
     def _check_pieces(self, trial: Trial) -> None:
         """Compare each piece with its section of the traced pass, whose outputs were seen to be torch's."""
@@ -233,7 +260,7 @@ class _Proof:
         x: NDArray[Any] = trial.x
         for piece in self._manifest.pieces:
             first, stop = (spec.blocks[block].first for block in (piece.first_block, piece.stop_block))
-            entering, x = x, self._forwarded(piece.graph, trial.values, x)
+            entering, [x] = x, self._forwarded(piece.graph, trial.values, x)
             with torch.no_grad():
                 section = points[first], points[stop]
                 expected = run_section(inference, *section, tensors, torch.from_numpy(entering), stand_ins={})
@@ -250,7 +277,7 @@ class _Proof:
 
     def _forwarded(
         self, entry: FileEntry, values: Mapping[str, NDArray[np.float32]], x: NDArray[Any]
-    ) -> NDArray[np.float32]:
+    ) -> list[NDArray[Any]]:
         return self._ran("inference", lambda: InferenceGraph(self._path(entry), values)(x))
 
     def _path(self, entry: FileEntry) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
@@ -38,7 +39,7 @@ def check_repeatable(definition: Definition, x: NDArray[Any]) -> None:
         for _ in range(_CALLS):
             with kept(module), mode_of(module, training=True), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                result = module(torch.from_numpy(x))
+                result = torch.cat([output.reshape(-1).double() for output in tree_leaves(module(torch.from_numpy(x)))])
             for name, generator in generators.items():
                 if _state(generator) != before[name]:
                     raise ModelError(_drawn(definition, name))

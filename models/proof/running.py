@@ -120,10 +120,17 @@ class InferenceGraph:
         self._values = {name: np.array(values[name], order="C") for name in names}  # the engine reads their memory
         self._session = session(str(path), path.parent, self._values)
 
-    def __call__(self, x: NDArray[Any]) -> NDArray[np.float32]:
-        """What leaves the graph for x (N, ...)."""
-        [result] = self._session.run(None, {"x": x})
-        return np.asarray(result, np.float32)
+    def __call__(self, x: NDArray[Any]) -> list[NDArray[Any]]:
+        """What leaves the graph for x (N, ...): one array, or several."""
+        return [np.asarray(result) for result in self._session.run(None, {"x": x})]
+
+
+def run_metrics(path: Path, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums and counts by a bundle's metrics graph."""
+    running = session(str(path), path.parent, {})
+    wanted = {place.name for place in running.get_inputs()}
+    sums, counts = running.run(["sums", "counts"], {name: value for name, value in feeds.items() if name in wanted})
+    return np.asarray(sums), np.asarray(counts)
 
 
 def session(model: str | bytes, folder: Path, values: Tensors, disabled: Sequence[str] = ()) -> ort.InferenceSession:

@@ -14,15 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from lamina.models.definition import Definition
-from lamina.models.graph.losses import loss_named
+from lamina.models.graph.objectives import objective_of
 from lamina.models.graph.tracing import TracedForward, example
 from lamina.models.spec import ModelSpec
+from lamina.models.targets import drawn
 
 Samples = NDArray[Any]
 Values = Mapping[str, NDArray[np.float32]]
 
 _EMBEDDINGS = (torch.ops.aten.embedding.default,)
 _FEWEST_IDS = 2
+_IGNORED = 0.25
 
 
 def samples(definition: Definition, forward: TracedForward, count: int, rng: np.random.Generator) -> Iterator[Samples]:
@@ -36,9 +38,15 @@ def samples(definition: Definition, forward: TracedForward, count: int, rng: np.
         yield rng.random(shape, np.float32)
 
 
-def labels(definition: Definition, count: int, rng: np.random.Generator) -> Samples:
-    """Labels (count,)."""
-    return rng.integers(0, max(definition.classes, 2), count).astype(loss_named(definition.loss).dtype)
+def targets(definition: Definition, x: Samples, rng: np.random.Generator) -> Samples:
+    """Targets (count, ...) for samples, some of them such as the task ignores."""
+    wanted = objective_of(definition).target
+    if wanted.is_input:
+        return x
+    y = drawn(wanted, len(x), rng)
+    if wanted.ignored is not None and wanted.shape:
+        y[rng.random(y.shape) < _IGNORED] = wanted.ignored
+    return y
 
 
 def noisy(spec: ModelSpec, values: Values, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:

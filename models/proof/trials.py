@@ -22,7 +22,7 @@ from lamina.models.graph.sections import CutPoint, run_section
 from lamina.models.graph.tracing import TracedForward, mode_of
 from lamina.models.proof.draws import Recording
 from lamina.models.proof.eager import Step, step
-from lamina.models.proof.samples import labels, noisy, samples
+from lamina.models.proof.samples import noisy, samples, targets
 from lamina.models.spec import ModelSpec
 
 Values = Mapping[str, NDArray[np.float32]]
@@ -62,8 +62,7 @@ class Trial:
         self._rng = np.random.default_rng([number, count])
         self._heads: dict[int, tuple[NDArray[Any], list[Tensor]]] = {}
         self._steps: dict[object, Any] = {}
-        self.y = labels(definition, count, self._rng)
-        self.x, self.values = self._usable(initial, count)
+        self.x, self.y, self.values = self._usable(initial, count)
 
     def entering(self, cut: int) -> NDArray[Any]:
         """What enters the layers from ``cut`` on, where those before it are in training mode."""
@@ -127,13 +126,14 @@ class Trial:
             self._heads[cut] = np.ascontiguousarray(entering.numpy()), recording.drawn
         return self._heads[cut]
 
-    def _usable(self, initial: Values, count: int) -> tuple[NDArray[Any], Values]:
+    def _usable(self, initial: Values, count: int) -> tuple[NDArray[Any], NDArray[Any], Values]:
         failed: Exception | None = None
         for values in (noisy(self._spec, initial, self._rng), initial):
             for x in samples(self._definition, self._forward, count, self._rng):
+                y = targets(self._definition, x, self._rng)
                 try:
-                    if _finite(step(self._definition, self._spec.layers, values, x, self.y, drawn=None)):
-                        return x, values
+                    if _finite(step(self._definition, self._spec.layers, values, x, y, drawn=None)):
+                        return x, y, values
                 except Exception as error:  # whatever the module raises
                     failed = error
         name = self._definition.name
