@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from lamina.models.metrics import MetricSpec
+from lamina.models.metrics import ACCURACY, MetricSpec
 from lamina.models.spec import ModelSpec
 
 FORMAT = 1
@@ -238,6 +238,21 @@ class Manifest(msgspec.Struct, frozen=True):
     transient: tuple[str, ...] = ()
     metrics: Metrics | msgspec.UnsetType = msgspec.UNSET
     format: int = FORMAT
+
+    @property
+    def judge(self) -> str:
+        """Name of the figure by which the best model is chosen."""
+        return self.metrics.judge if self.metrics else ACCURACY
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a lower one of these is the better one."""
+        return self.metrics.lower_is_better if self.metrics else False
+
+    @property
+    def figure_names(self) -> tuple[str, ...]:
+        """Names of the metrics besides accuracy."""
+        return tuple(one.name for one in self.metrics.figures if one.name != ACCURACY) if self.metrics else ()
 
     def sub_model(self, cut: int) -> SubModel:
         """The sub-model trained from layer ``cut`` onwards (KeyError where there is none)."""

@@ -18,6 +18,9 @@ Finish = Literal["mean", "root", "exp", "quantile"]
 """What a metric is: the mean over its stretch of sums over counts (whatever has a count of 0 is left out), the root of
 it, its exponential; or the quantile of a histogram of `ERROR_BINS`."""
 
+ACCURACY = "accuracy"
+"""The metric of one label a sample, which has a column of its own in records."""
+
 Better = Literal["higher", "lower", ""]
 
 ERROR_BINS = 256

@@ -47,6 +47,11 @@ class TargetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     is_input: bool = False
 
     @property
+    def is_right_or_wrong(self) -> bool:
+        """Whether a sample is one or the other, so that there is a share of right ones."""
+        return bool(self.classes) and not self.shape
+
+    @property
     def what(self) -> str:
         """What the targets are, for a person."""
         if self.is_input:

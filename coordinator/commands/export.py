@@ -32,9 +32,10 @@ def run(options: argparse.Namespace) -> int:
     """Write ``model``, ``best`` or ``round-N``, as safetensors and ONNX."""
     settings = load_federation(options.config)
     bundle, journal = read_bundle(Path(settings.bundle)), Journal(Path(settings.folder))
-    accuracies = journal.history.past().accuracies
+    manifest = bundle.manifest
+    scores = journal.history.past().scores(manifest.judge)
     if options.best:
-        best = _best(journal, accuracies)
+        best = _best(journal, scores, lower_is_better=manifest.lower_is_better)
         saved, name = journal.store.at(best, bundle.manifest.spec), "best"
     elif options.round is not None:
         saved, name = journal.store.at(options.round, bundle.manifest.spec), f"round-{options.round}"
@@ -43,15 +44,15 @@ def run(options: argparse.Namespace) -> int:
     if saved.snapshot.manifest != bundle.digest:
         raise ConfigError(f"the state in {settings.folder} is of another bundle than {settings.bundle}")
     paths = export(bundle, saved.values, options.out or Path(settings.folder), name)
-    accuracy = accuracies.get(saved.snapshot.round)
-    judged = "not evaluated" if accuracy is None else f"accuracy {accuracy:.4f}"
+    score = scores.get(saved.snapshot.round)
+    judged = "not evaluated" if score is None else f"{manifest.judge} {score:.4f}"
     print(f"after round {saved.snapshot.round}, {judged}: {' and '.join(map(str, paths))}")
     return 0
 
 
-def _best(journal: Journal, accuracies: dict[int, float]) -> int:
-    kept = {rounds: accuracies[rounds] for rounds in journal.store.generations() if rounds in accuracies}
-    best = Evaluations(kept).best
+def _best(journal: Journal, scores: dict[int, float], *, lower_is_better: bool) -> int:
+    kept = {rounds: scores[rounds] for rounds in journal.store.generations() if rounds in scores}
+    best = Evaluations(kept, lower_is_better=lower_is_better).best
     if best is None:
         raise ConfigError("no kept round was evaluated: set evaluation.data, or export another one with --round")
     return best[0]

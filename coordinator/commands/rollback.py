@@ -28,6 +28,6 @@ def run(options: argparse.Namespace) -> int:
     with held(folder, "lamina rollback"):
         journal = Journal(folder, settings.state.generations)
         journal.roll_back(options.round, bundle.manifest.spec, epoch=secrets.randbits(53))
-        Recorder(folder, journal.history.rounds(journal.history.past()))
+        Recorder(folder, journal.history.rounds(journal.history.past()), metrics=bundle.manifest.figure_names)
     print(f"`lamina run {options.config}` goes on after round {options.round}; what came later is set aside")
     return 0

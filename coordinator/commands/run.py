@@ -18,6 +18,7 @@ from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
 from lamina.models.bundle import read_bundle
+from lamina.models.metrics import ACCURACY
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.folder_lock import held
 from lamina.models.storage.replace import remove_drafts, replace_file
@@ -64,6 +65,7 @@ class ProgressLine:
     def show(self, record: RoundRecord) -> None:
         """The round's line."""
         accuracy = "" if record.accuracy is None else f"  accuracy {record.accuracy:.4f}"
+        accuracy += _others(record.metrics)
         loss = "" if record.loss is None else f"  loss {record.loss:.4f}"
         print(
             f"round {record.round + 1}{accuracy}{loss}  layers {len(record.due)}/{len(self.spec.layers)}"
@@ -72,6 +74,13 @@ class ProgressLine:
         )
 
 
+def _others(metrics: dict[str, float] | msgspec.UnsetType) -> str:
+    """The figures besides accuracy, for a line; the loss on held-out data is not to be taken for that of training."""
+    named = {"held-out loss" if name == "loss" else name: value for name, value in (metrics or {}).items()}
+    return "".join(f"  {name} {value:.4g}" for name, value in named.items() if name != ACCURACY)
+
+
 def _closing_line(result: RunResult, folder: str) -> str:
-    accuracy = "not evaluated" if result.accuracy is None else f"accuracy {result.accuracy:.4f}"
+    accuracy = "" if result.accuracy is None else f"accuracy {result.accuracy:.4f}"
+    accuracy = (accuracy + _others(result.metrics)).strip() or "not evaluated"
     return f"{result.rounds} rounds in {result.wall_s:.1f} s, {accuracy}, C {result.c_ratio:.3f}; see {folder}"

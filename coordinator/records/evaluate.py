@@ -1,14 +1,17 @@
-"""Accuracy of the averaged model: its inference graph on held-out data, by stock ONNX Runtime."""
+"""Judges the averaged model on held-out data: its inference graph, then the bundle's metrics, by stock ONNX Runtime."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lamina.models.bundle import Bundle
+from lamina.models.metrics import Sums, added, finished
 from lamina.models.samples import LabelledSamples
 from lamina.models.values import layer_tensors
 
@@ -29,18 +32,42 @@ class Evaluator:
         samples.check(bundle.manifest.spec)
         self._bundle, self._samples, self._batch_size = bundle, samples, batch_size
         self._graph = bundle.path(bundle.manifest.inference).read_bytes()  # the file may be gone when it is needed
+        metrics = bundle.manifest.metrics
+        self._metrics = _session(bundle.path(metrics.graph).read_bytes(), _options()) if metrics else None
 
     def accuracy(self, values: Sequence[NDArray[np.float32]]) -> float:
         """Share of the samples that the model with these layer vectors classifies right."""
-        session, spec = self._session(values), self._bundle.manifest.spec
-        right = 0
+        return self.figures(values)["accuracy"]
+
+    def figures(self, values: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+        """The metrics by name of the model with these layer vectors; what nothing was counted for is left out."""
+        running, spec = self._running(values), self._bundle.manifest.spec
+        names = [output.name for output in running.get_outputs()]
+        sums: Sums | None = None
+        counts: Sums | None = None
         for start in range(0, len(self._samples), self._batch_size):
             batch = np.arange(start, min(start + self._batch_size, len(self._samples)))
-            (logits,) = session.run(["logits"], {"x": self._samples.inputs(batch, spec)})  # (B, classes)
-            right += int((logits.argmax(axis=1) == self._samples.targets(batch, spec)).sum())
-        return right / len(self._samples)
+            outputs = running.run(names, {"x": self._samples.inputs(batch, spec)})
+            found = self._judged(dict(zip(names, outputs, strict=True)), self._samples.targets(batch, spec))
+            sums, counts = added(sums, found[0]), added(counts, found[1])
+        assert sums is not None
+        assert counts is not None
+        metrics = self._bundle.manifest.metrics
+        if not metrics:
+            return {"accuracy": float(sums[0] / counts[0])}
+        return {name: value for name, value in finished(metrics.figures, sums, counts).items() if math.isfinite(value)}
 
-    def _session(self, values: Sequence[NDArray[np.float32]]) -> ort.InferenceSession:
+    def _judged(self, outputs: dict[str, NDArray[Any]], y: NDArray[Any]) -> tuple[Any, Any]:
+        """Sums and counts of a batch."""
+        if self._metrics is None:
+            [logits] = outputs.values()  # (B, classes)
+            return [(logits.argmax(axis=1) == y).sum()], [len(y)]
+        wanted = {place.name for place in self._metrics.get_inputs()}
+        feeds = {name: value for name, value in (outputs | {"y": y}).items() if name in wanted}
+        sums, counts = self._metrics.run(["sums", "counts"], feeds)
+        return sums, counts
+
+    def _running(self, values: Sequence[NDArray[np.float32]]) -> ort.InferenceSession:
         manifest = self._bundle.manifest
         tensors = {
             name: np.asarray(tensor, order="C")
@@ -49,10 +76,19 @@ class Evaluator:
                 manifest.spec, layer, vector[: manifest.spec.layers[layer].vector_size]
             ).items()
         }
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = 1
+        options = _options()
         options.add_external_initializers(
             list(tensors), [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in tensors.values()]
         )
-        return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
+        return _session(self._graph, options)
+
+
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return options
+
+
+def _session(graph: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""The accuracies of a run so far: which round was best, and whether training still makes it better. Pure."""
+"""The evaluations of a run so far: which round was best, and whether training still makes it better. Pure."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ class Evaluations:
     """What evaluations came to, in order.
 
     Args:
-        accuracies: of earlier ones, by rounds done.
+        scores: of earlier ones, by rounds done: their accuracy, or whatever the task judges by.
+        lower_is_better: whether a lower score is the better one.
 
     Attributes:
-        last: the last one's rounds done and accuracy; ``None`` before the first.
+        last: the last one's rounds done and score; ``None`` before the first.
         best: those of the best one, which is the first of several equal ones.
         since_best: evaluations since then.
     """
 
-    def __init__(self, accuracies: Mapping[int, float]) -> None:
+    def __init__(self, scores: Mapping[int, float], *, lower_is_better: bool = False) -> None:
+        self._lower_is_better = lower_is_better
         self.last: tuple[int, float] | None = None
         self.best: tuple[int, float] | None = None
         self.since_best = 0
-        for rounds in sorted(accuracies):
-            self.add(rounds, accuracies[rounds])
+        for rounds in sorted(scores):
+            self.add(rounds, scores[rounds])
 
-    def add(self, rounds: int, accuracy: float) -> None:
+    def add(self, rounds: int, score: float) -> None:
         """Take in the next one."""
-        self.last = (rounds, accuracy)
-        if self.best is None or accuracy > self.best[1]:
+        self.last = (rounds, score)
+        if self.best is None or (score < self.best[1] if self._lower_is_better else score > self.best[1]):
             self.best, self.since_best = self.last, 0
         else:
             self.since_best += 1

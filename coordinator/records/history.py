@@ -11,7 +11,7 @@ passed over.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
@@ -22,6 +22,7 @@ import google_crc32c
 import msgspec
 
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
+from lamina.models.metrics import ACCURACY
 from lamina.models.storage.disk import DISK, Disk
 
 
@@ -31,16 +32,35 @@ class RoundDone(msgspec.Struct, frozen=True, tag="round"):
     record: RoundRecord
     adjustment: CycleRecord | None = None
 
-    def with_accuracy(self, accuracy: float | None) -> RoundDone:
-        """The round as it is recorded when it was evaluated."""
-        return RoundDone(msgspec.structs.replace(self.record, accuracy=accuracy), self.adjustment)
+    def with_figures(self, figures: Mapping[str, float]) -> RoundDone:
+        """The round as it is recorded when it was evaluated; without figures, it was not."""
+        replaced = msgspec.structs.replace(
+            self.record, accuracy=figures.get(ACCURACY), metrics=_beside_accuracy(figures)
+        )
+        return RoundDone(replaced, self.adjustment)
 
 
 class Evaluated(msgspec.Struct, frozen=True, tag="evaluated"):
-    """The model after so many ``rounds`` has this accuracy."""
+    """The model after so many ``rounds`` has this accuracy, where the task has one, and these metrics."""
 
     rounds: int
-    accuracy: float
+    accuracy: float | None = None
+    metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+
+    @classmethod
+    def of(cls, rounds: int, figures: Mapping[str, float]) -> Evaluated:
+        """The event of an evaluation."""
+        return cls(rounds, figures.get(ACCURACY), _beside_accuracy(figures))
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All metrics by name."""
+        return self.metrics or ({} if self.accuracy is None else {ACCURACY: self.accuracy})
+
+
+def _beside_accuracy(figures: Mapping[str, float]) -> dict[str, float] | msgspec.UnsetType:
+    """All figures where there are others than accuracy."""
+    return dict(figures) if figures.keys() - {ACCURACY} else msgspec.UNSET
 
 
 class WentBack(msgspec.Struct, frozen=True, tag="went back"):
@@ -60,26 +80,30 @@ class Past:
 
     Attributes:
         lines: where in the log the event of each round begins, by 0-based round.
-        accuracies: by rounds done.
+        figures: what evaluations came to, by rounds done.
     """
 
     lines: dict[int, int] = field(default_factory=dict)
-    accuracies: dict[int, float] = field(default_factory=dict)
+    figures: dict[int, dict[str, float]] = field(default_factory=dict)
 
     def add(self, event: Event, offset: int) -> None:
         """Take in the next event, whose line begins at ``offset``."""
         match event:
             case RoundDone(record):
                 self.lines[record.round] = offset
-            case Evaluated(rounds, accuracy):
-                self.accuracies[rounds] = accuracy
+            case Evaluated(rounds):
+                self.figures[rounds] = event.figures
             case WentBack(rounds):
                 self.go_back(rounds)
 
     def go_back(self, rounds: int) -> None:
         """Forget what came after so many rounds."""
         self.lines = {round_: offset for round_, offset in self.lines.items() if round_ < rounds}
-        self.accuracies = {done: accuracy for done, accuracy in self.accuracies.items() if done <= rounds}
+        self.figures = {done: figures for done, figures in self.figures.items() if done <= rounds}
+
+    def scores(self, judge: str) -> dict[int, float]:
+        """One of the figures, by rounds done."""
+        return {rounds: figures[judge] for rounds, figures in self.figures.items() if judge in figures}
 
     def missing(self, rounds: int) -> list[int]:
         """The 0-based rounds, of the first so many, that the history lacks."""
@@ -87,7 +111,7 @@ class Past:
 
     def reaches_beyond(self, rounds: int) -> bool:
         """Whether anything came after so many rounds."""
-        return any(round_ >= rounds for round_ in self.lines) or any(done > rounds for done in self.accuracies)
+        return any(round_ >= rounds for round_ in self.lines) or any(done > rounds for done in self.figures)
 
 
 class History:
@@ -120,7 +144,8 @@ class History:
                 file.seek(past.lines[round_])
                 event = _event(file.readline())
                 if isinstance(event, RoundDone):
-                    yield event.with_accuracy(past.accuracies.get(round_ + 1, event.record.accuracy))
+                    figures = past.figures.get(round_ + 1)
+                    yield event if figures is None else event.with_figures(figures)
 
     def add(self, event: Event) -> None:
         """Write an event; a kill does not lose it.

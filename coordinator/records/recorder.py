@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ from lamina.models.storage.replace import replace_file
 
 ROUNDS = "rounds.csv"
 CYCLES = "cycles.jsonl"
-_FIELDS = RoundRecord.__struct_fields__
+_FIELDS = tuple(name for name in RoundRecord.__struct_fields__ if name != "metrics")
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(CycleRecord)
 
 
@@ -31,18 +31,21 @@ class Recorder:
         folder: of the run.
         before: the rounds that are done already, in order.
         disk: the files lie on.
+        metrics: names of those that have columns of their own, behind the others.
     """
 
-    def __init__(self, folder: Path, before: Iterable[RoundDone] = (), disk: Disk = DISK) -> None:
-        self._disk = disk
+    def __init__(
+        self, folder: Path, before: Iterable[RoundDone] = (), disk: Disk = DISK, metrics: Collection[str] = ()
+    ) -> None:
+        self._disk, self._metrics = disk, tuple(metrics)
         self._rounds, self._cycles = folder / ROUNDS, folder / CYCLES
         cycles: list[bytes] = []
-        replace_file(self._rounds, _table(before, cycles), disk)
+        replace_file(self._rounds, _table(before, cycles, self._metrics), disk)
         replace_file(self._cycles, cycles, disk)
 
     def add(self, done: RoundDone) -> None:
         """Append a round's lines."""
-        self._disk.append(self._rounds, _row(done.record))
+        self._disk.append(self._rounds, _row(done.record, self._metrics))
         if done.adjustment:
             self._disk.append(self._cycles, _encoder.encode_lines([done.adjustment]))
 
@@ -56,17 +59,18 @@ def read_cycles(path: Path) -> list[CycleRecord]:
     return [_decoder.decode(line) for line in lines]
 
 
-def _table(rounds: Iterable[RoundDone], cycles: list[bytes]) -> Iterator[bytes]:
+def _table(rounds: Iterable[RoundDone], cycles: list[bytes], metrics: tuple[str, ...]) -> Iterator[bytes]:
     """The lines of ``rounds.csv``; those of the other file are added to ``cycles``."""
-    yield _line(_FIELDS)
+    yield _line([*_FIELDS, *metrics])
     for done in rounds:
-        yield _row(done.record)
+        yield _row(done.record, metrics)
         if done.adjustment:
             cycles.append(_encoder.encode_lines([done.adjustment]))
 
 
-def _row(record: RoundRecord) -> bytes:
-    return _line([_cell(getattr(record, name)) for name in _FIELDS])
+def _row(record: RoundRecord, metrics: tuple[str, ...]) -> bytes:
+    figures = record.metrics or {}
+    return _line([*(_cell(getattr(record, name)) for name in _FIELDS), *(figures.get(name, "") for name in metrics)])
 
 
 def _line(cells: Iterable[object]) -> bytes:

@@ -30,6 +30,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
         wall_s: seconds since the first round began, without those in which no coordinator ran.
         round_s: seconds that this round took, from its plan on.
         waited_s: seconds before its plan in which devices were waited for, or in which nobody delivered.
+        metrics: of the averaged model on the evaluation data, by name; left out where there is no other than accuracy.
     """
 
     round: int
@@ -50,6 +51,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
     wall_s: float
     round_s: float
     waited_s: float = 0.0
+    metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CycleRecord(msgspec.Struct, frozen=True):
@@ -130,6 +132,7 @@ class RunResult(msgspec.Struct, frozen=True):
         aggregations: times each layer was aggregated, by layer index.
         best_round: rounds done when the model was best, by evaluation; ``None`` without evaluation data.
         best_accuracy: its accuracy.
+        metrics: of the final averaged model by name; left out where there is no other than accuracy.
     """
 
     accuracy: float | None
@@ -143,3 +146,4 @@ class RunResult(msgspec.Struct, frozen=True):
     aggregations: tuple[int, ...]
     best_round: int | None = None
     best_accuracy: float | None = None
+    metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET

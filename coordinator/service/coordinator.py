@@ -42,6 +42,7 @@ from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, LinkError, RejectedUpdate, RemoteError, TakenOver
 from lamina.models.further import with_further
+from lamina.models.metrics import ACCURACY
 from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
@@ -417,7 +418,8 @@ class Coordinator:
             fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
             aggregations=snapshot.versions,  # a version is an aggregation
             best_round=best[0] if best else None,
-            best_accuracy=best[1] if best else None,
+            best_accuracy=best[1] if best and self._bundle.manifest.judge == ACCURACY else None,
+            metrics=self._round_log.figures if self._bundle.manifest.metrics else msgspec.UNSET,
         )
 
     # -- beginning ---------------------------------------------------------------------------------------------------

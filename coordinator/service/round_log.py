@@ -27,6 +27,7 @@ from lamina.coordinator.settings import FederationSettings
 from lamina.models.arrays import Vector
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError
+from lamina.models.metrics import ACCURACY
 from lamina.models.sources import load_samples
 from lamina.models.storage.disk import Disk
 
@@ -58,6 +59,7 @@ class RoundLog:
 
     Attributes:
         evaluations: so far.
+        figures: of the last one, by name.
     """
 
     def __init__(
@@ -77,17 +79,19 @@ class RoundLog:
         self._observe, self._observe_cycle = observe, observe_cycle
         self._folder = Path(settings.folder)
         self._evaluator = _evaluator(settings, bundle)
-        self.evaluations = Evaluations(past.accuracies)
+        self._judge, self._columns = bundle.manifest.judge, bundle.manifest.figure_names
+        self.evaluations = Evaluations(past.scores(self._judge), lower_is_better=bundle.manifest.lower_is_better)
+        self.figures: dict[str, float] = past.figures[max(past.figures)] if past.figures else {}
         self._left_over = self._unevaluated()
         self._unjudged = frozenset(self._left_over)  # generations that are to be evaluated; replaced, never changed
-        self._recorder = Recorder(self._folder, self._history.rounds(past), disk)
+        self._recorder = Recorder(self._folder, self._history.rounds(past), disk, self._columns)
         self._entries: asyncio.Queue[_Entry | None] = asyncio.Queue(_UNRECORDED)
         self._resumed = asyncio.Event()
 
     @property
     def accuracy(self) -> float | None:
         """The accuracy of the averaged model when it was last evaluated."""
-        return self.evaluations.last[1] if self.evaluations.last else None
+        return self.figures.get(ACCURACY)
 
     def pinned(self) -> frozenset[int]:
         """Generations that the store must keep, besides the last ones. Any thread may ask."""
@@ -119,7 +123,7 @@ class RoundLog:
         try:
             await self._resume()
             while (entry := await self._entries.get()) is not None:
-                self._record(entry.done, await self._accuracy_of(entry.done.record.round + 1, entry.values))
+                self._record(entry.done, await self._figures_of(entry.done.record.round + 1, entry.values))
                 entry = None
                 self._entries.task_done()
         except asyncio.CancelledError:
@@ -127,7 +131,7 @@ class RoundLog:
             while not self._entries.empty():
                 left.append(self._entries.get_nowait())
             for entry in filter(None, left):
-                self._record(entry.done, None)
+                self._record(entry.done, {})
             raise
         await asyncio.to_thread(self._export)
 
@@ -137,30 +141,31 @@ class RoundLog:
         """Evaluate what an earlier run had left, and write the records anew where that adds to them."""
         for rounds in self._left_over:
             values = (await asyncio.to_thread(self._store.at, rounds, self._federation.wire_spec)).values
-            accuracy = await self._accuracy_of(rounds, tuple(values))
-            if accuracy is not None:
-                self._past.accuracies[rounds] = accuracy
+            if figures := await self._figures_of(rounds, tuple(values)):
+                self._past.figures[rounds] = figures
         if self._left_over:
-            self._recorder = Recorder(self._folder, self._history.rounds(self._past), self._disk)
+            self._recorder = Recorder(self._folder, self._history.rounds(self._past), self._disk, self._columns)
         self._resumed.set()
 
     def _unevaluated(self) -> list[int]:
         """Rounds done of generations that were to be evaluated, and were not."""
         missing = {round_ + 1 for round_ in self._past.lines if self._is_evaluated(round_ + 1)}
-        missing -= self._past.accuracies.keys()
+        missing -= self._past.figures.keys()
         return sorted(missing.intersection(self._store.generations())) if missing else []
 
-    async def _accuracy_of(self, rounds: int, values: tuple[Vector, ...]) -> float | None:
+    async def _figures_of(self, rounds: int, values: tuple[Vector, ...]) -> dict[str, float]:
+        """What the evaluation after so many rounds comes to; nothing where there is none."""
         if self._evaluator is None or not self._is_evaluated(rounds):
-            return None
-        accuracy = await asyncio.to_thread(self._evaluator.accuracy, values)
-        self._history.add(Evaluated(rounds, accuracy))
-        self.evaluations.add(rounds, accuracy)
+            return {}
+        self.figures = figures = await asyncio.to_thread(self._evaluator.figures, values)
+        self._history.add(Evaluated.of(rounds, figures))
+        if self._judge in figures:
+            self.evaluations.add(rounds, figures[self._judge])
         self._unjudged -= {rounds}
-        return accuracy
+        return figures
 
-    def _record(self, done: RoundDone, accuracy: float | None) -> None:
-        done = done.with_accuracy(accuracy)
+    def _record(self, done: RoundDone, figures: dict[str, float]) -> None:
+        done = done.with_figures(figures)
         self._recorder.add(done)
         if done.adjustment:
             self._observe_cycle(done.adjustment)
@@ -185,7 +190,11 @@ class RoundLog:
             rejected=round_.rejected,
             lr=plan.hyperparameters["lr"],
             loss=weighted_mean([report.loss for report in finite.values()], weights),
-            train_accuracy=weighted_mean([report.accuracy for report in finite.values()], weights),
+            train_accuracy=(
+                weighted_mean([report.accuracy for report in finite.values()], weights)
+                if self._bundle.manifest.spec.wanted.is_right_or_wrong
+                else None
+            ),
             accuracy=None,
             c_ratio=outcome.snapshot.ledger.c_ratio,
             uplink_bytes=outcome.snapshot.uplink_bytes,

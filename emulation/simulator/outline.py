@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lamina.emulation.experiment import Tier
 from lamina.emulation.simulator.backends.tasks import Variant
 from lamina.emulation.simulator.rows import Row
+from lamina.models.metrics import ACCURACY, MetricSpec
 from lamina.models.spec import ModelSpec
 
 
@@ -24,6 +25,8 @@ class Outline:
         variants: what each tier trains.
         covered: which elements of a row the narrow variants hold, (row_size,); the others hold all.
         initial: the state to start from.
+        metrics: that the model is judged by; empty: accuracy alone.
+        judge: name of that one by which the best model is chosen.
     """
 
     spec: ModelSpec
@@ -31,3 +34,5 @@ class Outline:
     variants: Mapping[Tier, Variant]
     covered: Mapping[Variant, NDArray[np.bool_]]
     initial: Row
+    metrics: tuple[MetricSpec, ...] = ()
+    judge: str = ACCURACY

@@ -16,6 +16,7 @@ from lamina.emulation.simulator.setting import Setting
 from lamina.models.capacity import capacity
 from lamina.models.definition import Definition, load_definition
 from lamina.models.errors import ConfigError
+from lamina.models.graph.objectives import has_metrics_graph, metrics_graph, objective_of
 from lamina.models.layout import derive_spec
 from lamina.models.spec import ModelSpec
 
@@ -32,7 +33,11 @@ def outlined(setting: Setting) -> Outline:
     spec, relaxable = by_kernel(layered) if setting.granularity == "kernel" else (layered, None)
     variants = _variants(setting, definition, spec)
     covered = {variant: _covered(definition, spec, variant) for variant in variants.values() if variant.ratio < 1}
-    return Outline(spec, relaxable, variants, covered, to_row(spec, initial_tensors(definition)))
+    initial = to_row(spec, initial_tensors(definition))
+    if not has_metrics_graph(definition):
+        return Outline(spec, relaxable, variants, covered, initial)
+    _, metrics = metrics_graph(definition)
+    return Outline(spec, relaxable, variants, covered, initial, metrics, objective_of(definition).judge)
 
 
 def initial_tensors(definition: Definition) -> dict[str, Row]:

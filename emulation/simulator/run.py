@@ -148,8 +148,9 @@ def run(
         saved = time.monotonic()
         while not simulation.finished:
             record, adjustment = simulation.advance()
-            if record.accuracy is not None:
-                points.append(EvaluationPoint(record.round + 1, record.accuracy, record.uplink_bytes, record.c_ratio))
+            score = record.metrics.get(context.common.judge) if record.metrics else record.accuracy
+            if score is not None:
+                points.append(EvaluationPoint(record.round + 1, score, record.uplink_bytes, record.c_ratio))
             kept.add(RoundDone(record, adjustment))
             if time.monotonic() - saved >= checkpoint_s:
                 kept.save(simulation.state(), so_far())
@@ -224,7 +225,7 @@ def _result(context: RunContext, simulation: Simulation | Exchange, history: Run
     return Result(
         setting=setting,
         accuracy=history.points[-1].accuracy,
-        best_accuracy=max(point.accuracy for point in history.points),
+        best_accuracy=(min if context.common.lower_is_better else max)(point.accuracy for point in history.points),
         c_ratio=run_state.ledger.c_ratio,
         uplink_bytes=run_state.uplink_bytes,
         fedavg_uplink_bytes=run_state.ledger.fedavg_uplink_bytes,

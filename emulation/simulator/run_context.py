@@ -100,6 +100,8 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
     drawn = outline(setting, apart=apart)
     spec, variants = drawn.spec, drawn.variants
     check_fit(dataset, spec)
+    if setting.exchange == "logits" and drawn.metrics:
+        raise ConfigError("exchange = 'logits' distils logits of one label a sample: the network has another task")
     names = setting.names
     # what is over is held by absent devices
     shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
@@ -144,6 +146,9 @@ def _task_settings(setting: Setting, drawn: Outline, held: dict[str, Indices], d
         variants=tuple(dict.fromkeys((Variant(), *drawn.variants.values()))),
         held=held,
         device=device,
+        metrics=drawn.metrics,
+        judge=drawn.judge,
+        lower_is_better=any(one.name == drawn.judge and one.better == "lower" for one in drawn.metrics),
     )
 
 

@@ -7,8 +7,9 @@ seed, device and round; so a state needs no generators, and a run that goes on f
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ from lamina.emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs
 from lamina.emulation.simulator.run_context import RunContext
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulated_wire import SimulatedWire
+from lamina.models.metrics import ACCURACY, finished
 
 _FOLDING_THREADS = 2  # of the compiled fold. In numpy two threads are slower than one: they wait for the interpreter
 
@@ -184,7 +186,7 @@ class Simulation:
         unfolded = {device: [layer for layer in due if device not in folded[layer]] for device in cohort}
         self._corrections.settle(cohort, self.run_state.versions, unfolded)
         cycle_ends = not self.run_state.cohort
-        accuracy = self._accuracy() if self._to_be_judged(cycle_ends) else None
+        figures = self._figures() if self._to_be_judged(cycle_ends) else {}
         seconds = self._clock() - began
         self.run_state = msgspec.structs.replace(self.run_state, wall_s=before.wall_s + seconds)
         record = round_record(
@@ -192,7 +194,8 @@ class Simulation:
             due=due,
             expected=sum(layer.expected for layer in averaged.values()),
             refused=sum(layer.refused for layer in averaged.values()),
-            accuracy=accuracy,
+            figures=figures,
+            right_or_wrong=self.context.spec.wanted.is_right_or_wrong,
             seconds=seconds,
         )
         return record, adjustment
@@ -279,19 +282,32 @@ class Simulation:
         passed = done // every > (done - phi) // every
         return cycle_ends and (passed or self.finished)
 
-    def _accuracy(self) -> float:
-        """Return the accuracy of the averaged model, with averaged running statistics, on the samples that judge it for
+    def _figures(self) -> dict[str, float]:
+        """Return the metrics of the averaged model, with averaged running statistics, on the samples that judge it for
         all.
         """
         samples, size = self.context.judged, self.context.setting.evaluation.batch_size
         tasks = [EvaluationTask(start, min(start + size, samples)) for start in range(0, samples, size)]
-        return sum(outcome.right for outcome in self._backend.carry_out(tasks)) / samples
+        return self._judged(self._backend.carry_out(tasks))
+
+    def _judged(self, outcomes: Sequence[TaskResult]) -> dict[str, float]:
+        """What evaluations of one model come to."""
+        metrics = self.context.common.metrics
+        if not metrics:
+            right, samples = (sum(getattr(one, name) for one in outcomes) for name in ("right", "samples"))
+            return {ACCURACY: right / samples}
+        sums, counts = (np.sum([getattr(one, name) for one in outcomes], axis=0) for name in ("sums", "counts"))
+        return {name: value for name, value in finished(metrics, sums, counts).items() if math.isfinite(value)}
 
     def own_accuracies(self) -> dict[str, float]:
-        """Return the averaged model's accuracy by device, on the samples that the device kept: federated evaluation."""
+        """Return the averaged model's accuracy by device, or the figure that its task judges by, on the samples that
+        the device kept: federated evaluation.
+        """
         own = self.context.own
         outcomes = self._backend.carry_out([EvaluationTask(part.start, part.stop) for part in own.values()])
-        return {device: outcome.right / outcome.samples for device, outcome in zip(own, outcomes, strict=True)}
+        judge = self.context.common.judge
+        found = {device: self._judged([outcome]) for device, outcome in zip(own, outcomes, strict=True)}
+        return {device: figures[judge] for device, figures in found.items() if judge in figures}
 
 
 def round_record(
@@ -303,7 +319,8 @@ def round_record(
     due: tuple[int, ...] = (),
     expected: int,
     refused: int,
-    accuracy: float | None,
+    figures: Mapping[str, float],
+    right_or_wrong: bool = True,
     seconds: float,
 ) -> RoundRecord:
     """The record of the round that ``run_state`` has just completed.
@@ -316,7 +333,8 @@ def round_record(
         due: layers that were aggregated.
         expected: updates that were to come.
         refused: of these, whose numbers could not be used.
-        accuracy: where it was judged.
+        figures: where it was judged.
+        right_or_wrong: whether there is a share of samples that are right.
         seconds: that it took.
     """
     round_, samples = run_state.round - 1, sum(outcome.samples for outcome in outcomes)
@@ -330,12 +348,13 @@ def round_record(
         rejected=refused,
         lr=setting.lr(round_),
         loss=sum(outcome.loss for outcome in outcomes) / samples,
-        train_accuracy=sum(outcome.right for outcome in outcomes) / samples,
-        accuracy=accuracy,
+        train_accuracy=sum(outcome.right for outcome in outcomes) / samples if right_or_wrong else None,
+        accuracy=figures.get(ACCURACY),
         c_ratio=run_state.ledger.c_ratio,
         uplink_bytes=run_state.uplink_bytes,
         downlink_bytes=run_state.downlink_bytes,
         fedavg_uplink_bytes=run_state.ledger.fedavg_uplink_bytes,
         wall_s=run_state.wall_s,
         round_s=seconds,
+        metrics=dict(figures) if figures.keys() - {ACCURACY} else msgspec.UNSET,
     )

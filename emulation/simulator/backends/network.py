@@ -7,14 +7,17 @@ tensors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lamina.emulation.simulator.rows import layer_offsets, places
-from lamina.models.errors import ModelError
+from lamina.models.metrics import Sums
 from lamina.models.spec import ModelSpec
+from lamina.models.tasks.base import Objective
 
 
 class Network:
@@ -25,6 +28,7 @@ class Network:
         spec: of the module.
         first: index of the first layer to be trained. Those before it run forward only, their norms in inference mode.
         device: torch's name of where to compute.
+        objective: what is learnt; ``None``: one label a sample, by cross entropy.
 
     Attributes:
         row: the state, (row_size,); write here to load a device.
@@ -32,9 +36,15 @@ class Network:
         start: of the first trained layer in the row.
     """
 
-    def __init__(self, module: nn.Module, spec: ModelSpec, first: int = 0, device: str = "cpu") -> None:
-        if spec.loss != "cross_entropy":
-            raise ModelError(f"model {spec.name}: the simulator has no loss {spec.loss!r}, only cross_entropy")
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: ModelSpec,
+        first: int = 0,
+        device: str = "cpu",
+        objective: Objective | None = None,
+    ) -> None:
+        self._objective = objective
         offsets = layer_offsets(spec)
         self.start = offsets[first]
         self.row = torch.zeros(offsets[-1], device=device)
@@ -47,17 +57,17 @@ class Network:
 
         Args:
             x: (B, *input_shape).
-            y: class indices, (B,).
+            y: targets, (B, ...).
 
         Returns:
-            the mean loss, and how many samples are classified rightly; 0-d.
+            the mean loss, and how many samples are right, 0 in a task where none is right or wrong; 0-d.
         """
         self._to_train()
         self.gradient[self.start :].zero_()
-        logits = self._module(_channels_last(x))  # (B, classes)
-        loss = F.cross_entropy(logits, y)
+        outputs = self._module(_channels_last(x))
+        loss, right = loss_and_right(self._objective, outputs, y)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
-        return loss.detach(), (logits.detach().argmax(1) == y).sum()
+        return loss.detach(), right
 
     def add(self, x: Tensor, loss_of: Callable[[Tensor], Tensor]) -> None:
         """Add to `gradient` that of another loss, a function of the logits for ``x``; running statistics move."""
@@ -78,10 +88,34 @@ class Network:
         loss = F.cross_entropy(logits, y, reduction="sum")
         return int((logits.argmax(1) == y).sum()), float(loss)
 
+    @torch.inference_mode()
+    def figures(self, x: Tensor, y: Tensor) -> tuple[Sums, Sums]:
+        """Sums and counts of the objective's metrics, in inference mode."""
+        if self._objective is None:
+            raise ValueError("one label a sample is judged by `judge`")
+        self._module.eval()
+        outputs = self._module(_channels_last(x))
+        pairs = [metric.function(outputs, y) for metric in self._objective.figures.values()]
+        sums, counts = (
+            np.concatenate([torch.as_tensor(pair[place]).double().reshape(-1).cpu().numpy() for pair in pairs])
+            for place in (0, 1)
+        )
+        return sums, counts
+
     def _to_train(self) -> None:
         self._module.train()
         for part in self._frozen:
             part.eval()
+
+
+def loss_and_right(objective: Objective | None, outputs: Any, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean loss of a batch, and how many samples are right."""
+    if objective is None:  # logits (B, classes)
+        return F.cross_entropy(outputs, y), (outputs.detach().argmax(1) == y).sum()
+    loss = objective.loss(outputs, y)
+    if objective.correct is None:
+        return loss, torch.zeros((), dtype=torch.int64, device=loss.device)
+    return loss, objective.correct(outputs.detach(), y)
 
 
 def _put_on_rows(module: nn.Module, spec: ModelSpec, row: Tensor, gradient: Tensor, start: int) -> list[nn.Module]:

@@ -13,18 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
 from lamina.emulation.readers.raw import Array
 from lamina.emulation.simulator import fedprox
+from lamina.emulation.simulator.backends.network import loss_and_right
 from lamina.emulation.simulator.backends.run_arrays import RunArrays, private_arrays
 from lamina.emulation.simulator.backends.task_runner import TaskRunner
 from lamina.emulation.simulator.backends.tasks import EvaluationTask, RunTask, TaskResult, TaskSettings, TrainingTask
 from lamina.emulation.simulator.rows import KERNELS, TRAINED, layer_offsets, marks, places
 from lamina.emulation.simulator.samples import Augmentation, batches
 from lamina.models.definition import load_definition
+from lamina.models.graph.objectives import objective_of
 from lamina.models.spec import ModelSpec
 
 Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, tuple[Tensor, Tensor]]]
@@ -131,13 +132,15 @@ def stacking(common: TaskSettings, slots: int, data: Sequence[Array]) -> Iterato
 
 def _gradient_of(common: TaskSettings, cut: int) -> Gradient:
     spec = common.spec
-    module: Any = load_definition(common.model, seed=common.seed).module.to(common.device).train()
+    definition = load_definition(common.model, seed=common.seed)
+    objective = objective_of(definition) if common.metrics else None
+    module: Any = definition.module.to(common.device).train()
     start = layer_offsets(spec)[cut]
 
     def loss_of(trained: Tensor, frozen: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        logits = functional_call(module, _tensors(spec, frozen, trained, start), (x,))  # (B, classes)
-        loss = F.cross_entropy(logits, y)
-        return loss, (loss.detach(), (logits.argmax(1) == y).sum())
+        outputs = functional_call(module, _tensors(spec, frozen, trained, start), (x,))
+        loss, right = loss_and_right(objective, outputs, y)
+        return loss, (loss.detach(), right)
 
     with_gradient = vmap(grad_and_value(loss_of, has_aux=True))
 

@@ -31,6 +31,7 @@ from lamina.emulation.simulator.research.width import narrowed, positions
 from lamina.emulation.simulator.rows import KERNELS, TRAINED, marks
 from lamina.emulation.simulator.samples import Augmentation, batches
 from lamina.models.definition import load_definition
+from lamina.models.graph.objectives import has_metrics_graph, objective_of
 from lamina.models.spec import ModelSpec
 
 
@@ -47,13 +48,14 @@ class LoadedVariant:
 
     def __init__(self, common: TaskSettings, variant: Variant) -> None:
         definition = load_definition(common.model, seed=common.seed)
+        objective = objective_of(definition) if has_metrics_graph(definition) else None  # before its tensors are moved
         self.spec: ModelSpec = common.spec
         self.place: Any = slice(None)
         module = definition.module
         if variant.ratio < 1:
             narrow = narrowed(definition, common.spec, variant.ratio)
             module, self.spec, self.place = narrow.module, narrow.spec, positions(common.spec, narrow.spec)
-        self.network = Network(module, self.spec, variant.cut, common.device)
+        self.network = Network(module, self.spec, variant.cut, common.device, objective)
         start = self.network.start
         self.decay = torch.from_numpy(marks(self.spec, KERNELS)[start:] * np.float32(common.weight_decay))
         self.trained = torch.from_numpy(marks(self.spec, TRAINED)[start:])
@@ -154,7 +156,11 @@ class TaskRunner:
         arrays, network = self.arrays, self.loaded(0).network
         network.row.copy_(torch.from_numpy(arrays.base))
         samples = slice(task.start, task.stop)
-        right, loss = network.judge(self.moved(arrays.x_test[samples]), self.moved(arrays.y_test[samples]))
+        x, y = self.moved(arrays.x_test[samples]), self.moved(arrays.y_test[samples])
+        if self.common.metrics:
+            sums, counts = network.figures(x, y)
+            return TaskResult(float(sums[0]), 0, task.stop - task.start, tuple(sums), tuple(counts))
+        right, loss = network.judge(x, y)
         return TaskResult(loss, right, task.stop - task.start)
 
     def moved(self, array: Array) -> Tensor:

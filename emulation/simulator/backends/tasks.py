@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from lamina.emulation.simulator.rows import Row, Runs
 from lamina.models.arrays import Indices
+from lamina.models.metrics import ACCURACY, MetricSpec
 from lamina.models.spec import ModelSpec
 
 
@@ -41,6 +42,9 @@ class TaskSettings:
         variants: all that there are in the run.
         held: indices of the samples that each device holds, by its name.
         device: torch's name of where to compute.
+        metrics: that the model is judged by; empty: accuracy alone.
+        judge: name of that one by which the best model is chosen.
+        lower_is_better: whether a lower one of these is the better one.
     """
 
     model: str
@@ -54,6 +58,9 @@ class TaskSettings:
     variants: tuple[Variant, ...]
     held: dict[str, Indices]
     device: str = "cpu"
+    metrics: tuple[MetricSpec, ...] = ()
+    judge: str = ACCURACY
+    lower_is_better: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,8 +114,12 @@ class TaskResult:
         loss: sum over the samples seen.
         right: samples that were classified rightly.
         samples: that were seen.
+        sums: of the metrics, where there are others than accuracy.
+        counts: theirs.
     """
 
     loss: float
     right: int
     samples: int
+    sums: tuple[float, ...] = ()
+    counts: tuple[float, ...] = ()

@@ -26,6 +26,7 @@ from lamina.emulation.simulator.rows import Row, Rows, to_tensors
 from lamina.emulation.simulator.run_context import RunContext
 from lamina.emulation.simulator.samples import Augmentation, batches
 from lamina.emulation.simulator.simulation import SimulationState, round_record, simulated_beginning
+from lamina.models.metrics import ACCURACY
 
 _PUBLIC = "public samples"  # in the names by which their orders are drawn
 
@@ -97,7 +98,7 @@ class Exchange:
             *(setting, self.run_state, cohort, outcomes),
             expected=len(sent),
             refused=refused,
-            accuracy=accuracy,
+            figures={} if accuracy is None else {ACCURACY: accuracy},
             seconds=seconds,
         )
         return record, None
