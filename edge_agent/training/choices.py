@@ -47,7 +47,7 @@ class TuningResult(msgspec.Struct, frozen=True):
         return {mode: self.step_ms[str(mode)] / 1e3 for mode in modes if str(mode) in self.step_ms}
 
 
-class _File(msgspec.Struct, frozen=True):
+class _ChoicesFile(msgspec.Struct, frozen=True):
     version: int
     choices: dict[str, TuningResult]
 
@@ -55,7 +55,7 @@ class _File(msgspec.Struct, frozen=True):
 def read_choices(path: Path) -> dict[str, TuningResult]:
     """What was found before, by what it was found for; nothing where there is no file, or none that can be read."""
     try:
-        file = from_json(path.read_bytes(), _File)
+        file = from_json(path.read_bytes(), _ChoicesFile)
     except (OSError, msgspec.DecodeError):
         return {}
     return file.choices if file.version == VERSION else {}
@@ -63,7 +63,7 @@ def read_choices(path: Path) -> dict[str, TuningResult]:
 
 def keep_choice(path: Path, key: str, result: TuningResult) -> None:
     """Add a choice to the file, which appears whole or not at all; without it, the next start measures again."""
-    content = msgspec.json.encode(_File(VERSION, {**read_choices(path), key: result}))
+    content = msgspec.json.encode(_ChoicesFile(VERSION, {**read_choices(path), key: result}))
     try:
         replace_file(path, msgspec.json.format(content))
     except OSError as error:

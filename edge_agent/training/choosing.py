@@ -22,7 +22,7 @@ Measure = Callable[[ExecutionMode], float]
 
 
 @dataclass(frozen=True)
-class Choice:
+class Measured:
     """What was found.
 
     Attributes:
@@ -46,7 +46,7 @@ def candidates(forms: Sequence[str], threads: int) -> list[ExecutionMode]:
     return [*alone, *together, *(ExecutionMode(mode.form, mode.threads, spinning=True) for mode in together)]
 
 
-def choose(modes: Sequence[ExecutionMode], measure: Measure) -> Choice:
+def choose(modes: Sequence[ExecutionMode], measure: Measure) -> Measured:
     """The fastest of some modes; the first one, unless another is clearly faster.
 
     Spinning is measured, from the second turn on, in the mode with several threads that is the fastest without it.
@@ -67,7 +67,7 @@ def choose(modes: Sequence[ExecutionMode], measure: Measure) -> Choice:
     best = min(ratios, key=ratios.__getitem__)
     of_plain = median(turn[plain] for turn in turns)
     seconds = {mode: ratio * of_plain for mode, ratio in ratios.items()}
-    return Choice(best if ratios[best] <= MUCH_FASTER else plain, seconds)
+    return Measured(best if ratios[best] <= MUCH_FASTER else plain, seconds)
 
 
 def _ratios(turns: Sequence[Mapping[ExecutionMode, float]], plain: ExecutionMode) -> dict[ExecutionMode, float]:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamina.edge_agent.training.choices import FILE, TuningResult, keep_choice, read_choices
-from lamina.edge_agent.training.choosing import Choice, Measure, candidates, choose
+from lamina.edge_agent.training.choosing import Measured, Measure, candidates, choose
 from lamina.edge_agent.training.comparison import Comparison
 from lamina.edge_agent.training.engine import (
     Engine,
@@ -78,7 +78,7 @@ class FormsEngine(Engine, Protocol):
 
 
 @dataclass(frozen=True)
-class _Graph:
+class _TunedGraph:
     """A training graph on this board.
 
     Attributes:
@@ -163,13 +163,13 @@ class Tuned:
         """See `Engine`."""
         return self._engine.forward(graph, values, threads=threads)
 
-    def _graph(self, manifest: Manifest, cut: int, threads: int, of_what: str) -> _Graph:
+    def _graph(self, manifest: Manifest, cut: int, threads: int, of_what: str) -> _TunedGraph:
         sub_model = manifest.sub_model(cut)
         modes = candidates(self._engine.forms(sub_model, threads), threads)
         key = f"{of_what} of {_digest(sub_model)}, {self.name}, {processor()}, {threads} threads"
-        return _Graph(cut, tuple(modes), key)
+        return _TunedGraph(cut, tuple(modes), key)
 
-    def _compared(self, graph: _Graph, measure: Measure) -> Comparison[ExecutionMode]:
+    def _compared(self, graph: _TunedGraph, measure: Measure) -> Comparison[ExecutionMode]:
         """The graph's modes, beginning with the one that was found before to be the best, or is found now."""
         if len(graph.modes) == 1:
             return Comparison(dict.fromkeys(graph.modes, 1.0), graph.modes[0])
@@ -177,11 +177,11 @@ class Tuned:
         ways = graph.modes if self._comparing else (choice.mode,)
         return Comparison(expected_s(ways, choice.seconds), choice.mode)
 
-    def _kept(self, graph: _Graph) -> Choice | None:
+    def _kept(self, graph: _TunedGraph) -> Measured | None:
         kept = read_choices(self._file).get(graph.key)
-        return Choice(kept.mode, kept.seconds(graph.modes)) if kept and kept.mode in graph.modes else None
+        return Measured(kept.mode, kept.seconds(graph.modes)) if kept and kept.mode in graph.modes else None
 
-    def _chosen(self, graph: _Graph, measure: Measure) -> Choice:
+    def _chosen(self, graph: _TunedGraph, measure: Measure) -> Measured:
         began = self._clock()
         choice = choose(graph.modes, measure)
         self._keep(graph, choice.mode, choice.seconds)
@@ -194,12 +194,12 @@ class Tuned:
         )
         return choice
 
-    def _improved(self, graph: _Graph, comparison: Comparison[ExecutionMode]) -> None:
+    def _improved(self, graph: _TunedGraph, comparison: Comparison[ExecutionMode]) -> None:
         """Another mode has turned out to be the best while training."""
         log.info("cut %d: while training, %s turned out to be the fastest way", graph.cut, comparison.best)
         self._keep(graph, comparison.best, comparison.expected)
 
-    def _keep(self, graph: _Graph, best: ExecutionMode, seconds: Mapping[ExecutionMode, float]) -> None:
+    def _keep(self, graph: _TunedGraph, best: ExecutionMode, seconds: Mapping[ExecutionMode, float]) -> None:
         step_ms = {str(mode): round(1e3 * each, 3) for mode, each in seconds.items()}
         keep_choice(self._file, graph.key, TuningResult(best.form, best.threads, best.spinning, step_ms))
 
