@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamina.edge_agent.training.choices import FILE, TuningResult, keep_choice, read_choices
-from lamina.edge_agent.training.choosing import Measured, Measure, candidates, choose
+from lamina.edge_agent.training.choosing import Measure, Measured, candidates, choose
 from lamina.edge_agent.training.comparison import Comparison
 from lamina.edge_agent.training.engine import (
     Engine,
