@@ -30,6 +30,7 @@ from lamina.edge_agent.session.error_feedback import ErrorFeedback
 from lamina.edge_agent.session.events import Outcome, Progress, Train
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training.allocation import return_freed_memory
+from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.engine import STANDARD, Engine
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.memory import PeakMeter
@@ -244,7 +245,7 @@ class Learning:
         )
         self._largest_batch = manifest.batch_size
         self._check_graphs(batch=memory_plan.micro_batch or manifest.batch_size)
-        self._learner = self._new_learner(
+        assignment = Assignment(
             self._affordable(manifest, choice.plan),
             task.cut,
             path,
@@ -257,6 +258,7 @@ class Learning:
             cache_element=self._settings.spill,
             further=task.further or (),
         )
+        self._learner = self._new_learner(assignment)
         self._wire_spec = with_further(manifest.spec, task.further or ())
         return self._restored(task, self._learner)
 
