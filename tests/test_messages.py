@@ -63,7 +63,7 @@ def values(kind: inspect.Type) -> st.SearchStrategy[object]:
         case inspect.StrType(max_length=most):
             return st.text(max_size=most)
         case inspect.BytesType(min_length=least, max_length=most):
-            return st.binary(min_size=least or 0, max_size=min(most, 99))
+            return st.binary(min_size=least or 0, max_size=min(most or 0, 99))
         case inspect.VarTupleType(item_type=item):
             return st.lists(values(item), max_size=9).map(tuple)
         case inspect.TupleType(item_types=items):
