@@ -65,8 +65,9 @@ class Definition:
             raise self._error(f"module must be a torch.nn.Module, and is a {type(self.module).__name__}")
         if not _is_shape(self.input_shape):
             raise self._error(f"input_shape must be a sample's, such as (1, 28, 28), and is {self.input_shape!r}")
-        kind, _ = task_of(self.name, self.task, self.loss, self.classes if _is_count(self.classes) else 1)
-        if not _is_count(self.classes) and (self.classes != 0 or isinstance(kind, SingleLabel)):
+        counted, left_out = _is_count(self.classes), self.classes == 0
+        kind, _ = task_of(self.name, self.task, self.loss, self.classes if counted or left_out else 1)
+        if not counted and (not left_out or isinstance(kind, SingleLabel)):
             raise self._error(f"classes must be a whole number, at least 1, and is {self.classes!r}")
         if not isinstance(self.metrics, Mapping) or not all(map(_is_metric, self.metrics.items())):
             raise self._error("metrics must be functions by name, such as {'mae': f}; a name has letters, digits and _")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from lamina.coordinator.records.records import RoundRecord
 from lamina.emulation.simulator.backends.choosing import open_backend
 from lamina.emulation.simulator.checkpoint import RunHistory
 from lamina.emulation.simulator.rows import layer_offsets, to_row
@@ -161,3 +162,13 @@ class Device:
         row = self.row().astype(np.float64)
         row[place] = u[place]
         self.load(row)
+
+
+def simulated_records(context: RunContext) -> tuple[SimulationState, list[RoundRecord]]:
+    """The state after all rounds, and their records."""
+    records = []
+    with open_backend("loop", context, 0) as opened:
+        simulation = Simulation(context, opened)
+        while not simulation.finished:
+            records.append(simulation.advance()[0])
+        return simulation.state(), records

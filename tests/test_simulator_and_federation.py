@@ -33,7 +33,16 @@ from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.coordinator.records.records import RunResult
 from lamina.coordinator.service.coordinator import Coordinator
-from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, FederationSettings, Server, Training, Wire
+from lamina.coordinator.settings import (
+    Aggregation,
+    Cohorts,
+    Deadlines,
+    Evaluation,
+    FederationSettings,
+    Server,
+    Training,
+    Wire,
+)
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.emulation.experiment import Partition
@@ -115,7 +124,13 @@ def context_of(case: Setting) -> RunContext:
 
 
 async def federate(
-    context: RunContext, bundle: Bundle, dial: Dial, folder: Path, wire: Wire = FLOATS, name: str = "parity"
+    context: RunContext,
+    bundle: Bundle,
+    dial: Dial,
+    folder: Path,
+    wire: Wire = FLOATS,
+    name: str = "parity",
+    evaluation: Evaluation | None = None,
 ) -> tuple[RunResult, dict[str, np.ndarray]]:
     """The same experiment over a link: what it came to, and its tensors."""
     setting, (x, y, *_) = context.setting, context.data
@@ -129,6 +144,7 @@ async def federate(
         server=setting.server,
         wire=wire,
         deadlines=Deadlines(broker_s=20.0),
+        evaluation=evaluation or Evaluation(),
     )
 
     def agent(device: str, tier: str) -> Agent:
@@ -138,7 +154,7 @@ async def federate(
                 federation=name, device=device, data="in memory", budget_mib=PEAKS[tier], threads=1,
                 folder=str(folder / device), broker_s=20.0, once=True, shared_process=True,
             ),
-            LabelledSamples(x[held], y[held]),
+            LabelledSamples(x[held], None if context.spec.wanted.is_input else y[held]),
             dial,
         )  # fmt: skip
 
