@@ -14,9 +14,11 @@ from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
 from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
+from lamina.coordinator.commands.mandate import keep_mandate
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.service.signing import Signer
 from lamina.models.bundle import read_bundle
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.folder_lock import held
@@ -35,13 +37,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
     settings = load_federation(options.config, options)
+    keep_mandate(settings, options.config.parent)
     bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
     with held(folder, "lamina run"):
         remove_drafts(folder)
         if options.fresh:
             Store(folder).clear()
         line = ProgressLine(bundle.manifest.spec)
-        coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
+        signer = Signer(settings, bundle.digest) if settings.signing.key_file else None
+        coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show, signer=signer)
         result = run_until_signalled(coordinator.run())
         if isinstance(result, signal.Signals):
             print(
