@@ -68,7 +68,8 @@ def _with_certificates(home: Home, options: argparse.Namespace) -> Never:
         folder=home.broker,
         configuration=lambda extra: configuration(register, host=options.host or "", extra=extra),
     )
-    with running_broker("mosquitto", port=register.port, host=options.host or "0.0.0.0", tls=tls) as broker:
+    last = register.coordinator_port  # once it is open, so is the one before
+    with running_broker("mosquitto", port=last, host=options.host or "0.0.0.0", tls=tls) as broker:
         print(
             f"mosquitto listens with TLS on port {register.port} for devices and {register.coordinator_port} for the "
             "coordinator; Ctrl-C ends it",

@@ -8,15 +8,14 @@ import io
 import socket
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import segno
 
 from lamina.broker.wire.join_code import PORT, JoinCode
 from lamina.coordinator.commands.federation_file import load_federation
+from lamina.coordinator.enrolment.expiry import listed
 from lamina.coordinator.enrolment.home import Home
-from lamina.coordinator.enrolment.register import Certificate
 from lamina.coordinator.enrolment.serving import JoinServer
 from lamina.models.bundle import read_bundle
 from lamina.models.errors import ConfigError, require
@@ -121,17 +120,6 @@ def _enrol_site(home: Home, options: argparse.Namespace) -> int:
         path = home.enrol_site(options.devices[0], devices, days=options.days)
     print(f"{path} and .key are for site {options.devices[0]}'s broker (broker/mosquitto/README.md)")
     return 0
-
-
-def listed(certificates: list[Certificate], now_s: float) -> list[str]:
-    """A line a certificate: whose, what for, until when, and what to do where that is soon."""
-    lines = []
-    for one in certificates:
-        days = (one.until - now_s) / 86400
-        soon = "" if days > 30 else f"   ends in {max(days, 0):.0f} days: lamina renew {one.name}"
-        until = datetime.fromtimestamp(one.until, UTC).date().isoformat()
-        lines.append(f"{one.name:<20} {one.role:<12} until {until}{soon}")
-    return lines
 
 
 def tier_budget_mib(manifest: Manifest, tier: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
 from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.mandate import keep_mandate
+from lamina.coordinator.enrolment.expiry import ending_soon
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
@@ -38,6 +40,8 @@ def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
     settings = load_federation(options.config, options)
     keep_mandate(settings, options.config.parent)
+    for line in ending_soon(options.config.parent, time.time()):
+        print(line, file=sys.stderr)
     bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
     with held(folder, "lamina run"):
         remove_drafts(folder)
