@@ -40,8 +40,8 @@ def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
     settings = load_federation(options.config, options)
     keep_mandate(settings, options.config.parent)
-    for line in ending_soon(options.config.parent, time.time()):
-        print(line, file=sys.stderr)
+    for ending in ending_soon(options.config.parent, time.time()):
+        print(ending, file=sys.stderr)
     bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
     with held(folder, "lamina run"):
         remove_drafts(folder)
