@@ -29,6 +29,7 @@ from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
 from lamina.coordinator.records.commits import Saved
 from lamina.coordinator.records.journal import Journal
+from lamina.coordinator.records.kept_model import as_trained, kept_spec
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
@@ -41,7 +42,6 @@ from lamina.coordinator.service.round_loop import RoundLoop
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, LinkError, RejectedUpdate, RemoteError, TakenOver
-from lamina.models.further import with_further
 from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
@@ -79,13 +79,12 @@ class Coordinator:
         disk: Disk = DISK,
         leadership: Callable[[Topics], Leadership] = Leadership,
     ) -> None:
+        bundle = as_trained(bundle, settings)
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
         self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
-        saved, past = self._journal.recover(
-            with_further(bundle.manifest.spec, settings.algorithm.further), bundle.digest
-        )
+        saved, past = self._journal.recover(kept_spec(bundle, settings), bundle.digest)
         self._federation = self._begun(saved)
         self._round_log = RoundLog(
             settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
@@ -401,6 +400,7 @@ class Coordinator:
             accuracy=self._round_log.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
             further=self._settings.algorithm.further or msgspec.UNSET,
+            personal=federation.personal or msgspec.UNSET,
         )
 
     def _result(self) -> RunResult:

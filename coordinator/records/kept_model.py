@@ -1,0 +1,26 @@
+"""The model as a run keeps it: personal tensors in layers of their own, an algorithm's vectors behind each value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lamina.coordinator.settings import FederationSettings, Method
+from lamina.models.bundle import Bundle
+from lamina.models.further import with_further
+from lamina.models.personal import personal_tensors, with_personal
+from lamina.models.spec import ModelSpec
+
+
+def as_trained(bundle: Bundle, method: Method) -> Bundle:
+    """The bundle with its layers divided where a part of one is personal; once more changes nothing.
+
+    Raises:
+        ConfigError: ``aggregation.personal`` names what the model does not have, or all of it.
+    """
+    tensors = personal_tensors(bundle.manifest.spec, method.aggregation.personal)
+    return replace(bundle, manifest=with_personal(bundle.manifest, tensors)) if tensors else bundle
+
+
+def kept_spec(bundle: Bundle, settings: FederationSettings) -> ModelSpec:
+    """The layers of a run's commits; the bundle is `as_trained`."""
+    return with_further(bundle.manifest.spec, settings.algorithm.further)
