@@ -32,6 +32,7 @@ from lamina.broker.wire.bounds import (
     Shape,
     Share,
     Text,
+    ValueDigests,
     unpacked,
 )
 from lamina.broker.wire.local_work import LocalWork
@@ -151,6 +152,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         scalars: names of what each update says of itself (`wire.local_work`); left out: nothing.
         reference: see `LocalWork`; left out: 0.
         control: see `LocalWork`; left out: gradients are not corrected.
+        digests: of every layer's global value at that version (`lamina.broker.wire.deltas.digest_of`), in a plan that
+            is signed; left out in others.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -180,6 +183,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     scalars: Names | msgspec.UnsetType = msgspec.UNSET
     reference: Finite | msgspec.UnsetType = msgspec.UNSET
     control: Factors | msgspec.UnsetType = msgspec.UNSET
+    digests: ValueDigests | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def work(self) -> LocalWork:
@@ -223,6 +227,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
         instance: names this start of the agent; those of later starts sort behind it.
+        target_shape: shape of one of its targets; left out: a scalar.
+        target_dtype: NumPy's name for the type of their elements, ``none`` without targets; left out: class indices.
     """
 
     device: DeviceName
@@ -238,6 +244,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     savings: Names = ()
     sample_dtype: Text = ""
     instance: Name = ""
+    target_shape: Shape | msgspec.UnsetType = msgspec.UNSET
+    target_dtype: Name | msgspec.UnsetType = msgspec.UNSET
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):

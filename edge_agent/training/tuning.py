@@ -38,6 +38,7 @@ from lamina.edge_agent.training.switching import Clock, SwitchingInParts, Switch
 from lamina.models.arrays import Vector
 from lamina.models.manifest import Manifest, SubModel
 from lamina.models.spec import ModelSpec
+from lamina.models.targets import as_taken, drawn
 
 STEPS, ENOUGH_S = 5, 1.0  # a mode is measured over so many steps in a turn, or fewer once they have taken so long
 PART = 2  # samples of a micro-batch that is measured
@@ -221,14 +222,14 @@ def expected_s(modes: Sequence[ExecutionMode], seconds: Mapping[ExecutionMode, f
     return {mode: seconds.get(mode, most) for mode in modes}
 
 
-def random_batch(spec: ModelSpec, cut: int, size: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """What may enter the layers from a cut on: (B, ...), and classes (B,)."""
+def random_batch(spec: ModelSpec, cut: int, size: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """What may enter the layers from a cut on: (B, ...), and targets (B, ...)."""
     rng = np.random.default_rng(0)
     block = spec.blocks[spec.block_at(cut)]
     shape = (size, *block.input_shape)
     # Token ids stay below any vocabulary's size.
     x = rng.integers(0, 2, shape) if block.input_dtype == "int64" else rng.standard_normal(shape, np.float32)
-    return x, rng.integers(0, spec.classes, size)
+    return x, as_taken(spec.wanted, drawn(spec.wanted, size, rng))
 
 
 def processor() -> str:
