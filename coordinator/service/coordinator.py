@@ -29,7 +29,7 @@ from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
 from lamina.coordinator.records.commits import Saved
 from lamina.coordinator.records.journal import Journal
-from lamina.coordinator.records.kept_model import as_trained, kept_spec
+from lamina.coordinator.records.kept_model import as_trained, kept_spec, personal_warnings
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
@@ -133,6 +133,10 @@ class Coordinator:
     async def _keep_serving(self) -> None:
         if self._settings.wire.update_codec == "top1":
             log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
+        for warning in personal_warnings(
+            self._settings, self._bundle.manifest.spec, self._federation.snapshot.personal
+        ):
+            log.warning("%s", warning)
         will = Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S)
         while True:
             await self._linked(self._topics.client("candidate", secrets.token_hex(4)), None, self._leadership.claim)
