@@ -37,7 +37,7 @@ def personal_warnings(settings: FederationSettings, spec: ModelSpec, personal: S
     if settings.evaluation.data:
         warnings.append(
             f"evaluation.data is judged with the initial values of personal layers ({brief(', '.join(names), 200)}): "
-            "the accuracy says how good the shared layers are with them, and devices' reports say how they themselves do"
+            "the accuracy says how good the shared layers are with them; devices report how they themselves do"
         )
     if frozen := [layer for layer in personal if layer < spec.cuts[-1]]:
         warnings.append(
