@@ -17,6 +17,7 @@ from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.mandate import keep_mandate
 from lamina.coordinator.enrolment.expiry import ending_soon
+from lamina.coordinator.records.kept_model import as_trained
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     keep_mandate(settings, options.config.parent)
     for ending in ending_soon(options.config.parent, time.time()):
         print(ending, file=sys.stderr)
-    bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
+    bundle, folder = as_trained(read_bundle(Path(settings.bundle)), settings), Path(settings.folder)
     with held(folder, "lamina run"):
         remove_drafts(folder)
         if options.fresh:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from nacl.signing import SigningKey
 
-from lamina.broker.settings import read_toml
+from lamina.broker.settings import load_toml
 from lamina.broker.wire.join_code import BoardFile, JoinCode, fingerprint, read_board_file
 from lamina.broker.wire.signatures import public_pem, secret_pem
 from lamina.broker.wire.topics import check_name
@@ -25,6 +25,8 @@ from lamina.coordinator.enrolment import broker_files, texts
 from lamina.coordinator.enrolment.certificates import Authority, Issued, utc_now
 from lamina.coordinator.enrolment.register import Certificate, Register, Role, read_register, write_register
 from lamina.coordinator.enrolment.tickets import Tickets
+from lamina.coordinator.records.kept_model import as_trained
+from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import read_bundle
 from lamina.models.errors import ConfigError
 from lamina.models.storage.folder_lock import held
@@ -218,8 +220,9 @@ class Home:
     def layers(self) -> tuple[str, ...]:
         """Names of the layers of the bundle that federation.toml names; empty while there is none."""
         try:
-            bundle = read_toml(self.folder / "federation.toml").get("bundle", "")
-            return tuple(layer.name for layer in read_bundle(self.folder / bundle).manifest.spec.layers)
+            settings = load_toml(self.folder / "federation.toml", FederationSettings)
+            bundle = as_trained(read_bundle(self.folder / settings.bundle), settings)
+            return tuple(layer.name for layer in bundle.manifest.spec.layers)
         except ConfigError:
             return ()
 
