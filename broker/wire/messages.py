@@ -221,6 +221,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
         instance: names this start of the agent; those of later starts sort behind it.
+        target_shape: shape of one of its targets; left out: a scalar.
+        target_dtype: NumPy's name for the type of their elements, ``none`` without targets; left out: class indices.
     """
 
     device: DeviceName
@@ -236,6 +238,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     savings: Names = ()
     sample_dtype: Text = ""
     instance: Name = ""
+    target_shape: Shape | msgspec.UnsetType = msgspec.UNSET
+    target_dtype: Name | msgspec.UnsetType = msgspec.UNSET
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):

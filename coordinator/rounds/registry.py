@@ -215,7 +215,8 @@ class Registry:
         spec, wire = self._manifest.spec, self._wire
         if profile.num_examples < 1:
             return None, "it has no training examples"
-        if reason := unsuitable(spec, profile.sample_shape, profile.sample_dtype, profile.classes):
+        targets = profile.target_shape or (), profile.target_dtype or "int64"
+        if reason := unsuitable(spec, profile.sample_shape, profile.sample_dtype, profile.classes, *targets):
             return None, reason
         if wire.codec_for(profile.codecs) is None:
             return (

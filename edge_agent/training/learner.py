@@ -24,9 +24,10 @@ from lamina.edge_agent.session.local_memory import LocalMemory
 from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.engine import Resident
 from lamina.edge_agent.training.input_side import InputSide, Stop
-from lamina.edge_agent.training.stepping import at_once, in_parts
+from lamina.edge_agent.training.stepping import Weigh, at_once, in_parts
 from lamina.models.arrays import Indices, Vector
 from lamina.models.further import with_further
+from lamina.models.targets import weight_of
 from lamina.models.values import layer_tensors
 
 
@@ -64,7 +65,7 @@ class Learner:
             parts = engine.parts_trainer(
                 manifest, cut, path, threads=assignment.threads, checkpoints=assignment.checkpoints
             )
-            self._trainer, self._step = parts, in_parts(parts, self._read, assignment.micro_batch)
+            self._trainer, self._step = parts, in_parts(parts, self._read, assignment.micro_batch, self._weigh())
         else:
             whole = engine.trainer(manifest, cut, path, threads=assignment.threads)
             self._trainer, self._step = whole, at_once(whole, self._read)
@@ -179,15 +180,22 @@ class Learner:
             forward_s=forward_s,
         )
 
-    def _read(self, batch: Indices) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """What enters the trained layers for the samples (B,), and their labels."""
-        return self._entering(batch), self._data.y[batch]
+    def _read(self, batch: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What enters the trained layers for the samples (B,), and their targets."""
+        return self._entering(batch), self._data.targets(batch, self._spec)
+
+    def _weigh(self) -> Weigh:
+        """How much samples weigh in a mean over a batch."""
+        target = self._spec.wanted
+        if target.ignored is None and not target.weights:
+            return len
+        return lambda batch: weight_of(target, self._data.targets(batch, self._spec))
 
     def _entering(self, batch: Indices) -> NDArray[Any]:
         """What enters the trained layers for the samples (B,): (B, ...)."""
         if self._input_side is not None:
             return self._input_side.activations(batch)
-        return self._data.samples(batch, self._spec.input_dtype)
+        return self._data.inputs(batch, self._spec)
 
     def _start_from_global(self, layers: tuple[int, ...]) -> None:
         for layer in layers:

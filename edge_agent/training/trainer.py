@@ -118,12 +118,12 @@ class Trainer(_Resident):
         self._binding = self._bound(self._vectors, self._spare)
         self._spare_binding = self._bound(self._spare, self._vectors)
 
-    def step(self, x: NDArray[Any], y: NDArray[np.int64], hyperparameters: Mapping[str, float]) -> StepResult:
+    def step(self, x: NDArray[Any], y: NDArray[Any], hyperparameters: Mapping[str, float]) -> StepResult:
         """One step of the optimiser on one batch.
 
         Args:
             x: (B, ...) the activations at the cut, or the samples, C-contiguous; any B.
-            y: (B,) class indices.
+            y: (B, ...) targets, as the task takes them.
             hyperparameters: the graph's, by name; those not named take their default.
 
         Raises:
@@ -183,12 +183,12 @@ class PartsTrainer(_Resident):
         sizes = moving | {"gradients": len(self._gradients)}
         _check(self._accumulating, accumulating, {"x", "y", "share", *self._drawn}, sizes, {"loss", "correct", *moved})
 
-    def gather(self, x: NDArray[Any], y: NDArray[np.int64], share: float) -> StepResult:
+    def gather(self, x: NDArray[Any], y: NDArray[Any], share: float) -> StepResult:
         """Forward and backward on a micro-batch.
 
         Args:
             x: (b, ...) as for `Trainer.step`.
-            y: (b,)
+            y: (b, ...) targets, as the task takes them.
             share: of the batch.
 
         Raises:
@@ -385,7 +385,7 @@ def _bound(session: ort.InferenceSession, inputs: Arrays, outputs: Arrays) -> or
     return binding
 
 
-def _run(session: ort.InferenceSession, binding: ort.IOBinding, x: NDArray[Any], y: NDArray[np.int64]) -> None:
+def _run(session: ort.InferenceSession, binding: ort.IOBinding, x: NDArray[Any], y: NDArray[Any]) -> None:
     binding.bind_cpu_input("x", x)
     binding.bind_cpu_input("y", y)
     try:

@@ -34,6 +34,7 @@ from lamina.models.decoding import from_json
 from lamina.models.manifest import Manifest, SubModel
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.replace import replace_file
+from lamina.models.targets import as_taken, drawn
 
 FILE = "tuning.json"
 STEPS, ENOUGH_S = 5, 2.0  # a mode is measured over so many steps, or fewer once they have taken so long
@@ -199,14 +200,14 @@ def fastest_ms(step: Callable[[], object]) -> float:
     return 1e3 * fastest
 
 
-def random_batch(spec: ModelSpec, cut: int, size: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """What may enter the layers from a cut on: (B, ...), and classes (B,)."""
+def random_batch(spec: ModelSpec, cut: int, size: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """What may enter the layers from a cut on: (B, ...), and targets (B, ...)."""
     rng = np.random.default_rng(0)
     block = spec.blocks[spec.block_at(cut)]
     shape = (size, *block.input_shape)
     # Token ids stay below any vocabulary's size.
     x = rng.integers(0, 2, shape) if block.input_dtype == "int64" else rng.standard_normal(shape, np.float32)
-    return x, rng.integers(0, spec.classes, size)
+    return x, as_taken(spec.wanted, drawn(spec.wanted, size, rng))
 
 
 def name_of(mode: ExecutionMode) -> str:
