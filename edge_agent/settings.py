@@ -40,8 +40,9 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: processor cores that training may use; 0 takes all that the process may run on.
         engine: ``onnxruntime``; ``onnxruntime-training``, whose gradients are faster where it exists (x86-64 Linux and
             macOS), and for which the bundle must have been built; or ``auto``: the second where both are there.
-        tuning: whether to measure once, for some seconds, which of a bundle's graphs this board runs fastest, and
-            whether its threads had better wait actively. Without it standard graphs are run, and threads sleep.
+        tuning: whether to measure, for some seconds at first and by training's own steps later on, which of a bundle's
+            graphs this board runs fastest, on how many threads, and whether these had better wait actively. Without it
+            standard graphs are run on all threads, which sleep.
         folder: where the bundle's files, cached activations and the state of the last round are kept.
         keep_state: whether to write the state after each round, so that a restarted agent goes on where it was.
         broker_s: how long to try for a broker that does not answer; 0 tries for ever.

@@ -41,19 +41,22 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionMode:
-    """How a training graph is run: in which form, and how its threads wait.
+    """How a training graph is run: in which form, on how many threads, and how these wait.
 
     Attributes:
         form: of the graph: `STANDARD`, or one of the sub-model's own.
+        threads: that a step uses.
         spinning: whether threads wait for work actively while a step runs. That is faster on cores that have nothing
             else to do, and slower on others; between steps they sleep.
     """
 
     form: str = STANDARD
+    threads: int = 1
     spinning: bool = False
 
-
-STANDARD_MODE = ExecutionMode()
+    def __str__(self) -> str:
+        on = f"{self.threads} thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.form} on {on}{', spinning' if self.spinning else ''}"
 
 
 class Resident(Protocol):
