@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
@@ -50,7 +51,14 @@ log = logging.getLogger("lamina.agent")
 _ADVANCE = "/advance"  # a sender to the joiner, as layers are; no layer's name holds a slash
 
 
-LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """Tell the coordinator what the device is now."""
+
+    profile: DeviceProfile
+
+
+LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw | Introduce
 
 
 class Connection:
@@ -223,6 +231,8 @@ class Connection:
             if long is not None and isinstance(command, Prepare | Deliver | Withdraw):
                 long.cancel()
             match command:
+                case Introduce(profile):
+                    await self._say("profile", profile)
                 case Subscribe():
                     await self._subscribe(command)
                 case Unsubscribe():
