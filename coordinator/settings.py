@@ -350,6 +350,27 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.generations > 0, "state.generations must be at least 1")
 
 
+class Signing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose word boards take (docs/operating.md, SECURITY.md); ``lamina init`` fills it in.
+
+    Attributes:
+        key_file: the coordinator's own secret key, by which it signs tasks and plans; empty: nothing is signed.
+        mandate_file: the operator's word for that key, as ``lamina mandate`` writes it.
+        operator_key_file: the operator's secret key. Where that file is at hand, ``lamina run`` renews the mandate
+            itself when it has to; keep the file elsewhere, and only a person with it can.
+        mandate_days: for how long a mandate is good.
+    """
+
+    key_file: str = ""
+    mandate_file: str = ""
+    operator_key_file: str = ""
+    mandate_days: int = 30
+
+    def __post_init__(self) -> None:
+        require(bool(self.key_file) == bool(self.mandate_file), "signing.key_file and signing.mandate_file go together")
+        require(self.mandate_days > 0, "signing.mandate_days must be at least 1")
+
+
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The tables that say how a model is trained, whatever carries it out: a federation, an emulation or a simulation.
 
@@ -410,6 +431,7 @@ class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_onl
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
     state: State = msgspec.field(default_factory=State)
+    signing: Signing = msgspec.field(default_factory=Signing)
 
     def __post_init__(self) -> None:
         require(

@@ -32,6 +32,7 @@ from lamina.broker.wire.bounds import (
     Shape,
     Share,
     Text,
+    ValueDigests,
     unpacked,
 )
 from lamina.broker.wire.local_work import LocalWork
@@ -149,6 +150,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         scalars: names of what each update says of itself (`wire.local_work`); left out: nothing.
         reference: see `LocalWork`; left out: 0.
         control: see `LocalWork`; left out: gradients are not corrected.
+        digests: of every layer's global value at that version (`lamina.broker.wire.deltas.digest_of`), in a plan that
+            is signed; left out in others.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -178,6 +181,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     scalars: Names | msgspec.UnsetType = msgspec.UNSET
     reference: Finite | msgspec.UnsetType = msgspec.UNSET
     control: Factors | msgspec.UnsetType = msgspec.UNSET
+    digests: ValueDigests | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def work(self) -> LocalWork:
