@@ -45,6 +45,7 @@ class Definition:
         task: what is learnt: its name, or one of `lamina.models.tasks` with options; empty: one class a sample, or what
             the loss says.
         metrics: the author's own by name: functions of outputs and targets that return a sum and a count.
+        class_names: of class 0, 1 and so on, where devices know classes by names.
 
     Raises:
         ModelError: a field has a value that no network could have.
@@ -59,6 +60,7 @@ class Definition:
     loss: str | Callable[..., Any] = USUAL_LOSS
     task: str | Task = ""
     metrics: Mapping[str, MetricFunction] = field(default_factory=dict, hash=False)
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -73,6 +75,9 @@ class Definition:
             raise self._error("metrics must be functions by name, such as {'mae': f}; a name has letters, digits and _")
         if self.input_dtype not in INPUT_DTYPES:
             raise self._error(f"input_dtype must be one of {', '.join(INPUT_DTYPES)}, and is {self.input_dtype!r}")
+        names = tuple(self.class_names)
+        if names and (len(set(names)) != self.classes or len(names) != self.classes):
+            raise self._error(f"class_names must name each of its {self.classes} classes once, and names {len(names)}")
         for name, tensor in self.module.named_parameters():
             self._check_parameter(name, tensor)
 
@@ -91,7 +96,7 @@ def load_definition(source: str, *, seed: int = 0, values: Path | None = None, *
 
     torch's global generator is left as it was. A function of the operator's returns a `Definition`, or a
     ``torch.nn.Module`` with the attribute ``input_shape`` and, where they differ from a Definition's defaults,
-    ``classes``, ``input_dtype``, ``cuts``, ``loss``, ``task`` and ``metrics``.
+    ``classes``, ``input_dtype``, ``cuts``, ``loss``, ``task``, ``metrics`` and ``class_names``.
 
     Args:
         source: as `lamina.models.source` describes it.
@@ -172,7 +177,7 @@ def _definition(name: str, built: object) -> Definition:
             f"model {name}: its function must return a lamina.models.definition.Definition or a torch.nn.Module, "
             f"and returned a {type(built).__name__}"
         )
-    fields = ("input_shape", "classes", "input_dtype", "cuts", "loss", "task", "metrics")
+    fields = ("input_shape", "classes", "input_dtype", "cuts", "loss", "task", "metrics", "class_names")
     given = {key: getattr(built, key) for key in fields if hasattr(built, key)}
     if "input_shape" not in given:
         raise _lacks(name, built, "input_shape")

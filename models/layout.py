@@ -69,6 +69,7 @@ def derive_spec(definition: Definition) -> ModelSpec:
         classes,
         objective.loss_name,
         target=msgspec.UNSET if is_usual else target,
+        class_names=tuple(definition.class_names) or msgspec.UNSET,
     )
 
 

@@ -61,7 +61,7 @@ def read_cycles(path: Path) -> list[CycleRecord]:
 
 def _table(rounds: Iterable[RoundDone], cycles: list[bytes], metrics: tuple[str, ...]) -> Iterator[bytes]:
     """The lines of ``rounds.csv``; those of the other file are added to ``cycles``."""
-    yield _line([*_FIELDS, *metrics])
+    yield _line([*_FIELDS, *(f"evaluation_{name}" if name in _FIELDS else name for name in metrics)])
     for done in rounds:
         yield _row(done.record, metrics)
         if done.adjustment:

@@ -27,6 +27,7 @@ class Outline:
         initial: the state to start from.
         metrics: that the model is judged by; empty: accuracy alone.
         judge: name of that one by which the best model is chosen.
+        personal: layers that every device trains for itself, ascending.
     """
 
     spec: ModelSpec
@@ -36,3 +37,4 @@ class Outline:
     initial: Row
     metrics: tuple[MetricSpec, ...] = ()
     judge: str = ACCURACY
+    personal: tuple[int, ...] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from lamina.models.definition import Definition, load_definition
 from lamina.models.errors import ConfigError
 from lamina.models.graph.objectives import has_metrics_graph, metrics_graph, objective_of
 from lamina.models.layout import derive_spec
+from lamina.models.personal import divided, personal_layers, personal_tensors
 from lamina.models.spec import ModelSpec
 
 
@@ -30,14 +33,17 @@ def outlined(setting: Setting) -> Outline:
     """
     definition = load_definition(setting.model, seed=setting.seed)
     layered = derive_spec(definition)
+    personal = personal_tensors(layered, setting.aggregation.personal)
+    layered = divided(layered, personal)
     spec, relaxable = by_kernel(layered) if setting.granularity == "kernel" else (layered, None)
     variants = _variants(setting, definition, spec)
     covered = {variant: _covered(definition, spec, variant) for variant in variants.values() if variant.ratio < 1}
     initial = to_row(spec, initial_tensors(definition))
+    drawn = Outline(spec, relaxable, variants, covered, initial, personal=personal_layers(spec, personal))
     if not has_metrics_graph(definition):
-        return Outline(spec, relaxable, variants, covered, initial)
+        return drawn
     _, metrics = metrics_graph(definition)
-    return Outline(spec, relaxable, variants, covered, initial, metrics, objective_of(definition).judge)
+    return replace(drawn, metrics=metrics, judge=objective_of(definition).judge)
 
 
 def initial_tensors(definition: Definition) -> dict[str, Row]:

@@ -45,6 +45,7 @@ class TaskSettings:
         metrics: that the model is judged by; empty: accuracy alone.
         judge: name of that one by which the best model is chosen.
         lower_is_better: whether a lower one of these is the better one.
+        personal: elements of a row that are a device's own.
     """
 
     model: str
@@ -61,6 +62,7 @@ class TaskSettings:
     metrics: tuple[MetricSpec, ...] = ()
     judge: str = ACCURACY
     lower_is_better: bool = False
+    personal: Runs = ()
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,12 @@ class EvaluationTask:
     Attributes:
         start: first sample.
         stop: after the last one.
+        own: personal elements, (n,), in place of the global state's; ``None``: those of the global state.
     """
 
     start: int
     stop: int
+    own: Row | None = field(default=None, compare=False)
 
 
 RunTask = TrainingTask | EvaluationTask
