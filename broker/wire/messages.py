@@ -248,6 +248,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         cut: index of the first layer that it trains.
         manifest: SHA-256 of the bundle's manifest.
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
+        round: at which the coordinator is as it says this; a plan of another round that the broker kept is an old one.
     """
 
     epoch: Epoch
@@ -256,6 +257,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     cut: Count = 0
     manifest: Digest = ""
     further: Names | msgspec.UnsetType = msgspec.UNSET
+    round: Count | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):

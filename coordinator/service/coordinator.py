@@ -24,7 +24,16 @@ from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
 from lamina.broker.wire.chunks import Joiner
-from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Kept, Report, Request, RoundPlan
+from lamina.broker.wire.messages import (
+    CoordinatorStatus,
+    DeviceProfile,
+    DeviceStatus,
+    Kept,
+    Report,
+    Request,
+    RoundPlan,
+    Task,
+)
 from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
 from lamina.coordinator.records.commits import Saved
@@ -212,7 +221,7 @@ class Coordinator:
                 await broadcast.forget(topics.round)  # the end of an earlier training is not the end of this one
         await broadcast.say(topics.coordinator_status, self._status())
         for name, device in list(federation.devices.items()):  # more may come meanwhile
-            await broadcast.say(topics.device(name, "task"), device.task)
+            await broadcast.say(topics.device(name, "task"), self._dated(device.task))
         await broadcast.files()
 
     async def _say_plan(self, plan: RoundPlan) -> None:
@@ -288,7 +297,11 @@ class Coordinator:
         verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
         log.info("%s %s: %s", profile.device, verdict, task.reason)
         known = profile.device in self._federation.devices  # the others may be without number: nothing is kept of them
-        await broadcast.say(self._topics.device(profile.device, "task"), task, retain=known)
+        await broadcast.say(self._topics.device(profile.device, "task"), self._dated(task), retain=known)
+
+    def _dated(self, task: Task) -> Task:
+        """The task, with the round at which it is said."""
+        return msgspec.structs.replace(task, round=self._federation.snapshot.round) if task.accepted else task
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
