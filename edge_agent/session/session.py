@@ -46,6 +46,7 @@ from typing import Literal
 
 import msgspec
 
+from lamina.broker.wire.bounds import DIGEST_BYTES
 from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.edge_agent.session.events import (
     REPORT,
@@ -169,6 +170,11 @@ class Session:
         if self._gathering is None:
             raise RuntimeError(f"no value of layer {layer} is wanted")
         return self._gathering.checks[layer]
+
+    def digest(self, layer: int) -> bytes:
+        """The digest that a signed plan gives for the layer's global value; empty where it gives none."""
+        digests = None if self._gathering is None else self._gathering.digests
+        return digests[layer * DIGEST_BYTES :][:DIGEST_BYTES] if isinstance(digests, bytes) else b""
 
     def receive(self, event: Event) -> list[Command]:
         """What to do now that something has happened, in this order."""
