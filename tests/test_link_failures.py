@@ -152,7 +152,7 @@ async def test_connection_that_drops_behind_the_brokers_answer_counts_as_dropped
         for _ in range(5):  # both may come in one turn of the loop, or in two
             with pytest.raises(LinkError):
                 async with mqtt_dial(broker.address)("a", None) as link:
-                    await anext(link.messages())
+                    await anext(link.deliveries())
     gc.collect()
     assert "never retrieved" not in caplog.text
 
