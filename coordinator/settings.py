@@ -340,7 +340,7 @@ class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         port: 0: on no port; commands on this machine reach the coordinator through its folder all the same.
         host: the address to listen at; any but loopback needs TLS, and who opens the page a token.
         names: by which people reach the machine, such as ``greenhouse.local``; addresses always go.
-        token_file: its first line is the token; left out, one is drawn and kept in the run's folder where one is needed.
+        token_file: its first line is the token; left out, one is drawn where it is needed, and kept beside the state.
         cert_file: the certificate of the page.
         key_file: its key.
     """

@@ -17,10 +17,5 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Give the order."""
     overview = give(options, "pause")
-    return show(
-        options,
-        overview,
-        [
-            f"{overview.federation}: paused: the open round is finished, and none begins until `lamina resume {options.config}`"
-        ],
-    )
+    line = f"{overview.federation}: no further round begins until `lamina resume {options.config}`"
+    return show(options, overview, [line])

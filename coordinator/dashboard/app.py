@@ -28,7 +28,7 @@ from lamina.coordinator.dashboard.source import LogTail, cycles_after, rounds_af
 from lamina.models.errors import ConfigError
 
 _STATIC = Path(__file__).parent / "static"
-_POLL_S = 0.5
+_POLL_S = 1.0
 _SILENCE_S = 15.0
 """A stream says something at least this often, so that proxies keep it open, and the page knows that it is alive."""
 
@@ -173,16 +173,14 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 def _guard(token: str, hosts: frozenset[str]) -> Middleware:
-    """Who may: a page of another site may not, under no name of its own (DNS rebinding), and nobody without the token."""
+    """Refuse pages of other sites, also where a foreign name leads here (DNS rebinding), and who lacks the token."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _is_named(request.host, hosts):
             raise web.HTTPMisdirectedRequest(text=f"this is not {request.host[:80]}")
         if request.method != "GET" and request.headers.get("X-Lamina") != "1":
-            raise web.HTTPForbidden(
-                text="an order needs the header X-Lamina: 1, which no page of another site can send"
-            )
+            raise web.HTTPForbidden(text="an order needs the header X-Lamina: 1: no page of another site can send it")
         if token and not _knows(request, token):
             given = request.query.get("token", "")
             if not hmac.compare_digest(given.encode(), token.encode()):

@@ -70,6 +70,7 @@ async def _on_socket(dashboard: Dashboard) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def served_on_port(dashboard: Dashboard, settings: DashboardSettings) -> AsyncIterator[str]:
+    """Serve on the port alone; yields and raises as `served`."""
     tls = _tls(settings)
     token = "" if _is_loopback(settings.host) and not settings.token_file else _token(dashboard.folder, settings)
     if not _is_loopback(settings.host) and tls is None:

@@ -65,7 +65,7 @@ def tail_of(name: str) -> Iterator[LogTail]:
 
 
 def rounds_after(folder: Path, done: int) -> list[dict[str, Any]]:
-    """The records of the rounds from the 0-based round ``done`` on, as ``rounds.csv`` has them; torn lines are left out."""
+    """The records of the rounds from the 0-based round ``done`` on, but for lines that are torn."""
     try:
         with (folder / ROUNDS).open(newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file)

@@ -34,7 +34,7 @@ def device_lines(overview: Overview, now: float) -> list[str]:
     """A table of the devices; ``now`` in seconds since 1970."""
     columns: tuple[tuple[str, Callable[[DeviceView], str]], ...] = (
         ("device", lambda d: d.id),
-        ("state", lambda d: "owes" if d.owes and d.state == "online" else d.state),
+        ("state", lambda d: "training" if d.owes and d.state == "online" else d.state),
         ("trains from", lambda d: "-" if d.cut is None else f"{d.cut} {d.layer}"),
         ("MiB", lambda d: f"{d.budget_mib:.0f}"),
         ("peak", lambda d: "-" if d.peak_mib is None else f"{d.peak_mib:.0f}"),

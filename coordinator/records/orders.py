@@ -1,4 +1,4 @@
-"""What an operator ordered of a run, kept beside its state, so that a coordinator that is started again obeys it still."""
+"""What an operator ordered of a run is kept beside its state: a coordinator that is started again still obeys it."""
 
 from __future__ import annotations
 

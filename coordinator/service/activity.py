@@ -1,4 +1,4 @@
-"""What is heard of devices: when last, and how many bytes, by device and by layer. It counts from the program's start."""
+"""Counts what devices say from the program's start on: when last, and how many bytes, by device and by layer."""
 
 from __future__ import annotations
 

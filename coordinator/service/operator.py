@@ -1,4 +1,4 @@
-"""An operator's view of a running coordinator, and the orders that it obeys: pause, resume, put a device aside, readmit."""
+"""An operator sees how a running coordinator stands, and orders it to pause, to go on, or to do without a device."""
 
 from __future__ import annotations
 
