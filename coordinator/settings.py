@@ -30,6 +30,7 @@ from lamina.coordinator.algorithms.interval_rule import IntervalRule
 from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.coordinator.folds.aggregate import rule
+from lamina.coordinator.rounds.learning_rate import LearningRate, Schedule
 from lamina.models.errors import ConfigError, require
 from lamina.models.gradient_terms import TERMS, GradientTerm
 
@@ -41,8 +42,12 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rounds: how many; rounded up to whole cycles.
         local_steps: SGD steps a round (tau').
         lr: learning rate; left out, the bundle's own, which goes with its optimiser.
+        lr_schedule: ``steps``: the rate is divided by ``lr_decay`` at each of ``lr_decay_at``, or stays; ``cosine``: it
+            falls along a cosine, to ``lr_final_share`` of it in the last round.
+        lr_warmup_rounds: in the first rounds the rate rises to its full height; 0: it begins there.
         lr_decay_at: shares of the rounds after which the rate is divided by ``lr_decay``.
         lr_decay: the divisor.
+        lr_final_share: where a cosine ends, as a share of the rate.
         hyperparameters: other 0-d inputs of the training graphs, by name (``momentum``, ``weight_decay``).
         seed: of the cohort draws and of every device's sample order.
     """
@@ -50,8 +55,11 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounds: int = 40
     local_steps: int = 10
     lr: float | None = None
+    lr_schedule: Schedule = "steps"
+    lr_warmup_rounds: int = 0
     lr_decay_at: tuple[float, ...] = ()
     lr_decay: float = 10.0
+    lr_final_share: float = 0.0
     hyperparameters: dict[str, float] = {}
     seed: int = 0
 
@@ -61,6 +69,14 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.lr is None or self.lr > 0, "training.lr must be positive")
         require(all(0 < at < 1 for at in self.lr_decay_at), "training.lr_decay_at holds shares between 0 and 1")
         require(self.lr_decay > 0, "training.lr_decay must be positive")
+        require(
+            0 <= self.lr_warmup_rounds < self.rounds,
+            "training.lr_warmup_rounds must be at least 0 and below the rounds",
+        )
+        require(0 <= self.lr_final_share <= 1, "training.lr_final_share must lie between 0 and 1")
+        cosine = self.lr_schedule == "cosine"
+        require(not (cosine and self.lr_decay_at), "training.lr_decay_at: a cosine has no steps; leave it out")
+        require(cosine or not self.lr_final_share, "training.lr_final_share needs lr_schedule = 'cosine'")
         require(0 <= self.seed < 2**63, "training.seed must lie between 0 and 2^63")
         require("lr" not in self.hyperparameters, "training.hyperparameters: give the rate as training.lr")
 
@@ -357,6 +373,27 @@ class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
         require(bool(self.cert_file) == bool(self.key_file), "dashboard.cert_file and dashboard.key_file go together")
 
 
+class Signing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose word boards take (docs/operating.md, SECURITY.md); ``lamina init`` fills it in.
+
+    Attributes:
+        key_file: the coordinator's own secret key, by which it signs tasks and plans; empty: nothing is signed.
+        mandate_file: the operator's word for that key, as ``lamina mandate`` writes it.
+        operator_key_file: the operator's secret key. Where that file is at hand, ``lamina run`` renews the mandate
+            itself when it has to; keep the file elsewhere, and only a person with it can.
+        mandate_days: for how long a mandate is good.
+    """
+
+    key_file: str = ""
+    mandate_file: str = ""
+    operator_key_file: str = ""
+    mandate_days: int = 30
+
+    def __post_init__(self) -> None:
+        require(bool(self.key_file) == bool(self.mandate_file), "signing.key_file and signing.mandate_file go together")
+        require(self.mandate_days > 0, "signing.mandate_days must be at least 1")
+
+
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The tables that say how a model is trained, whatever carries it out: a federation, an emulation or a simulation.
 
@@ -389,8 +426,15 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def rate(self, round_: int, default: float) -> float:
         """The learning rate in a round; it starts at ``default`` where ``training.lr`` is left out."""
-        decays = sum(round_ >= share * self.rounds for share in self.training.lr_decay_at)
-        return (default if self.training.lr is None else self.training.lr) / self.training.lr_decay**decays
+        training = self.training
+        course = LearningRate(
+            training.lr_schedule,
+            training.lr_warmup_rounds,
+            training.lr_decay_at,
+            training.lr_decay,
+            training.lr_final_share,
+        )
+        return course.at(round_, self.rounds, default if training.lr is None else training.lr)
 
 
 class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -411,6 +455,7 @@ class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_onl
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
     state: State = msgspec.field(default_factory=State)
     dashboard: DashboardSettings = msgspec.field(default_factory=DashboardSettings)
+    signing: Signing = msgspec.field(default_factory=Signing)
 
     def __post_init__(self) -> None:
         require(

@@ -11,6 +11,7 @@ host = "192.168.1.10"
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ import msgspec
 from lamina.broker.link.address import BrokerAddress
 from lamina.broker.wire.topics import check_name
 from lamina.edge_agent.training.activation_cache import Element
-from lamina.models.errors import ConfigError
+from lamina.models.errors import ConfigError, brief
 from lamina.models.fitting import SAVINGS, Saving
 
 
@@ -40,12 +41,17 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: processor cores that training may use; 0 takes all that the process may run on.
         engine: ``onnxruntime``; ``onnxruntime-training``, whose gradients are faster where it exists (x86-64 Linux and
             macOS), and for which the bundle must have been built; or ``auto``: the second where both are there.
-        tuning: whether to measure once, for some seconds, which of a bundle's graphs this board runs fastest, and
-            whether its threads had better wait actively. Without it standard graphs are run, and threads sleep.
+        tuning: whether to measure, for some seconds at first and by training's own steps later on, which of a bundle's
+            graphs this board runs fastest, on how many threads, and whether these had better wait actively. Without it
+            standard graphs are run on all threads, which sleep.
         folder: where the bundle's files, cached activations and the state of the last round are kept.
         keep_state: whether to write the state after each round, so that a restarted agent goes on where it was.
         broker_s: how long to try for a broker that does not answer; 0 tries for ever.
         once: whether to end with the federation's training; as a service, the agent waits for the next one.
+        operator_key_file: the operator's public key, where the board was enrolled: it then follows no orders but those
+            behind which the operator's signature stands. Empty: it follows whoever the broker lets speak.
+        bundles: digests of the bundles that may be trained here; others wait until a person allows them (``lamina-agent
+            allow``). Left out: all that the coordinator names; ``[]``: none, unless it is allowed.
         shared_process: the agent is one of several in its process, so its memory can't be told.
     """
 
@@ -63,6 +69,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_state: bool = True
     broker_s: float = 0.0
     once: bool = False
+    operator_key_file: str = ""
+    bundles: tuple[str, ...] | None = None
     shared_process: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +82,19 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"threads can't be negative, and is {self.threads}; 0 takes all cores")
         if not 0 <= self.broker_s < math.inf:
             raise ConfigError(f"broker_s must be 0 (try for ever) or more, and is {self.broker_s}")
+        for digest in self.bundles or ():
+            check_digest(digest, "bundles")
+
+
+def check_digest(digest: str, what: str) -> str:
+    """Return the digest of a bundle, if it is one.
+
+    Raises:
+        ConfigError: it is none; ``what`` says where it stands.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ConfigError(f"{what}: {brief(digest, 80)!r} is no bundle's digest, which is 64 hexadecimal digits")
+    return digest
 
 
 def anchored(settings: AgentSettings, folder: Path) -> AgentSettings:
@@ -82,6 +103,7 @@ def anchored(settings: AgentSettings, folder: Path) -> AgentSettings:
         settings,
         folder=str(folder / settings.folder),
         data=anchored_data(settings.data, folder),
+        operator_key_file=str(folder / settings.operator_key_file) if settings.operator_key_file else "",
         broker=settings.broker.anchored(folder),
     )
 

@@ -38,18 +38,18 @@ class Dataset:
     Attributes:
         name: for people.
         x_train: (N, *sample_shape), float32, or int64 for tokens.
-        y_train: labels from 0, (N,) int64.
+        y_train: targets, (N, ...): class indices are int64; ``None`` where there are none.
         x_test: held-out samples.
-        y_test: their labels.
-        classes: number of classes.
+        y_test: their targets.
+        classes: number of classes; 0 where targets are no class indices.
         ids: whose each training sample is, (N,), where the source knows.
     """
 
     name: str
     x_train: Array
-    y_train: Array
+    y_train: Array | None
     x_test: Array
-    y_test: Array
+    y_test: Array | None
     classes: int
     ids: Array | None = None
 
@@ -57,6 +57,12 @@ class Dataset:
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.x_train.shape[1:]
+
+    @property
+    def labels(self) -> Array | None:
+        """The class of every training sample, (N,); ``None`` where a sample has none, or several."""
+        y = self.y_train
+        return y if y is not None and y.ndim == 1 and self.classes else None
 
 
 def load_dataset(source: str | Path, *, seed: int = 0) -> Dataset:
@@ -75,8 +81,7 @@ def load_dataset(source: str | Path, *, seed: int = 0) -> Dataset:
     _check_test(name, train, test)
     classes = _classes(name, raw.classes, train, test)
     x_train, x_test = scale(train.x, test.x)
-    y_train, y_test = train.y.astype(np.int64), test.y.astype(np.int64)
-    return Dataset(Path(name).stem or name, x_train, y_train, x_test, y_test, classes, ids)
+    return Dataset(Path(name).stem or name, x_train, _stored(train.y), x_test, _stored(test.y), classes, ids)
 
 
 def split_off(labels: Array, share: float, seed: int | Sequence[int]) -> tuple[Array, Array]:
@@ -91,6 +96,18 @@ def split_off(labels: Array, share: float, seed: int | Sequence[int]) -> tuple[A
         held.append(members[: max(1, round(share * len(members))) if len(members) > 1 else 0])
     out = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), out), out
+
+
+def drawn_off(samples: int, share: float, seed: int | Sequence[int]) -> tuple[Array, Array]:
+    """As `split_off`, where samples have no class: a share of all, one at least."""
+    order = np.random.default_rng(seed).permutation(samples)
+    held = min(max(1, round(share * samples)), samples - 1)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _stored(y: Array | None) -> Array | None:
+    """Class indices as int64, all other targets as they are."""
+    return y.astype(np.int64) if y is not None and y.ndim == 1 and y.dtype.kind in "iub" else y
 
 
 def _read(name: str) -> Raw:
@@ -119,13 +136,18 @@ def _read_folder(path: Path) -> Raw:
 
 def _split(raw: Raw, seed: int) -> tuple[Samples, Samples, Array | None]:
     x, y = raw.train.x, raw.train.y
-    stay, out = split_off(y, TEST_SHARE, seed)
-    return Samples(x[stay], y[stay]), Samples(x[out], y[out]), None if raw.ids is None else raw.ids[stay]
+    labels = _stored(y)
+    if labels is not None and labels.ndim == 1 and labels.dtype == np.int64:
+        stay, out = split_off(labels, TEST_SHARE, seed)
+    else:
+        stay, out = drawn_off(len(x), TEST_SHARE, seed)
+    parts = [Samples(x[part], None if y is None else y[part]) for part in (stay, out)]
+    return parts[0], parts[1], None if raw.ids is None else raw.ids[stay]
 
 
 def _check_training(name: str, raw: Raw) -> None:
     _check(f"{name}, training set", raw.train)
-    if raw.ids is not None and raw.ids.shape != raw.train.y.shape:
+    if raw.ids is not None and raw.ids.shape != raw.train.x.shape[:1]:
         raise DataError(f"{name}: ids must name one owner a training sample, and has the shape {raw.ids.shape}")
 
 
@@ -144,7 +166,7 @@ def _check(where: str, samples: Samples) -> None:
 
 
 def _classes(name: str, announced: int | None, train: Samples, test: Samples) -> int:
-    needed = 1 + max(int(samples.y.max()) for samples in (train, test))
+    needed = max(LabelledSamples(samples.x, samples.y, name).classes for samples in (train, test))
     if announced is not None and needed > announced:
         raise DataError(f"{name}: it announces {announced} classes, and a label is {needed - 1}")
     return announced or needed

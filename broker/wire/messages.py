@@ -32,6 +32,7 @@ from lamina.broker.wire.bounds import (
     Shape,
     Share,
     Text,
+    ValueDigests,
     unpacked,
 )
 from lamina.broker.wire.local_work import LocalWork
@@ -149,6 +150,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         scalars: names of what each update says of itself (`wire.local_work`); left out: nothing.
         reference: see `LocalWork`; left out: 0.
         control: see `LocalWork`; left out: gradients are not corrected.
+        digests: of every layer's global value at that version (`lamina.broker.wire.deltas.digest_of`), in a plan that
+            is signed; left out in others.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -178,6 +181,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     scalars: Names | msgspec.UnsetType = msgspec.UNSET
     reference: Finite | msgspec.UnsetType = msgspec.UNSET
     control: Factors | msgspec.UnsetType = msgspec.UNSET
+    digests: ValueDigests | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def work(self) -> LocalWork:
@@ -221,6 +225,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
         instance: names this start of the agent; those of later starts sort behind it.
+        target_shape: shape of one of its targets; left out: a scalar.
+        target_dtype: NumPy's name for the type of their elements, ``none`` without targets; left out: class indices.
     """
 
     device: DeviceName
@@ -236,6 +242,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     savings: Names = ()
     sample_dtype: Text = ""
     instance: Name = ""
+    target_shape: Shape | msgspec.UnsetType = msgspec.UNSET
+    target_dtype: Name | msgspec.UnsetType = msgspec.UNSET
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):
@@ -248,6 +256,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         cut: index of the first layer that it trains.
         manifest: SHA-256 of the bundle's manifest.
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
+        aside: whether a refused device stays, since the operator may take it back; left out: it ends.
     """
 
     epoch: Epoch
@@ -256,6 +265,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     cut: Count = 0
     manifest: Digest = ""
     further: Names | msgspec.UnsetType = msgspec.UNSET
+    aside: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):

@@ -34,8 +34,11 @@ def _resolved(settings: FederationSettings, folder: Path) -> FederationSettings:
     evaluation = settings.evaluation
     if evaluation.data:
         evaluation = msgspec.structs.replace(evaluation, data=resolved_source(evaluation.data, folder))
+    signing = settings.signing
+    files = {name: getattr(signing, name) for name in ("key_file", "mandate_file", "operator_key_file")}
     return msgspec.structs.replace(
         settings,
+        signing=msgspec.structs.replace(signing, **{name: str(folder / file) for name, file in files.items() if file}),
         bundle=str(folder / settings.bundle),
         folder=str(folder / settings.folder),
         broker=settings.broker.anchored(folder),

@@ -45,8 +45,9 @@ async def served(dashboard: Dashboard, settings: DashboardSettings) -> AsyncIter
         ConfigError: the port is taken, TLS or the token can't be read, or it would be open to a network.
     """
     async with contextlib.AsyncExitStack() as stack:
+        address = await stack.enter_async_context(served_on_port(dashboard, settings)) if settings.port else ""
         await stack.enter_async_context(_on_socket(dashboard))
-        yield await stack.enter_async_context(served_on_port(dashboard, settings)) if settings.port else ""
+        yield address
 
 
 @contextlib.asynccontextmanager

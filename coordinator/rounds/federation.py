@@ -338,6 +338,11 @@ class Federation:
         self._model.prepare(exact, self.snapshot.round)
 
     @property
+    def digests(self) -> bytes:
+        """Of every layer's value, as a signed plan carries them."""
+        return self._model.digests
+
+    @property
     def advance(self) -> list[LayerValue]:
         """What leads devices from the versions before to those of the plan, layers ascending; see `wire.deltas`."""
         return self._model.advance

@@ -87,9 +87,9 @@ class Registry:
         known, before = self.devices.get(profile.device), self._before.get(profile.device)
         refused = known.refused if known else before.refused if before else 0
         cut, reason = (None, self._put_aside(refused)) if self._is_aside(refused) else self._judge(profile)
-        if profile.device in self._aside:
-            cut, reason = None, _ORDERED_ASIDE
         task = self._refusal(reason) if cut is None else self._acceptance(cut, reason)
+        if profile.device in self._aside:
+            task = msgspec.structs.replace(self._refusal(_ORDERED_ASIDE), aside=True)
         self.devices[profile.device] = Device(
             profile=profile,
             task=task,
@@ -237,7 +237,8 @@ class Registry:
         spec, wire = self._manifest.spec, self._wire
         if profile.num_examples < 1:
             return None, "it has no training examples"
-        if reason := unsuitable(spec, profile.sample_shape, profile.sample_dtype, profile.classes):
+        targets = profile.target_shape or (), profile.target_dtype or "int64"
+        if reason := unsuitable(spec, profile.sample_shape, profile.sample_dtype, profile.classes, *targets):
             return None, reason
         if wire.codec_for(profile.codecs) is None:
             return (

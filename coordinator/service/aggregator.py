@@ -20,6 +20,7 @@ from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import chunks, messages
 from lamina.broker.wire.chunks import FileJoiner, Joiner, LayerValue
 from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, RoundPlan, Task
+from lamina.broker.wire.orders import opened
 from lamina.broker.wire.topics import Address, Topics, check_name
 from lamina.coordinator.rounds.site import Site, share
 from lamina.coordinator.service.arrivals import joined_update, joined_updates
@@ -132,7 +133,7 @@ class Aggregator:
             case "updates":
                 await self._hear_batch(payload, address)
             case "round":
-                self._hear_plan(messages.decode(payload, RoundPlan), delivery.retained)
+                self._hear_plan(messages.decode(opened(payload), RoundPlan), delivery.retained)
                 self._plan = payload
                 if delivery.retained and self._site.waits:
                     # It lay there when this aggregator came, or came back: what devices sent meanwhile is lost. Said
@@ -145,7 +146,7 @@ class Aggregator:
                 if site.meet(profile.device, profile.num_examples):
                     await self._ask_again(link, profile.device)
             case "task":
-                if site.task(address.device, messages.decode(payload, Task)):
+                if site.task(address.device, messages.decode(opened(payload), Task)):
                     await self._ask_again(link, address.device)
             case "status":
                 self._hear_status(address.device, messages.decode(payload, DeviceStatus).state)

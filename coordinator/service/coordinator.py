@@ -49,6 +49,7 @@ from lamina.coordinator.service.operator import Operator
 from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import RoundLog
 from lamina.coordinator.service.round_loop import RoundLoop
+from lamina.coordinator.service.signing import Signer
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, LinkError, RejectedUpdate, RemoteError, TakenOver
@@ -76,6 +77,7 @@ class Coordinator:
         new_epoch: draws the number that tells this run of the federation from all others.
         disk: state and records lie on; what the models are exported to is the machine's own.
         leadership: makes this coordinator's side of the lease.
+        signer: signs orders; ``None``: nobody does.
 
     Attributes:
         operator: for who looks at it and gives it orders.
@@ -93,6 +95,7 @@ class Coordinator:
         new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
         disk: Disk = DISK,
         leadership: Callable[[Topics], Leadership] = Leadership,
+        signer: Signer | None = None,
     ) -> None:
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
@@ -105,7 +108,7 @@ class Coordinator:
         self._round_log = RoundLog(
             settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
         )
-        self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes)
+        self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes, signer)
         self._listens = False  # from the first link on
         self._joiner = Joiner(self._federation.wire_spec)
         self._follow(None)

@@ -24,6 +24,7 @@ from lamina.edge_agent.service.agent_context import AgentContext, TrafficCounter
 from lamina.edge_agent.service.connection import Connection, LinkCommand
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
+from lamina.edge_agent.service.orders import Orders
 from lamina.edge_agent.service.profile import probe
 from lamina.edge_agent.service.rivals import Rivals, instance_of
 from lamina.edge_agent.session.events import (
@@ -67,7 +68,7 @@ class Agent:
 
     Raises:
         ConfigError: no memory budget is given, and the platform does not say what is free; or the engine that is
-            chosen is not installed.
+            chosen is not installed; or the operator's key can't be read.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Agent:
             profile, instance=instance_of(time.time_ns() // 10**6, secrets.token_hex(4))
         )
         self._rivals = Rivals(self.profile.instance)
+        self._orders = Orders(settings, disk)
         learning.budget_mib = self.profile.budget_mib
         self.tally = TrafficCounters()
         self._settings = settings
@@ -144,6 +146,7 @@ class Agent:
             fetcher=self._fetcher,
             tally=self.tally,
             session=self._session,
+            orders=self._orders,
             rivals=self._rivals,
             feed=self._feed,
         )

@@ -20,7 +20,7 @@ import numpy as np
 
 from lamina.broker.wire.chunks import LayerValue, pack_all, split, unpack
 from lamina.broker.wire.codecs import codec
-from lamina.broker.wire.deltas import applied, check_of
+from lamina.broker.wire.deltas import applied, check_of, digest_of
 from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.broker.wire.runs import runs
 from lamina.edge_agent.admission.bundles import check_graphs
@@ -30,6 +30,7 @@ from lamina.edge_agent.session.error_feedback import ErrorFeedback
 from lamina.edge_agent.session.events import Outcome, Progress, Train
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training.allocation import return_freed_memory
+from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.engine import STANDARD, Engine
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.memory import PeakMeter
@@ -59,10 +60,11 @@ def _nothing_to_check(*, batch: int) -> None:
 
 
 class Decoded(NamedTuple):
-    """A layer's value (vector_size,), and its check (`lamina.broker.wire.deltas`)."""
+    """A layer's value (vector_size,), its check, and its digest if one is asked for (`lamina.broker.wire.deltas`)."""
 
     vector: Vector
     check: int
+    digest: bytes
 
 
 class Learning:
@@ -185,11 +187,11 @@ class Learning:
             for layer, messages in await self._run(partial(self._encoded_updates, plan, layers[run])):
                 yield layer, messages
 
-    async def decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+    async def decoded(self, values: Sequence[LayerValue], *, digested: bool = False) -> list[Decoded | DecodeError]:
         """Return for each value, in order, what it, or a delta to the value that is held, leads to; or why it is not
         its layer's.
         """
-        decode = partial(self._decoded, values)
+        decode = partial(self._decoded, values, digested)
         elements = sum(self.layers[value.layer].vector_size for value in values)
         return decode() if elements <= _INLINE_ELEMENTS else await self._run(decode)
 
@@ -212,12 +214,14 @@ class Learning:
     async def _run(self, job: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job)
 
-    def _decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+    def _decoded(self, values: Sequence[LayerValue], digested: bool) -> list[Decoded | DecodeError]:
         """Wherever it runs, it changes nothing of the learner."""
         specs = [self.layers[value.layer] for value in values]
         bases = [self._ready().held(value.layer) if value.purpose == "delta" else None for value in values]
         return [
-            vector if isinstance(vector, DecodeError) else Decoded(vector, check_of(vector))
+            vector
+            if isinstance(vector, DecodeError)
+            else Decoded(vector, check_of(vector), digest_of(vector) if digested else b"")
             for vector in applied(values, specs, bases)
         ]
 
@@ -241,7 +245,7 @@ class Learning:
         )
         self._largest_batch = manifest.batch_size
         self._check_graphs(batch=memory_plan.micro_batch or manifest.batch_size)
-        self._learner = self._new_learner(
+        assignment = Assignment(
             self._affordable(manifest, choice.plan),
             task.cut,
             path,
@@ -254,6 +258,7 @@ class Learning:
             cache_element=self._settings.spill,
             further=task.further or (),
         )
+        self._learner = self._new_learner(assignment)
         self._wire_spec = with_further(manifest.spec, task.further or ())
         return self._restored(task, self._learner)
 

@@ -128,7 +128,7 @@ class InputSide:
         if not earlier:
             return self._run(
                 last,
-                lambda rows: self._data.samples(samples[rows], self._spec.input_dtype),
+                lambda rows: self._data.inputs(samples[rows], self._spec),
                 len(samples),
                 target,
                 values,

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +21,13 @@ from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.session.events import Outcome
 from lamina.edge_agent.session.local_memory import LocalMemory
-from lamina.edge_agent.training.activation_cache import Element
-from lamina.edge_agent.training.engine import Engine, Resident
+from lamina.edge_agent.training.assignment import Assignment
+from lamina.edge_agent.training.engine import Resident
 from lamina.edge_agent.training.input_side import InputSide, Stop
-from lamina.edge_agent.training.stepping import at_once, in_parts
+from lamina.edge_agent.training.stepping import Weigh, at_once, in_parts
 from lamina.models.arrays import Indices, Vector
 from lamina.models.further import with_further
-from lamina.models.manifest import FileEntry, Manifest
-from lamina.models.samples import LabelledSamples
+from lamina.models.targets import weight_of
 from lamina.models.values import layer_tensors
 
 
@@ -38,17 +35,7 @@ class Learner:
     """One device's model and samples.
 
     Args:
-        manifest: of the bundle.
-        cut: first layer that is trained.
-        path: where a file of the bundle lies.
-        data: the device's samples.
-        cache_folder: on the disk that is to hold activations.
-        engine: that is to train.
-        threads: processor cores that training may use.
-        micro_batch: samples at once, where memory can't hold a batch; 0: a batch at once.
-        further: names of the algorithm's vectors in every layer's value (`models.further`).
-        cache_element: element type in which the input side's activations are kept on the disk.
-        checkpoints: whether a micro-batch's forward pass is computed again for its backward pass.
+        assignment: what it is made of.
 
     Raises:
         DataError: the samples don't suit the model.
@@ -56,41 +43,42 @@ class Learner:
         ConfigError: the folder can't be written to.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        cut: int,
-        path: Callable[[FileEntry], Path],
-        data: LabelledSamples,
-        cache_folder: Path,
-        engine: Engine,
-        *,
-        threads: int = 1,
-        micro_batch: int = 0,
-        checkpoints: bool = False,
-        cache_element: Element = "float32",
-        further: tuple[str, ...] = (),
-    ) -> None:
-        data.check(manifest.spec)
-        self._spec = manifest.spec
-        self._cut = cut
-        self._data = data
-        self._wire = with_further(manifest.spec, further)
+    def __init__(self, assignment: Assignment) -> None:
+        self._begin(assignment)
+        self._open(assignment)
+
+    def _begin(self, assignment: Assignment) -> None:
+        """Hold what any learner holds, whatever it trains with."""
+        spec = assignment.manifest.spec
+        self._spec, self._cut, self._data = spec, assignment.cut, assignment.data
+        self._wire = with_further(spec, assignment.further)
         self.memory = LocalMemory()
-        self._global: list[Vector | None] = [None] * len(self._spec.layers)  # layer vectors
+        self._global: list[Vector | None] = [None] * len(spec.layers)  # layer vectors
+        self._input_side: InputSide | None = None
+
+    def _open(self, assignment: Assignment) -> None:
+        """Load the graphs."""
+        manifest, cut, path, engine = assignment.manifest, assignment.cut, assignment.path, assignment.engine
+        assignment.data.check(manifest.spec)
         self._trainer: Resident
-        if micro_batch:
-            parts = engine.parts_trainer(manifest, cut, path, threads=threads, checkpoints=checkpoints)
-            self._trainer, self._step = parts, in_parts(parts, self._read, micro_batch)
+        if assignment.micro_batch:
+            parts = engine.parts_trainer(
+                manifest, cut, path, threads=assignment.threads, checkpoints=assignment.checkpoints
+            )
+            self._trainer, self._step = parts, in_parts(parts, self._read, assignment.micro_batch, self._weigh())
         else:
-            whole = engine.trainer(manifest, cut, path, threads=threads)
+            whole = engine.trainer(manifest, cut, path, threads=assignment.threads)
             self._trainer, self._step = whole, at_once(whole, self._read)
-        pieces = [(piece, path(piece.graph)) for piece in manifest.pieces_before(cut)]
-        self._input_side = (
-            InputSide(self._spec, pieces, data, cache_folder, engine, threads=threads, element=cache_element)
-            if pieces
-            else None
-        )
+        if pieces := [(piece, path(piece.graph)) for piece in manifest.pieces_before(cut)]:
+            self._input_side = InputSide(
+                manifest.spec,
+                pieces,
+                assignment.data,
+                assignment.cache_folder,
+                engine,
+                threads=assignment.threads,
+                element=assignment.cache_element,
+            )
 
     def take(self, layer: int, vector: Vector) -> None:
         """Hold a layer's new global value (vector_size,)."""
@@ -192,15 +180,22 @@ class Learner:
             forward_s=forward_s,
         )
 
-    def _read(self, batch: Indices) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """What enters the trained layers for the samples (B,), and their labels."""
-        return self._entering(batch), self._data.y[batch]
+    def _read(self, batch: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What enters the trained layers for the samples (B,), and their targets."""
+        return self._entering(batch), self._data.targets(batch, self._spec)
+
+    def _weigh(self) -> Weigh:
+        """How much samples weigh in a mean over a batch."""
+        target = self._spec.wanted
+        if target.ignored is None and not target.weights:
+            return len
+        return lambda batch: weight_of(target, self._data.targets(batch, self._spec))
 
     def _entering(self, batch: Indices) -> NDArray[Any]:
         """What enters the trained layers for the samples (B,): (B, ...)."""
         if self._input_side is not None:
             return self._input_side.activations(batch)
-        return self._data.samples(batch, self._spec.input_dtype)
+        return self._data.inputs(batch, self._spec)
 
     def _start_from_global(self, layers: tuple[int, ...]) -> None:
         for layer in layers:

@@ -39,7 +39,10 @@ def run(options: argparse.Namespace) -> int:
     names = [f"device-{number}" for number in range(1, options.devices + 1)]
     write_samples(options.folder, dataset, names, parts)
     for name, part in zip(names, parts, strict=True):
-        counts = np.bincount(dataset.y_train[part], minlength=dataset.classes)
-        print(f"{name:<12} {len(part):>7,} samples; by class: {' '.join(map(str, counts))}")
-    print(f"{len(dataset.y_test):,} samples to evaluate on: {test_file(options.folder)}")
+        by_class = ""
+        if dataset.labels is not None:
+            counts = np.bincount(dataset.labels[part], minlength=dataset.classes)
+            by_class = f"; by class: {' '.join(map(str, counts))}"
+        print(f"{name:<12} {len(part):>7,} samples{by_class}")
+    print(f"{len(dataset.x_test):,} samples to evaluate on: {test_file(options.folder)}")
     return 0

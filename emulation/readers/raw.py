@@ -12,15 +12,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples and their labels.
+    """Samples and their targets.
 
     Attributes:
         x: samples, batch first; unsigned bytes are pixels, other integers are tokens, floats are ready for use.
-        y: labels, (N,).
+        y: targets, (N, ...); ``None`` where there are none.
     """
 
     x: Array
-    y: Array
+    y: Array | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from lamina.emulation.simulator.setting import Setting
 from lamina.models.arrays import Indices
 from lamina.models.errors import ConfigError
 from lamina.models.spec import ModelSpec
+from lamina.models.targets import as_taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,10 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
     shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
     validation = set_aside(shares, holdout.validation, seed, VALIDATION)
     own = set_aside(validation.trained, holdout.own, seed, PER_DEVICE)
-    x_judge, y_judge = _judging(dataset, validation.aside.values())
+    y_train, y_test = (
+        _taken(x, y, spec) for x, y in ((dataset.x_train, dataset.y_train), (dataset.x_test, dataset.y_test))
+    )
+    x_judge, y_judge = _judging((dataset.x_train, y_train, dataset.x_test, y_test), validation.aside.values())
     common = _task_settings(setting, drawn, {name: own.trained[name] for name in names}, device)
     if setting.local.augment and len(spec.input_shape) != 3:
         raise ConfigError(f"local.augment crops images, and samples have the shape {spec.input_shape}")
@@ -112,9 +116,9 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
         setting,
         common,
         (
-            *(dataset.x_train, dataset.y_train),
+            *(dataset.x_train, y_train),
             np.concatenate([x_judge, *(dataset.x_train[indices] for indices in own.aside.values())]),
-            np.concatenate([y_judge, *(dataset.y_train[indices] for indices in own.aside.values())]),
+            np.concatenate([y_judge, *(y_train[indices] for indices in own.aside.values())]),
         ),
         drawn.initial,
         {name: common.variants.index(variants[tier]) for name, tier in zip(names, setting.fleet.tiers, strict=True)},
@@ -166,12 +170,19 @@ def _outlined(setting: Setting) -> Outline:
     return outlined(setting)
 
 
-def _judging(dataset: Dataset, validation: Collection[Indices]) -> tuple[Array, Array]:
+def _taken(x: Array, y: Array | None, spec: ModelSpec) -> Array:
+    """Targets as the task takes them; check_fit has passed."""
+    target = spec.wanted
+    return as_taken(target, x if target.is_input or y is None else y)
+
+
+def _judging(data: tuple[Array, Array, Array, Array], validation: Collection[Indices]) -> tuple[Array, Array]:
     """The samples that judge the model for all: the test set, or the validation samples of all devices together."""
+    x_train, y_train, x_test, y_test = data
     if not validation:
-        return dataset.x_test, dataset.y_test
+        return x_test, y_test
     chosen = np.concatenate(list(validation))
-    return dataset.x_train[chosen], dataset.y_train[chosen]
+    return x_train[chosen], y_train[chosen]
 
 
 def _ranges(parts: Mapping[str, Indices], start: int) -> dict[str, range]:

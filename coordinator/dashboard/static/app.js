@@ -4,6 +4,7 @@ import { heatmap, lines, short } from "/static/charts.js";
 
 const PATIENCE_S = 5; // what a round waits for is not worth a line before
 
+const RETRY_MS = 2000;
 const at = (id) => document.getElementById(id);
 const state = { overview: null, rounds: [], cycles: [], device: null, busy: false, again: false };
 
@@ -297,9 +298,18 @@ at("device").addEventListener("close", () => { state.device = null; });
 addEventListener("resize", () => { if (state.overview) charts(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state.overview) charts(); });
 
-const events = new EventSource("/api/events");
-events.onmessage = (event) => { if (at("state").dataset.state === "lost") trouble(""); show(JSON.parse(event.data)); };
-events.onerror = () => {
-  at("state").dataset.state = "lost";
-  trouble("The coordinator does not answer. This page goes on when it is back.");
-};
+function listen() {
+  const events = new EventSource("/api/events");
+  events.onmessage = (event) => {
+    if (at("state").dataset.state === "lost") trouble("");
+    show(JSON.parse(event.data));
+  };
+  events.onerror = () => {
+    at("state").dataset.state = "lost";
+    trouble("The coordinator does not answer. This page goes on when it is back.");
+    events.close(); // a browser gives up for good after some kinds of error
+    setTimeout(listen, RETRY_MS);
+  };
+}
+
+listen();
