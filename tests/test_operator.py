@@ -21,7 +21,7 @@ from lamina.coordinator.dashboard.client import NobodyRuns
 from lamina.coordinator.dashboard.hosting import SOCKET
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.source import cycles_after, overview_of, rounds_after
-from lamina.coordinator.records.orders import Orders, read_orders, write_orders
+from lamina.coordinator.records.orders import StandingOrders, read_orders, write_orders
 from lamina.coordinator.records.records import RoundRecord
 from lamina.coordinator.settings import DashboardSettings
 from lamina.models.bundle import Bundle
@@ -259,8 +259,8 @@ async def test_a_dashboard_that_would_be_open_or_can_not_be_served_is_refused(
 
 
 def test_orders_are_kept_and_damaged_ones_are_refused(tmp_path: Path) -> None:
-    assert read_orders(tmp_path) == Orders()
-    orders = Orders(paused=True).without("b").without("a").without("b")
+    assert read_orders(tmp_path) == StandingOrders()
+    orders = StandingOrders(paused=True).without("b").without("a").without("b")
     assert orders.aside == ("a", "b")
     write_orders(tmp_path, orders)
     assert read_orders(tmp_path) == orders

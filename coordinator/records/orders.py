@@ -13,7 +13,7 @@ from lamina.models.storage.replace import replace_file
 FILE = Path("state", "orders.json")
 
 
-class Orders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class StandingOrders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An operator's standing orders.
 
     Attributes:
@@ -24,19 +24,19 @@ class Orders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     paused: bool = False
     aside: tuple[str, ...] = ()
 
-    def without(self, device: str) -> Orders:
+    def without(self, device: str) -> StandingOrders:
         """The orders with a device put aside."""
         return msgspec.structs.replace(self, aside=tuple(sorted({*self.aside, device})))
 
-    def readmitting(self, device: str) -> Orders:
+    def readmitting(self, device: str) -> StandingOrders:
         """The orders with a device taken back."""
         return msgspec.structs.replace(self, aside=tuple(name for name in self.aside if name != device))
 
 
-_decoder = msgspec.json.Decoder(Orders)
+_decoder = msgspec.json.Decoder(StandingOrders)
 
 
-def read_orders(folder: Path, disk: Disk = DISK) -> Orders:
+def read_orders(folder: Path, disk: Disk = DISK) -> StandingOrders:
     """The orders of the run in a folder; none where nothing was ordered.
 
     Raises:
@@ -47,12 +47,12 @@ def read_orders(folder: Path, disk: Disk = DISK) -> Orders:
         with disk.open(path) as file:
             return _decoder.decode(file.read())
     except FileNotFoundError:
-        return Orders()
+        return StandingOrders()
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path}: {error}; remove the file to begin without orders") from error
 
 
-def write_orders(folder: Path, orders: Orders, disk: Disk = DISK) -> None:
+def write_orders(folder: Path, orders: StandingOrders, disk: Disk = DISK) -> None:
     """Keep the orders, over a power cut too.
 
     Raises:

@@ -11,7 +11,7 @@ import msgspec
 from lamina.broker.wire.messages import Task
 from lamina.coordinator.dashboard.overview import Overview, State, device_views, layer_views, left_s
 from lamina.coordinator.records.evaluations import Evaluations
-from lamina.coordinator.records.orders import Orders, read_orders, write_orders
+from lamina.coordinator.records.orders import StandingOrders, read_orders, write_orders
 from lamina.coordinator.rounds.federation import Federation
 from lamina.coordinator.service.activity import Activity
 from lamina.coordinator.service.round_loop import RoundLoop
@@ -148,7 +148,7 @@ class Operator:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
-    def _order(self, orders: Orders) -> None:
+    def _order(self, orders: StandingOrders) -> None:
         write_orders(self._folder, orders, self._disk)
         self._orders = orders
         self._rounds.paused = orders.paused
