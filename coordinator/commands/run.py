@@ -19,6 +19,7 @@ from lamina.coordinator.dashboard.app import Dashboard
 from lamina.coordinator.dashboard.hosting import served
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.source import tail_of
+from lamina.coordinator.records.kept_model import as_trained
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
@@ -41,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
     settings = load_federation(options.config, options)
-    bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
+    bundle, folder = as_trained(read_bundle(Path(settings.bundle)), settings), Path(settings.folder)
     with held(folder, "lamina run"):
         remove_drafts(folder)
         if options.fresh:

@@ -43,6 +43,7 @@ from lamina.edge_agent.session.events import (
 )
 from lamina.models.bundle import decode_manifest
 from lamina.models.errors import DecodeError, LinkError, RemoteError, TakenOver
+from lamina.models.personal import at_places, with_personal
 
 log = logging.getLogger("lamina.agent")
 
@@ -289,6 +290,7 @@ class Connection:
         manifest = decode_manifest(
             await context.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
         )
+        manifest = with_personal(manifest, at_places(manifest.spec, task.personal or ()))
         check_task(manifest, task.cut, context.learning.graphs, context.learning.budget_mib)
         await context.fetcher.files(self._link, context.learning.graphs(manifest, task.cut))
         progress = await context.learning.build(task, manifest, context.fetcher.path)

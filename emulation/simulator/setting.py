@@ -139,6 +139,10 @@ class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
             f"aggregation.algorithm = {self.aggregation.algorithm!r} needs reduction = 'cut' and "
             "local.momentum_of = 'device'",
         )
+        require(
+            self.reduction == "cut" or not self.aggregation.personal,
+            "reduction = 'width' averages element by element: leave aggregation.personal out",
+        )
         if self.exchange == "logits":
             self._check_exchange()
         if unknown := self.training.hyperparameters.keys() - {"momentum", "weight_decay"}:
