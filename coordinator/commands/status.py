@@ -17,6 +17,7 @@ from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import overview_by, show, wall_clock
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.text import device_lines, summary_lines
+from lamina.coordinator.enrolment.expiry import ending_soon
 from lamina.coordinator.service.retained import retained
 from lamina.models.errors import ConfigError, DecodeError
 
@@ -33,12 +34,21 @@ def run(options: argparse.Namespace) -> int:
     """Print how the coordinator stands, and a line a device: by its folder if that is here, else by the broker."""
     if (overview := _here(options)) is not None:
         now = wall_clock()
-        return show(options, overview, [*summary_lines(overview, now), "", *device_lines(overview, now)])
+        return show(
+            options, overview, [*summary_lines(overview, now), *_ending(options), "", *device_lines(overview, now)]
+        )
     federation, address = federation_and_broker(options)
     sight = asyncio.run(look(mqtt_dial(address), federation))
     if sight.coordinator is None and not sight.profiles:
         raise ConfigError(f"no federation {federation!r} is known at {address}")
-    return show(options, sight.facts(), sight.text(federation).splitlines())
+    return show(options, sight.facts(), [*sight.text(federation).splitlines(), *_ending(options)])
+
+
+def _ending(options: argparse.Namespace) -> list[str]:
+    """What ends soon of the certificates in the federation's folder."""
+    if not options.federation.endswith(".toml"):
+        return []
+    return [f"  {line}" for line in ending_soon(Path(options.federation).parent, wall_clock())]
 
 
 def _here(options: argparse.Namespace) -> Overview | None:
