@@ -33,6 +33,7 @@ from lamina.coordinator.folds.aggregate import rule
 from lamina.coordinator.rounds.learning_rate import LearningRate, Schedule
 from lamina.models.errors import ConfigError, require
 from lamina.models.gradient_terms import TERMS, GradientTerm
+from lamina.models.readers.settings import Source
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -331,7 +332,7 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             cycle begins, then, before the last one's rounds are evaluated.
     """
 
-    data: str = ""
+    data: Source = ""
     every: int = 1
     batch_size: int = 256
     keep_best: bool = True

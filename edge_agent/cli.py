@@ -23,9 +23,10 @@ from lamina.broker.programs.ending import drop_output, refuse_windows, run_until
 from lamina.broker.programs.flags import add_broker_flags, broker_table
 from lamina.broker.settings import convert, read_toml
 from lamina.edge_agent.service.agent import Agent
-from lamina.edge_agent.settings import AgentSettings, anchored, anchored_data
+from lamina.edge_agent.settings import AgentSettings, anchored
 from lamina.models.errors import ConfigError, LinkError
-from lamina.models.sources import load_samples
+from lamina.models.readers.settings import source_of
+from lamina.models.sources import load_samples, resolved_source
 from lamina.models.storage.folder_lock import held
 from lamina.models.storage.replace import remove_drafts
 
@@ -99,12 +100,17 @@ def _flags(options: argparse.Namespace, here: Path) -> dict[str, Any]:
     return {
         "federation": options.federation,
         "device": options.device,
-        "data": anchored_data(options.data, here) if options.data else None,
+        "data": _data(options.data, here) if options.data else None,
         "budget_mib": options.budget_mib,
         "threads": options.threads,
         "folder": str(here / options.folder) if options.folder else None,
         "once": options.once,
     }
+
+
+def _data(flag: str, here: Path) -> object:
+    """The flag's source as a file would hold it."""
+    return msgspec.to_builtins(resolved_source(source_of(flag), here))
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -116,7 +122,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", metavar="FILE", help="agent.toml; without it, flags must say all that is required")
     parser.add_argument("--federation", metavar="NAME", help="name of the federation")
     parser.add_argument("--device", metavar="NAME", help="this board's name")
-    parser.add_argument("--data", metavar="SOURCE", help="samples.npz, a pair x.npy,y.npy, or module:function")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="a file, a folder, x.npy,y.npy, module:function, or a table {path = ...}"
+    )
     parser.add_argument("--budget-mib", type=float, metavar="MIB", help="memory for training above the idle agent")
     parser.add_argument("--threads", type=int, metavar="N", help="processor cores for training; 0 takes all")
     parser.add_argument("--folder", metavar="FOLDER", help="for the bundle, activations and state")

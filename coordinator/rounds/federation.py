@@ -134,7 +134,10 @@ class Federation:
 
     def register(self, profile: DeviceProfile) -> Task:
         """Judge a device by its profile. Registering again (a restart, another budget) replaces the judgement."""
-        return self._registry.register(profile)
+        task = self._registry.register(profile)
+        if self.round is not None and task.accepted:
+            self.round.restate(profile.device, profile.num_examples)
+        return task
 
     def came(self, name: str) -> bool:
         """A device is there. Whether that is news."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
@@ -54,7 +55,14 @@ CONSENT_S = 2.0
 _ADVANCE = "/advance"  # a sender to the joiner, as layers are; no layer's name holds a slash
 
 
-LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """Tell the coordinator what the device is now."""
+
+    profile: DeviceProfile
+
+
+LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw | Introduce
 
 
 class Connection:
@@ -255,6 +263,8 @@ class Connection:
             if long is not None and isinstance(command, Prepare | Deliver | Withdraw):
                 long.cancel()
             match command:
+                case Introduce(profile):
+                    await self._say("profile", profile)
                 case Subscribe():
                     await self._subscribe(command)
                 case Unsubscribe():

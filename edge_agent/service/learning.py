@@ -26,6 +26,7 @@ from lamina.broker.wire.runs import runs
 from lamina.edge_agent.admission.bundles import check_graphs
 from lamina.edge_agent.service.personal_file import Owner, read_personal, write_personal
 from lamina.edge_agent.service.profile import threads
+from lamina.edge_agent.service.refresh import Refresh
 from lamina.edge_agent.service.state import DamagedState, read_progress, restore_state, save_state
 from lamina.edge_agent.session.error_feedback import ErrorFeedback
 from lamina.edge_agent.session.events import Outcome, Progress, Train
@@ -40,7 +41,7 @@ from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.edge_agent.training.tuning import Tuned
 from lamina.models import fitting
 from lamina.models.arrays import Vector
-from lamina.models.errors import DecodeError
+from lamina.models.errors import ConfigError, DecodeError
 from lamina.models.further import with_further
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.personal import at_places, personal_layers
@@ -109,6 +110,8 @@ class Learning:
         self._check_graphs: Callable[..., None] = _nothing_to_check
         self._largest_batch = 0
         self._meter: PeakMeter | None = None
+        self._refresh = Refresh(settings.data)
+        self._cycle: tuple[int, int] | None = None  # epoch and cycle that the samples were looked at for
         self._owner: Owner | None = None  # of the personal layers; None: there are none
         self._own = PersonalValues()
         self._saved: Progress | None = None  # what the file says, as far as it was written by this agent
@@ -162,6 +165,11 @@ class Learning:
     def layers(self) -> tuple[LayerSpec, ...]:
         """The model's layers."""
         return self.spec.layers
+
+    @property
+    def num_examples(self) -> int:
+        """Samples that the device trains on."""
+        return len(self._data)
 
     def peak_mib(self) -> float | None:
         """Peak memory above the idle agent since the learner was built; ``None`` where that can't be told."""
@@ -255,7 +263,7 @@ class Learning:
             self._affordable(manifest, choice.plan),
             task.cut,
             path,
-            self._data,
+            self._data.numbered_for(manifest.spec),
             self._folder / "spill",
             self.engine,
             threads=threads(self._settings),
@@ -301,6 +309,9 @@ class Learning:
 
     def _train(self, command: Train) -> Outcome | None:
         plan, device = command.plan, self._settings.device
+        if (plan.epoch, plan.cycle) != self._cycle:
+            self._cycle = plan.epoch, plan.cycle
+            self._take_new_samples()
         if plan.batch_size > self._largest_batch and not (self._memory_plan and self._memory_plan.micro_batch):
             self._check_graphs(batch=plan.batch_size)  # the bundle was made for smaller ones
             self._largest_batch = plan.batch_size
@@ -312,6 +323,17 @@ class Learning:
         if outcome is not None:
             self._keep_personal()  # before anything of the round is sent
         return outcome
+
+    def _take_new_samples(self) -> None:
+        if (data := self._refresh.changed()) is None:
+            return
+        try:
+            self._ready().use(data)
+        except ConfigError as error:
+            log.warning("%s: new samples are left alone: %s", self._settings.device, error)
+            return
+        log.info("%s: %d samples, and before it were %d", self._settings.device, len(data), len(self._data))
+        self._data = data
 
     def _encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> list[tuple[int, list[bytes]]]:
         specs = [self.layers[layer] for layer in layers]

@@ -28,6 +28,7 @@ from lamina.edge_agent.training.input_side import InputSide, Stop
 from lamina.edge_agent.training.stepping import Weigh, at_once, in_parts
 from lamina.models.arrays import Indices, Vector
 from lamina.models.further import with_further
+from lamina.models.samples import LabelledSamples
 from lamina.models.targets import weight_of
 from lamina.models.values import layer_tensors
 
@@ -87,6 +88,18 @@ class Learner:
         self._global[layer] = vector
         if layer < self._cut and self._input_side is not None:
             self._input_side.forget()
+
+    def use(self, data: LabelledSamples) -> None:
+        """Train on other samples from the next round on.
+
+        Raises:
+            DataError: they don't suit the model.
+        """
+        data = data.numbered_for(self._spec)
+        data.check(self._spec)
+        self._data = data
+        if self._input_side is not None:
+            self._input_side.use(data)
 
     def held(self, layer: int) -> Vector:
         """A layer's global value (vector_size,), as it was taken last."""
