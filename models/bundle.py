@@ -141,9 +141,9 @@ def _check_order(manifest: Manifest) -> None:
     cuts = tuple(sub_model.cut for sub_model in manifest.sub_models)
     if cuts != spec.cuts:
         raise ModelError(f"its sub-models start at {cuts}, its spec's cuts are {spec.cuts}")
-    leading = tuple((piece.first_block, piece.stop_block) for piece in manifest.pieces)
-    if leading != spec.spans:
-        raise ModelError(f"its pieces span the blocks {leading}, and its cuts the blocks {spec.spans}")
+    leading, spans = [(piece.first_block, piece.stop_block) for piece in manifest.pieces], list(spec.spans)
+    if leading != spans:
+        raise ModelError(f"its pieces span the blocks {leading}, and must span {spans}")
 
 
 def _verify(path: Path, entry: FileEntry) -> None:

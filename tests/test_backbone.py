@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -108,9 +107,10 @@ def test_it_is_run_once_for_each_sample_and_changes_no_bit(tmp_path: Path, monke
             return counted  # type: ignore[return-value]
 
     data = LabelledSamples(rng.normal(size=(20, *SHAPE)).astype(np.float32), rng.integers(0, CLASSES, 20))
-    build: Callable[[Path], object] = lambda folder: build_bundle(
-        network(convolutions()), folder, batch_size=5, check=False
-    )  # noqa: E731
+
+    def build(folder: Path) -> None:
+        build_bundle(network(convolutions()), folder, batch_size=5, check=False)
+
     build(tmp_path / "apart")
     monkeypatch.setattr(layout, "_backbone", lambda *_: None)
     build(tmp_path / "whole")
