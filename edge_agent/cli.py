@@ -11,7 +11,8 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,16 @@ PATIENCE_S = 8.0
 
 INTERRUPTED = 130
 
+SUBCOMMANDS = ("allow", "join")
+"""Modules of `lamina.edge_agent.commands`."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lamina-agent``; returns the exit status."""
-    options = options_of(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="%(asctime)s %(name)s: %(message)s"
-    )
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         refuse_windows()
-        status = _run(options)
+        status = _subcommand(words[0])(words[1:]) if words and words[0] in SUBCOMMANDS else _take_part(words)
         sys.stdout.flush()
         return status
     except ConfigError as error:
@@ -62,7 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(options: argparse.Namespace) -> int:
+def _subcommand(name: str) -> Callable[[list[str]], int]:
+    main: Callable[[list[str]], int] = import_module(f"lamina.edge_agent.commands.{name}").main
+    return main
+
+
+def _take_part(words: Sequence[str]) -> int:
+    options = options_of(words)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO, format="%(asctime)s %(name)s: %(message)s"
+    )
     settings = settings_of(options)
     agent = Agent(settings, load_samples(settings.data), mqtt_dial(settings.broker))
     if options.check:
@@ -116,7 +126,10 @@ def _data(flag: str, here: Path) -> object:
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags of a command line; ``None`` takes the process's."""
     parser = argparse.ArgumentParser(
-        prog="lamina-agent", description="Takes part in a federation with the samples on this board."
+        prog="lamina-agent",
+        description="Takes part in a federation with the samples on this board.",
+        epilog="`lamina-agent join CODE` brings a board into a federation; `lamina-agent allow DIGEST` lets it train a "
+        "bundle, where bundles are pinned. Each has its own --help.",
     )
     parser.add_argument("-V", "--version", action="version", version=f"lamina-agent {version('lamina-fl')}")
     parser.add_argument("--config", metavar="FILE", help="agent.toml; without it, flags must say all that is required")
