@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lamina.coordinator.cli import main
-from lamina.coordinator.enrolment.expiry import ending_soon
+from lamina.coordinator.dashboard.text import until
+from lamina.coordinator.enrolment.expiry import ending_soon, ends
 from lamina.coordinator.enrolment.home import Home
 from lamina.coordinator.enrolment.register import Register
 from lamina.emulation.rig.mosquitto import free_port
@@ -107,6 +108,7 @@ def test_the_commands_of_the_page_do_what_it_says(walk: Walk) -> None:
     assert "2 rounds in" in run
     assert "finished, round 2 of 2" in walk.run(next(lines))
     assert "pi-2                 device" in walk.run(next(lines))
+    assert re.search(r"pi-1 .* 36[45] days", walk.run("lamina devices greenhouse/federation.toml"))
 
     assert "federation greenhouse" in walk.run(next(lines))  # mandate
     assert "lamina-agent join" in walk.run(next(lines))  # renew pi-1
@@ -190,6 +192,8 @@ def test_what_ends_soon_is_said_with_what_to_do(tmp_path: Path) -> None:
     assert [line.split("   ")[-1] for line in ending_soon(home.folder, now)] == ["ends in 5 days: lamina renew pi-1"]
     assert "has ended: lamina renew pi-1" in ending_soon(home.folder, now + 6 * 86400)[0]
     assert ending_soon(tmp_path, now) == []
+    assert ends(home.folder).keys() == {"pi-1", "pi-2"}
+    assert [until(end, 1e9) for end in (None, 1_000_000_000 - 1, 1_000_000_000 + 3 * 86400)] == ["-", "ended", "3 days"]
 
 
 def test_a_key_that_others_can_read_is_no_secret(tmp_path: Path) -> None:

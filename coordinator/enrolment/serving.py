@@ -20,7 +20,7 @@ from lamina.coordinator.enrolment.certificates import Authority, utc_now
 from lamina.coordinator.enrolment.home import Home
 from lamina.coordinator.enrolment.tickets import WrongGuesses
 from lamina.models.decoding import from_json
-from lamina.models.errors import ConfigError, brief
+from lamina.models.errors import ConfigError, LaminaError, brief
 
 log = logging.getLogger("lamina.enrol")
 
@@ -76,7 +76,7 @@ class JoinServer:
                 answer = await asyncio.to_thread(self._answer, line, writer.get_extra_info("peername")[0])
                 writer.write(msgspec.json.encode(answer) + b"\n")
                 await writer.drain()
-        except (OSError, ValueError, TimeoutError) as error:  # a line without end is a ValueError
+        except (OSError, ValueError, TimeoutError, LaminaError) as error:  # a line without end is a ValueError
             log.debug("a connection ended: %s", error)
         finally:
             self._connections -= 1
@@ -100,8 +100,13 @@ class JoinServer:
             return Answer(
                 error="this code is wrong, was used, or is over: the operator makes another by `lamina enrol`"
             )
+        try:
+            file = self._home.board_file(device)
+        except LaminaError as error:
+            log.warning("%s: its file can't be sent: %s", device, error)
+            return Answer(error="this board's file isn't there any more: the operator makes another by `lamina renew`")
         log.info("%s was fetched from %s", device, brief(address, 60))
-        return Answer(board=self._home.board_file(device))
+        return Answer(board=file)
 
 
 def _context(authority: Authority) -> ssl.SSLContext:

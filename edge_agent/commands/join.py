@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.broker.settings import read_toml
 from lamina.broker.wire.join_code import (
     MOST_ANSWER_BYTES,
     SERVER,
@@ -81,12 +82,10 @@ def written(file: BoardFile, folder: Path) -> None:
     Raises:
         ConfigError: another board's files are there, or the folder can't be written to.
     """
-    mine = f'device = "{file.device}"'
     settings = folder / "agent.toml"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        there = settings.read_text(encoding="utf-8") if settings.exists() else mine
-        if mine not in there.splitlines():
+        if settings.exists() and read_toml(settings).get("device") != file.device:
             raise ConfigError(f"{settings} is another board's: choose another --folder")
         for name, content in file.files.items():
             if name != "agent.toml" or not settings.exists():
