@@ -33,6 +33,7 @@ from lamina.coordinator.folds.aggregate import rule
 from lamina.coordinator.rounds.learning_rate import LearningRate, Schedule
 from lamina.models.errors import ConfigError, require
 from lamina.models.gradient_terms import TERMS, GradientTerm
+from lamina.models.readers.settings import Source
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,6 +144,8 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         intervals: name of the rule that adjusts the intervals at a cycle's end; ``random`` and ``round_robin`` are
             controls, which relax as many parameters as the default and other layers.
         fold: name of the aggregation rule, ``mean`` by default; others bear devices that lie (docs/robustness.md).
+        personal: names of layers, modules or tensors, or patterns such as ``*.bn*``, that every device trains for
+            itself and that are never averaged nor sent (`lamina.models.personal`).
         norm_bound: an update is refused whose norm is more than so many times that of its layer's recent updates; 0
             takes all.
         aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
@@ -156,6 +159,7 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     algorithm: str = "fedavg"
     intervals: str = "fedlama"
     fold: str = "mean"
+    personal: tuple[str, ...] = ()
     norm_bound: float = 100.0
     aggregators: int = 0
 
@@ -177,6 +181,10 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"aggregation.algorithm = {self.algorithm!r} needs aggregation.fold = 'mean'",
         )
         named(IntervalRule, self.intervals, "aggregation.intervals")
+        require(
+            not isinstance(self.personal, str) and all(self.personal),
+            "aggregation.personal is a list of names or patterns, and none of them is empty",
+        )
         require(self.phi > 0, "aggregation.phi must be at least 1")
         require(self.warmup_rounds >= 0, "aggregation.warmup_rounds can't be negative")
 
@@ -324,7 +332,7 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             cycle begins, then, before the last one's rounds are evaluated.
     """
 
-    data: str = ""
+    data: Source = ""
     every: int = 1
     batch_size: int = 256
     keep_best: bool = True
@@ -436,6 +444,11 @@ class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_onl
         require(
             self.evaluation.data != "" or not self.evaluation.stop_after,
             "evaluation.stop_after needs evaluation.data to judge by",
+        )
+        require(
+            not (self.aggregation.personal and self.evaluation.stop_after),
+            "evaluation.stop_after judges the shared layers with personal layers that were never trained: leave it out "
+            "where aggregation.personal is set",
         )
 
 

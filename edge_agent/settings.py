@@ -22,6 +22,8 @@ from lamina.broker.wire.topics import check_name
 from lamina.edge_agent.training.activation_cache import Element
 from lamina.models.errors import ConfigError, brief
 from lamina.models.fitting import SAVINGS, Saving
+from lamina.models.readers.settings import Source
+from lamina.models.sources import resolved_source
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,8 +32,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         federation: name of the federation to take part in.
         device: this board's name, unique in the federation.
-        data: its training samples: ``samples.npz`` with ``x`` and ``y``, a pair ``x.npy,y.npy``, or
-            ``module:function``, which returns ``(x, y)``.
+        data: its training samples: ``samples.npz`` with ``x`` and ``y``, a pair ``x.npy,y.npy``, ``module:function``,
+            which returns ``(x, y)``, a file or a folder, or a table of `DataSettings` that says what to take of one.
         broker: where the broker is.
         budget_mib: memory that training may take above the idle agent; left out, it is measured at start.
         savings: what the device may do to train a larger sub-model in its memory, though it takes longer:
@@ -57,7 +59,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     federation: str
     device: str
-    data: str
+    data: Source
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
     budget_mib: float | None = None
     savings: tuple[Saving, ...] = SAVINGS
@@ -102,14 +104,7 @@ def anchored(settings: AgentSettings, folder: Path) -> AgentSettings:
     return msgspec.structs.replace(
         settings,
         folder=str(folder / settings.folder),
-        data=anchored_data(settings.data, folder),
+        data=resolved_source(settings.data, folder),
         operator_key_file=str(folder / settings.operator_key_file) if settings.operator_key_file else "",
         broker=settings.broker.anchored(folder),
     )
-
-
-def anchored_data(data: str, folder: Path) -> str:
-    """``AgentSettings.data`` with its paths taken to start at ``folder``; ``module:function`` stays as it is."""
-    if not data.endswith((".npz", ".npy")):
-        return data
-    return ",".join(str(folder / part.strip()) for part in data.split(","))

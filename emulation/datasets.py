@@ -5,6 +5,7 @@
 ``digit-tokens``            the same as texts of 64 tokens, for networks that read
 a folder                    CIFAR-10 or CIFAR-100 as published for Python, or IDX files (MNIST and its family)
 a file ``.npz``             arrays of one's own: see `lamina.emulation.readers.npz`
+a table, another folder     what an agent reads: see `lamina.models.readers`
 ==========================  ========================================================================================
 
 Where a source has no test set, a fifth of every class is held out, drawn from the seed.
@@ -23,11 +24,13 @@ from lamina.emulation.readers.digits import read_digit_tokens, read_digits
 from lamina.emulation.readers.idx import is_idx, read_idx_folder
 from lamina.emulation.readers.npz import read_npz
 from lamina.emulation.readers.raw import Array, Raw, Samples
+from lamina.emulation.readers.sources import TEST_SHARE, read_source
 from lamina.emulation.scaling import scale
 from lamina.models.errors import DataError, did_you_mean
+from lamina.models.readers.kinds import is_readable, kind_of
+from lamina.models.readers.settings import DataSettings, Source
 from lamina.models.samples import LabelledSamples
 
-TEST_SHARE = 0.2
 BUILT_IN = {"digits": read_digits, "digit-tokens": read_digit_tokens}
 
 
@@ -43,6 +46,7 @@ class Dataset:
         y_test: their targets.
         classes: number of classes; 0 where targets are no class indices.
         ids: whose each training sample is, (N,), where the source knows.
+        class_names: of class 0, 1 and so on, where the source has names.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Dataset:
     y_test: Array | None
     classes: int
     ids: Array | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -65,23 +70,26 @@ class Dataset:
         return y if y is not None and y.ndim == 1 and self.classes else None
 
 
-def load_dataset(source: str | Path, *, seed: int = 0) -> Dataset:
+def load_dataset(source: Source | Path, *, seed: int = 0) -> Dataset:
     """Read ``source``, check it, split it where it has no test set, and scale it (see `lamina.emulation.scaling`).
 
     Args:
-        source: a built-in name, or a path.
+        source: a built-in name, a path, or a table of `DataSettings`.
         seed: of the split.
 
     Raises:
         DataError: there is no such source, its format is unknown, or its samples can't be used.
     """
-    name, raw = str(source), _read(str(source))
+    name = source.path if isinstance(source, DataSettings) else str(source)
+    raw = read_source(source) if isinstance(source, DataSettings) else _read(name)
     _check_training(name, raw)
     train, test, ids = _split(raw, seed) if raw.test is None else (raw.train, raw.test, raw.ids)
     _check_test(name, train, test)
     classes = _classes(name, raw.classes, train, test)
     x_train, x_test = scale(train.x, test.x)
-    return Dataset(Path(name).stem or name, x_train, _stored(train.y), x_test, _stored(test.y), classes, ids)
+    return Dataset(
+        Path(name).stem or name, x_train, _stored(train.y), x_test, _stored(test.y), classes, ids, raw.class_names
+    )
 
 
 def split_off(labels: Array, share: float, seed: int | Sequence[int]) -> tuple[Array, Array]:
@@ -118,8 +126,10 @@ def _read(name: str) -> Raw:
         return read_npz(path)
     if path.is_dir():
         return _read_folder(path)
+    if is_readable(name):
+        return read_source(DataSettings(name))
     if path.is_file():
-        raise DataError(f"{path}: a data set is an .npz file or a folder, and this is neither")
+        raise DataError(f"{path}: a data set is an .npz file, a table or a folder, and this is none of them")
     where = f"no file, no folder (seen from {Path.cwd()}), and not built in"
     raise DataError(f"there is no data set {name!r}: {where}; {did_you_mean(name, BUILT_IN)}")
 
@@ -129,9 +139,15 @@ def _read_folder(path: Path) -> Raw:
         return read_cifar(path)
     if is_idx(path):
         return read_idx_folder(path)
-    raise DataError(
-        f"{path}: neither a CIFAR folder (data_batch_1 to 5, test_batch) nor one of IDX files (train-images-idx3-ubyte)"
-    )
+    settings = DataSettings(str(path))
+    try:
+        kind_of(settings)
+    except DataError as error:
+        raise DataError(
+            f"{error}; it is neither a CIFAR folder (data_batch_1 to 5, test_batch) nor one of IDX files "
+            "(train-images-idx3-ubyte) either"
+        ) from error
+    return read_source(settings)
 
 
 def _split(raw: Raw, seed: int) -> tuple[Samples, Samples, Array | None]:

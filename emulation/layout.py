@@ -20,6 +20,7 @@ from lamina.models.arrays import Indices
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError
 from lamina.models.samples import LabelledSamples
+from lamina.models.sources import CLASS_NAMES
 from lamina.models.spec import ModelSpec
 
 _PARTITION_STREAM = 1  # of the random numbers that an experiment's seed stands for; the data's split is another
@@ -64,13 +65,17 @@ def share_samples(experiment: Experiment, dataset: Dataset) -> list[Indices]:
             if dataset.ids is None:
                 raise DataError(f"{dataset.name} does not say whose its samples are: choose another partition.kind")
             return partition.natural(dataset.ids, devices, rng)
+        case "time":
+            return partition.time(len(dataset.x_train), devices)
+        case "quantity":
+            return partition.quantity(len(dataset.x_train), devices, settings.spread, rng)
 
 
 def _labels(dataset: Dataset, kind: str) -> Array:
     if dataset.labels is None:
         raise DataError(
             f"{dataset.name}: partition.kind = {kind!r} goes by one class a sample, and these samples have none: "
-            "choose 'iid' or 'natural'"
+            "choose 'iid', 'time', 'quantity' or 'natural'"
         )
     return dataset.labels
 
@@ -79,17 +84,16 @@ def write_samples(folder: Path, dataset: Dataset, names: Sequence[str], parts: S
     """Put ``{name}.npz`` for every device into ``folder``, and ``test.npz`` next to it: ``x`` and ``y`` each."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in zip(names, parts, strict=True):
-        _write(
-            folder / f"{name}.npz", dataset.x_train[part], None if dataset.y_train is None else dataset.y_train[part]
-        )
-    _write(test_file(folder), dataset.x_test, dataset.y_test)
+        y = None if dataset.y_train is None else dataset.y_train[part]
+        _write(folder / f"{name}.npz", dataset.x_train[part], y, dataset.class_names)
+    _write(test_file(folder), dataset.x_test, dataset.y_test, dataset.class_names)
 
 
-def _write(path: Path, x: Array, y: Array | None) -> None:
-    if y is None:
-        np.savez(path, x=x)
-    else:
-        np.savez(path, x=x, y=y)
+def _write(path: Path, x: Array, y: Array | None, class_names: Sequence[str]) -> None:
+    arrays = {"x": x} if y is None else {"x": x, "y": y}
+    if class_names:
+        arrays[CLASS_NAMES] = np.array(class_names)
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
 
 
 def test_file(folder: Path) -> Path:

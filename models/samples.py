@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lamina.models.errors import DataError
+from lamina.models.errors import DataError, brief, did_you_mean
 from lamina.models.readers.rows import Rows
 from lamina.models.spec import ModelSpec
 from lamina.models.targets import (
@@ -54,6 +54,8 @@ class LabelledSamples:
         y: (N, *target_shape) class indices, numbers, or whatever the task takes; ``None`` where the task needs none.
         source: where they come from, for errors.
         class_names: of class 0, 1 and so on, where the source has names.
+        numbered: whether somebody has said that the classes come in this order. Else they were found in the samples,
+            and another device, which has other classes, numbers them otherwise.
 
     Raises:
         DataError: there are none, their numbers differ, or something isn't a finite float32 number.
@@ -63,6 +65,7 @@ class LabelledSamples:
     y: Stored | None
     source: str = "data"
     class_names: tuple[str, ...] = ()
+    numbered: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.x, Mapping):
@@ -122,6 +125,28 @@ class LabelledSamples:
             return 0
         largest = max(int(block.max(initial=-1)) for block in _blocks(self.y))
         return min(max(largest + 1, 0), LARGEST_LABEL)
+
+    def numbered_for(self, spec: ModelSpec) -> LabelledSamples:
+        """The same samples with their classes numbered as the model numbers them, where both have names.
+
+        Raises:
+            DataError: the model lacks a class, or neither the model nor anybody else says how to number them.
+        """
+        if not self.class_names or self.y is None or not spec.wanted.classes:
+            return self
+        if not spec.names:
+            if not self.numbered:
+                raise self._error(
+                    f"its classes are called {brief(', '.join(self.class_names), 80)}, and nothing says how model "
+                    f"{spec.name} numbers them: build its bundle with --classes, or give data.classes on every device"
+                )
+            return self
+        if unknown := [name for name in self.class_names if name not in spec.names]:
+            raise self._error(
+                f"model {spec.name} has no class {brief(unknown[0], 40)!r}; {did_you_mean(unknown[0], spec.names)}"
+            )
+        place = np.array([spec.names.index(name) for name in self.class_names], np.int64)
+        return replace(self, y=place[self.y[:]], class_names=spec.names, numbered=True)
 
     def check(self, spec: ModelSpec) -> None:
         """See that a network can learn from these samples.
@@ -202,6 +227,8 @@ class LabelledSamples:
 
     def _check_numbers(self, what: str, x: Stored) -> None:
         """Refuse what a network can't take: NaN, infinity, numbers beyond float32, and integers below 0."""
+        if isinstance(x, Rows):  # their reader has looked at what they are made of
+            return
         floating = np.issubdtype(x.dtype, np.floating)
         if not floating and x.dtype.kind == "u":
             return

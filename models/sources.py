@@ -1,4 +1,4 @@
-"""Where labelled samples are read from: an archive, a pair of arrays, or a function of the user's.
+"""Where labelled samples are read from: an archive, a pair of arrays, a table, a folder, or a function of the user's.
 
 An archive holds ``x`` and ``y``. Several inputs stand there as ``x.NAME`` each; a task without targets has no ``y`` and
 nothing else than ``x``; ``class_names`` may name the classes.
@@ -7,6 +7,7 @@ nothing else than ``x``; ``class_names`` may name the classes.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -14,42 +15,66 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from lamina.models.errors import DataError
+from lamina.models.readers.kinds import is_readable, read
+from lamina.models.readers.settings import DataSettings, Source
 from lamina.models.samples import LabelledSamples
+
+_FUNCTION = re.compile(r"[\w.]+:\w+")
 
 CLASS_NAMES = "class_names"
 """The array of an archive that names the classes."""
 
 
-def load_samples(source: str) -> LabelledSamples:
+def load_samples(source: Source) -> LabelledSamples:
     """The samples that a configuration names.
 
     Args:
-        source: ``samples.npz`` (see above); a pair ``x.npy,y.npy``, which stay on disk; or ``module:function``, called
-            without arguments, which returns ``(x, y)``, ``x`` alone, or `LabelledSamples`. A module is also looked for
-            in the current folder.
+        source: ``samples.npz`` (see above); a pair ``x.npy,y.npy``, which stay on disk; a table or a folder, with
+            settings or without (`lamina.models.readers`); or ``module:function``, called without arguments, which
+            returns ``(x, y)``, ``x`` alone, or `LabelledSamples`. A module is also looked for in the current folder.
 
     Raises:
         DataError: there is no such thing, or what it holds can't be used.
+        ConfigError: a package is missing that reads it.
     """
+    if isinstance(source, DataSettings):
+        return _set(source)
     parts = [part.strip() for part in source.split(",")]
     if len(parts) == 2 and all(part.endswith(".npy") for part in parts):
         return LabelledSamples(_mapped(parts[0]), _mapped(parts[1]), source)
-    if len(parts) == 1 and source.endswith(".npz"):
+    if len(parts) == 1 and source.endswith(".npz") and not Path(source).is_dir():
         return _archive(source)
+    if len(parts) == 1 and is_readable(source):
+        return _set(DataSettings(source))
     if len(parts) == 1 and source.count(":") == 1 and all(source.split(":")):
         return _called(source)
-    raise DataError(f"{source or 'no path'}: give samples.npz, a pair x.npy,y.npy, or module:function")
+    raise DataError(
+        f"{source or 'no path'}: there is no such folder; give samples.npz, a pair "
+        "x.npy,y.npy, a .csv, .parquet or .sqlite, a folder, or module:function"
+    )
 
 
-def resolved_source(source: str, folder: Path) -> str:
+def resolved_source(source: Source, folder: Path) -> Source:
     """The same source with its relative paths seen from ``folder``; ``module:function`` stays as it is."""
-    if ":" in source and not source.endswith((".npz", ".npy")):
+    if isinstance(source, DataSettings):
+        return msgspec.structs.replace(source, path=str(folder / source.path))
+    if _FUNCTION.fullmatch(source):
         return source
     return ",".join(str(folder / part.strip()) for part in source.split(","))
+
+
+def _set(settings: DataSettings) -> LabelledSamples:
+    """The samples of a table or a folder, or of an archive that is named in a table."""
+    if settings.path.endswith(".npz") and not Path(settings.path).is_dir():
+        samples = _archive(settings.path)
+        return replace(samples, class_names=settings.classes) if settings.classes else samples
+    found = read(settings)
+    return LabelledSamples(found.x, found.y, settings.path, found.classes, found.numbered)
 
 
 def _archive(path: str) -> LabelledSamples:

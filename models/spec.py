@@ -131,6 +131,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         classes: number of classes, or of outputs.
         loss: name of the loss in the training graphs.
         target: what the outputs are compared with; left out: one class index a sample.
+        class_names: of class 0, 1 and so on; left out: classes are numbers.
         inputs: what a sample is joined of, in this order, where the network takes several inputs; left out: it takes
             one.
     """
@@ -143,6 +144,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     loss: str = "cross_entropy"
     target: TargetSpec | msgspec.UnsetType = msgspec.UNSET
     inputs: tuple[InputSpec, ...] | msgspec.UnsetType = msgspec.UNSET
+    class_names: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]
@@ -173,6 +175,11 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     def wanted(self) -> TargetSpec:
         """What the outputs are compared with."""
         return self.target or TargetSpec(SINGLE_LABEL, classes=self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names, by label; empty where they are numbers."""
+        return self.class_names or ()
 
     @property
     def named_inputs(self) -> tuple[InputSpec, ...]:

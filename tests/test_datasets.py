@@ -150,9 +150,9 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("1,2")
-    with pytest.raises(DataError, match=r"an \.npz file or a folder"):
-        load_dataset(tmp_path / "a.csv")
+    (tmp_path / "a.dat").write_text("1,2")
+    with pytest.raises(DataError, match=r"an \.npz file, a table or a folder"):
+        load_dataset(tmp_path / "a.dat")
 
 
 # -- the split

@@ -141,7 +141,8 @@ def test_a_function_gives_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("train.csv", "give samples.npz, a pair x.npy,y.npy, or module:function"),
+        ("train.dat", r"there is no such folder; give samples.npz, a pair x.npy,y.npy, .*, or module:function"),
+        ("train.csv", r"train.csv: no such file \(seen from "),
         ("x.npy", "give samples.npz, a pair"),
         ("nowhere.npz", r"nowhere.npz: no such file \(seen from "),
         ("nowhere.npy,y.npy", r"nowhere.npy: no such file \(seen from "),

@@ -60,6 +60,7 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
         accuracy: of the averaged model, when it was last evaluated.
         c_ratio: parameters communicated, relative to FedAvg.
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
+        personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
     """
 
     state: Literal["waiting", "training", "stopped", "finished", "lost"]
@@ -71,6 +72,7 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     accuracy: float | None = None
     c_ratio: float | None = None
     further: Names | msgspec.UnsetType = msgspec.UNSET
+    personal: Numbers | msgspec.UnsetType = msgspec.UNSET
 
 
 class Lease(Message, frozen=True, kw_only=True, tag="lease"):
@@ -256,6 +258,8 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         cut: index of the first layer that it trains.
         manifest: SHA-256 of the bundle's manifest.
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
+        personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
+        run: the epoch in which this run began, where a rollback has given it another since: personal layers are kept.
     """
 
     epoch: Epoch
@@ -264,6 +268,8 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     cut: Count = 0
     manifest: Digest = ""
     further: Names | msgspec.UnsetType = msgspec.UNSET
+    personal: Numbers | msgspec.UnsetType = msgspec.UNSET
+    run: Epoch | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):

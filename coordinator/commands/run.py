@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,13 @@ from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
 from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
+from lamina.coordinator.commands.mandate import keep_mandate
+from lamina.coordinator.enrolment.expiry import ending_soon
+from lamina.coordinator.records.kept_model import as_trained
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.service.signing import Signer
 from lamina.models.bundle import read_bundle
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.folder_lock import held
@@ -35,13 +40,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
     settings = load_federation(options.config, options)
-    bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
+    keep_mandate(settings, options.config.parent)
+    for ending in ending_soon(options.config.parent, time.time()):
+        print(ending, file=sys.stderr)
+    bundle, folder = as_trained(read_bundle(Path(settings.bundle)), settings), Path(settings.folder)
     with held(folder, "lamina run"):
         remove_drafts(folder)
         if options.fresh:
             Store(folder).clear()
         line = ProgressLine(bundle.manifest.spec)
-        coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
+        signer = Signer(settings, bundle.digest) if settings.signing.key_file else None
+        coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show, signer=signer)
         result = run_until_signalled(coordinator.run())
         if isinstance(result, signal.Signals):
             print(

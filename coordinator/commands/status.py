@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
+import time
+from pathlib import Path
 
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Delivery, Dial
@@ -12,6 +14,7 @@ from lamina.broker.programs.flags import add_federation_argument, federation_and
 from lamina.broker.wire import messages
 from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus
 from lamina.broker.wire.topics import Topics
+from lamina.coordinator.enrolment.expiry import ending_soon
 from lamina.coordinator.service.retained import retained
 from lamina.models.errors import ConfigError, DecodeError
 
@@ -30,6 +33,9 @@ def run(options: argparse.Namespace) -> int:
     if sight.coordinator is None and not sight.profiles:
         raise ConfigError(f"no federation {federation!r} is known at {address}")
     print(sight.text(federation))
+    if options.federation.endswith(".toml"):
+        for line in ending_soon(Path(options.federation).parent, time.time()):
+            print(f"  {line}")
     return 0
 
 

@@ -26,6 +26,7 @@ class Evaluator:
     """
 
     def __init__(self, bundle: Bundle, samples: LabelledSamples, batch_size: int) -> None:
+        samples = samples.numbered_for(bundle.manifest.spec)
         samples.check(bundle.manifest.spec)
         self._bundle, self._samples, self._batch_size = bundle, samples, batch_size
         self._graph = bundle.path(bundle.manifest.inference).read_bytes()  # the file may be gone when it is needed

@@ -50,6 +50,8 @@ class Registry:
         trust: which devices may come.
         most: devices that may register, those known from before included.
         further: names of the algorithm's vectors in every layer's value.
+        personal: places of the tensors that are never averaged.
+        run: the epoch in which the run began, if it is not this one.
 
     Attributes:
         devices: those that have registered, by name.
@@ -66,9 +68,12 @@ class Registry:
         trust: Devices,
         most: int,
         further: tuple[str, ...] = (),
+        personal: tuple[int, ...] = (),
+        run: int = 0,
     ) -> None:
         self._wire, self._manifest, self._digest, self._epoch = wire, manifest, digest, epoch
         self._trust, self._most, self._further = trust, most, further
+        self._personal, self._run = personal, run
         self._before = {record.id: record for record in before}
         self._online: set[str] = set()
         self.devices: dict[str, Device] = {}
@@ -184,6 +189,8 @@ class Registry:
             cut=cut,
             manifest=self._digest,
             further=self._further or msgspec.UNSET,
+            personal=self._personal or msgspec.UNSET,
+            run=self._run or msgspec.UNSET,
         )
 
     def _refusal(self, reason: str) -> Task:

@@ -27,6 +27,7 @@ from lamina.coordinator.service.arrivals import joined_update, joined_updates
 from lamina.models.bundle import decode_manifest
 from lamina.models.errors import ConfigError, DecodeError, RejectedUpdate, RemoteError
 from lamina.models.further import with_further
+from lamina.models.personal import at_places, divided
 from lamina.models.spec import ModelSpec
 
 log = logging.getLogger("lamina.aggregator")
@@ -60,6 +61,7 @@ class Aggregator:
         self._site = Site()
         self._spec: ModelSpec | None = None  # as values cross the wire
         self._further: tuple[str, ...] = ()
+        self._personal: tuple[int, ...] = ()
         self._digest = ""
         self._manifest: FileJoiner | None = None  # while it is on its way
         self._joiner: Joiner | None = None
@@ -207,7 +209,7 @@ class Aggregator:
         if not status.manifest or (status.manifest == self._digest and (self._spec or self._manifest)):
             return
         self._digest, self._spec = status.manifest, None
-        self._further = status.further or ()
+        self._further, self._personal = status.further or (), status.personal or ()
         self._manifest = FileJoiner(self._digest)
         await link.subscribe(self._topics.bundle_chunks(self._digest))
 
@@ -216,7 +218,8 @@ class Aggregator:
             return
         self._manifest = None
         try:
-            self._spec = with_further(decode_manifest(content).spec, self._further)
+            spec = decode_manifest(content).spec
+            self._spec = with_further(divided(spec, at_places(spec, self._personal)), self._further)
         except ConfigError as error:
             raise DecodeError(f"the federation's manifest: {error}") from error
         await link.unsubscribe(self._topics.bundle_chunks(self._digest))

@@ -29,6 +29,7 @@ from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
 from lamina.coordinator.records.commits import Saved
 from lamina.coordinator.records.journal import Journal
+from lamina.coordinator.records.kept_model import as_trained, kept_spec, personal_warnings
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
@@ -42,7 +43,6 @@ from lamina.coordinator.service.signing import Signer
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, LinkError, RejectedUpdate, RemoteError, TakenOver
-from lamina.models.further import with_further
 from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
@@ -82,13 +82,12 @@ class Coordinator:
         leadership: Callable[[Topics], Leadership] = Leadership,
         signer: Signer | None = None,
     ) -> None:
+        bundle = as_trained(bundle, settings)
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
         self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
-        saved, past = self._journal.recover(
-            with_further(bundle.manifest.spec, settings.algorithm.further), bundle.digest
-        )
+        saved, past = self._journal.recover(kept_spec(bundle, settings), bundle.digest)
         self._federation = self._begun(saved)
         self._round_log = RoundLog(
             settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
@@ -134,6 +133,10 @@ class Coordinator:
     async def _keep_serving(self) -> None:
         if self._settings.wire.update_codec == "top1":
             log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
+        for warning in personal_warnings(
+            self._settings, self._bundle.manifest.spec, self._federation.snapshot.personal
+        ):
+            log.warning("%s", warning)
         will = Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S)
         while True:
             await self._linked(self._topics.client("candidate", secrets.token_hex(4)), None, self._leadership.claim)
@@ -404,6 +407,7 @@ class Coordinator:
             accuracy=self._round_log.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
             further=self._settings.algorithm.further or msgspec.UNSET,
+            personal=federation.personal or msgspec.UNSET,
         )
 
     def _result(self) -> RunResult:

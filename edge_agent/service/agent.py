@@ -21,7 +21,7 @@ from lamina.broker.link.seam import Dial, Link, Will
 from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, encode
 from lamina.broker.wire.topics import Topics
 from lamina.edge_agent.service.agent_context import AgentContext, TrafficCounters
-from lamina.edge_agent.service.connection import Connection, LinkCommand
+from lamina.edge_agent.service.connection import Connection, Introduce, LinkCommand
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
 from lamina.edge_agent.service.orders import Orders
@@ -159,7 +159,15 @@ class Agent:
             command = await self._trainings.get()
             outcome = await self._learning.train(command)
             self._log_round(command, outcome)
+            self._tell_of_samples()
             self._feed(Trained(outcome))
+
+    def _tell_of_samples(self) -> None:
+        """The coordinator hears of a new number of samples before it gets updates that weigh as much."""
+        if self._learning.num_examples == self.profile.num_examples:
+            return
+        self.profile = msgspec.structs.replace(self.profile, num_examples=self._learning.num_examples)
+        self._ask_of_link(Introduce(self.profile))
 
     def _feed(self, event: Event) -> None:
         """Tell the session what happened, and do what it wants."""

@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
@@ -43,6 +44,7 @@ from lamina.edge_agent.session.events import (
 )
 from lamina.models.bundle import decode_manifest
 from lamina.models.errors import DecodeError, LinkError, RemoteError, TakenOver
+from lamina.models.personal import at_places, with_personal
 
 log = logging.getLogger("lamina.agent")
 
@@ -53,7 +55,14 @@ CONSENT_S = 2.0
 _ADVANCE = "/advance"  # a sender to the joiner, as layers are; no layer's name holds a slash
 
 
-LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """Tell the coordinator what the device is now."""
+
+    profile: DeviceProfile
+
+
+LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw | Introduce
 
 
 class Connection:
@@ -254,6 +263,8 @@ class Connection:
             if long is not None and isinstance(command, Prepare | Deliver | Withdraw):
                 long.cancel()
             match command:
+                case Introduce(profile):
+                    await self._say("profile", profile)
                 case Subscribe():
                     await self._subscribe(command)
                 case Unsubscribe():
@@ -289,6 +300,7 @@ class Connection:
         manifest = decode_manifest(
             await context.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
         )
+        manifest = with_personal(manifest, at_places(manifest.spec, task.personal or ()))
         check_task(manifest, task.cut, context.learning.graphs, context.learning.budget_mib)
         await context.fetcher.files(self._link, context.learning.graphs(manifest, task.cut))
         progress = await context.learning.build(task, manifest, context.fetcher.path)

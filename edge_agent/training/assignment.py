@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from lamina.edge_agent.session.personal import PersonalValues
 from lamina.edge_agent.training.activation_cache import Element
 from lamina.edge_agent.training.engine import Engine
 from lamina.models.manifest import FileEntry, Manifest
@@ -27,6 +28,8 @@ class Assignment:
         micro_batch: samples at once, where memory can't hold a batch; 0: a batch at once.
         checkpoints: whether a micro-batch's forward pass is computed again for its backward pass.
         cache_element: element type in which the input side's activations are kept on the disk.
+        personal: personal layers, by their indices.
+        own: their values; what the device trains of them is noted there.
         further: names of the algorithm's vectors in every layer's value (`models.further`).
     """
 
@@ -41,3 +44,5 @@ class Assignment:
     checkpoints: bool = False
     cache_element: Element = "float32"
     further: tuple[str, ...] = ()
+    personal: tuple[int, ...] = ()
+    own: PersonalValues = field(default_factory=PersonalValues)

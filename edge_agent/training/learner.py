@@ -2,7 +2,8 @@
 
 The copy has two sides. The *global* value of every layer is the one that the device took last, and what its update is
 measured against. The *local* values, of the layers from the cut on, live in the trainer and drift as it trains; of the
-layers before the cut there is the global value only.
+layers before the cut there is the global value only. Of a personal layer (`session.personal`) the global value is the
+initial one, and counts until the device has trained the layer.
 
 Everything here takes time or memory and blocks: the service runs it in a thread, one call after the other.
 """
@@ -27,6 +28,7 @@ from lamina.edge_agent.training.input_side import InputSide, Stop
 from lamina.edge_agent.training.stepping import Weigh, at_once, in_parts
 from lamina.models.arrays import Indices, Vector
 from lamina.models.further import with_further
+from lamina.models.samples import LabelledSamples
 from lamina.models.targets import weight_of
 from lamina.models.values import layer_tensors
 
@@ -55,6 +57,7 @@ class Learner:
         self.memory = LocalMemory()
         self._global: list[Vector | None] = [None] * len(spec.layers)  # layer vectors
         self._input_side: InputSide | None = None
+        self._personal, self._own = assignment.personal, assignment.own
 
     def _open(self, assignment: Assignment) -> None:
         """Load the graphs."""
@@ -86,6 +89,18 @@ class Learner:
         if layer < self._cut and self._input_side is not None:
             self._input_side.forget()
 
+    def use(self, data: LabelledSamples) -> None:
+        """Train on other samples from the next round on.
+
+        Raises:
+            DataError: they don't suit the model.
+        """
+        data = data.numbered_for(self._spec)
+        data.check(self._spec)
+        self._data = data
+        if self._input_side is not None:
+            self._input_side.use(data)
+
     def held(self, layer: int) -> Vector:
         """A layer's global value (vector_size,), as it was taken last."""
         vector = self._global[layer]
@@ -109,6 +124,7 @@ class Learner:
             How it went; ``None`` where ``stop`` said so. Training ends early when the loss is not finite any more.
         """
         self._start_from_global(reset)
+        self._start_from_own(plan.round)
         self._set_anchor()
         if afresh:
             for vector in self._trainer.optimiser_state.values():
@@ -120,10 +136,13 @@ class Learner:
         forward_s = 0.0
         if self._input_side is not None:
             began = time.perf_counter()
-            if not self._input_side.compute(order, self._frozen_values(), stop):
+            if not self._input_side.compute(order, self._frozen_values(plan.round), stop):
                 return None
             forward_s = time.perf_counter() - began
-        return self._steps(order.reshape(steps, plan.batch_size), plan, forward_s, stop)
+        outcome = self._steps(order.reshape(steps, plan.batch_size), plan, forward_s, stop)
+        if outcome is not None and self._personal and math.isfinite(outcome.loss):
+            self._own.after(plan.round, self._trained_personal())
+        return outcome
 
     def update(self, layer: int) -> Vector:
         """What training did to a layer from the cut on: local minus global value, (vector_size,)."""
@@ -205,6 +224,22 @@ class Learner:
                 parameters[...] = held[: len(parameters)]
                 statistics[...] = held[len(parameters) :]
 
+    def _start_from_own(self, round_: int) -> None:
+        """A personal layer begins from what this device made of it, if it ever has."""
+        own = self._own.before(round_)
+        for layer in self._personal:
+            value = own.get(self._spec.layers[layer].name)
+            if layer >= self._cut and value is not None:
+                parameters, statistics = self._local(layer)
+                parameters[...], statistics[...] = value[: len(parameters)], value[len(parameters) :]
+
+    def _trained_personal(self) -> dict[str, Vector]:
+        return {
+            self._spec.layers[layer].name: np.concatenate(self._local(layer))
+            for layer in self._personal
+            if layer >= self._cut
+        }
+
     def _model_value(self, layer: int) -> Vector:
         """A layer's global value without the algorithm's vectors, (vector_size,)."""
         return self.held(layer)[: self._spec.layers[layer].vector_size]
@@ -230,12 +265,12 @@ class Learner:
         self._trainer.parameters[...] -= np.float32(lr) * pushed
 
     def _set_anchor(self) -> None:
-        """What FedProx pulls towards is each layer's global value."""
+        """FedProx pulls towards a layer's global value, and a personal layer towards its own, as the round begins."""
         anchor, offsets = self._trainer.anchor, self._spec.parameter_offsets
         if anchor is not None:
             for layer in range(self._cut, len(self._spec.layers)):
                 part = _part(anchor, offsets, self._cut, layer)
-                part[...] = self.held(layer)[: len(part)]
+                part[...] = self._local(layer)[0] if layer in self._personal else self.held(layer)[: len(part)]
 
     def _local(self, layer: int) -> tuple[Vector, Vector]:
         """A trained layer's parameters and statistics in the trainer, in place."""
@@ -244,11 +279,13 @@ class Learner:
             _part(self._trainer.statistics, self._spec.statistics_offsets, self._cut, layer),
         )
 
-    def _frozen_values(self) -> dict[str, Vector]:
-        """The tensors before the cut, by name."""
+    def _frozen_values(self, round_: int) -> dict[str, Vector]:
+        """The tensors before the cut, by name. Personal layers stay as this device trained them under a lower cut."""
         values: dict[str, Vector] = {}
+        own = self._own.before(round_) if self._personal else {}
         for layer in range(self._cut):
-            values |= layer_tensors(self._spec, layer, self._model_value(layer))
+            mine = own.get(self._spec.layers[layer].name) if layer in self._personal else None
+            values |= layer_tensors(self._spec, layer, self._model_value(layer) if mine is None else mine)
         return values
 
 

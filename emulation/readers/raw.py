@@ -32,9 +32,11 @@ class Raw:
         test: what is held out; ``None`` where the source has one set only, which is then split.
         ids: whose each training sample is, (N,), where the source knows; ``None`` elsewhere.
         classes: how many classes the source says there are; ``None`` where only the labels tell.
+        class_names: what they are called, by label; empty where nothing says.
     """
 
     train: Samples
     test: Samples | None = None
     ids: Array | None = None
     classes: int | None = None
+    class_names: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ from lamina.emulation.simulator.backends.run_arrays import RunArrays
 from lamina.emulation.simulator.backends.tasks import TaskSettings, Variant
 from lamina.emulation.simulator.holdout import PER_DEVICE, VALIDATION, set_aside, without_public
 from lamina.emulation.simulator.outline import Outline
-from lamina.emulation.simulator.rows import Row
+from lamina.emulation.simulator.rows import Row, layer_offsets, runs
 from lamina.emulation.simulator.setting import Setting
 from lamina.models.arrays import Indices
 from lamina.models.errors import ConfigError
@@ -44,6 +44,7 @@ class RunContext:
         own: where the samples of each device stand that judge the model for it; empty without federated evaluation.
         public: samples that everybody has, without labels, (P, *input_shape).
         covered: which elements of a row the narrow variants hold; the others hold all.
+        personal: layers that every device trains for itself, ascending.
     """
 
     setting: Setting
@@ -56,6 +57,7 @@ class RunContext:
     own: Mapping[str, range] = field(default_factory=dict)
     public: Array = field(default_factory=lambda: np.zeros(0, np.float32))
     covered: Mapping[Variant, NDArray[np.bool_]] = field(default_factory=dict)
+    personal: tuple[int, ...] = ()
 
     def on(self, arrays: RunArrays) -> RunContext:
         """The same, with the data where they lie in a run's arrays; what they were read into can be let go."""
@@ -127,6 +129,7 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
         _ranges(own.aside, len(y_judge)),
         public,
         drawn.covered,
+        drawn.personal,
     )
 
 
@@ -144,6 +147,7 @@ def _task_settings(setting: Setting, drawn: Outline, held: dict[str, Indices], d
         variants=tuple(dict.fromkeys((Variant(), *drawn.variants.values()))),
         held=held,
         device=device,
+        personal=runs(layer_offsets(drawn.spec), drawn.personal),
     )
 
 

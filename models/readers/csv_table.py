@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from lamina.models.errors import DataError, brief
-from lamina.models.readers.table import BATCH, Batch
+from lamina.models.readers.table import BATCH, TableRows
 
 _GZIP = b"\x1f\x8b"
 _OTHER_UNICODE = (b"\xff\xfe", b"\xfe\xff")
@@ -44,7 +44,7 @@ class CsvTable:
         self._delimiter = delimiter or max(_DELIMITERS, key=header.count)
         self.columns = tuple(name.strip() for name in next(csv.reader([header], delimiter=self._delimiter)))
 
-    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
+    def batches(self, names: Sequence[str]) -> Iterator[TableRows]:
         """The rows, with these columns; blank lines are passed over."""
         pick = itemgetter(*(self.columns.index(name) for name in names))
         with self._opened() as file:
@@ -96,7 +96,7 @@ class CsvTable:
             raise DataError(f"{self.source}: can't be read: {brief(str(error), 120)}") from error
 
 
-def _batch(pick: itemgetter[object], rows: list[list[str]], lines: list[int], count: int) -> Batch:
+def _batch(pick: itemgetter[object], rows: list[list[str]], lines: list[int], count: int) -> TableRows:
     picked = map(pick, rows)
     columns = list(zip(*picked, strict=True)) if count > 1 else [tuple(picked)]
-    return Batch(cast("list[tuple[str, ...]]", columns), lines)
+    return TableRows(cast("list[tuple[str, ...]]", columns), lines)

@@ -14,13 +14,13 @@ import numpy as np
 from lamina.models.errors import ConfigError, DataError, brief
 from lamina.models.readers.folder import labelled_files
 from lamina.models.readers.read import Read
-from lamina.models.readers.rows import Array, Decoded, held
+from lamina.models.readers.rows import Array, DecodedFiles, held
 from lamina.models.readers.settings import DataSettings
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 HELD_BYTES = 64 << 20
-"""Decoded samples up to so many bytes are kept in memory."""
+"""DecodedFiles samples up to so many bytes are kept in memory."""
 
 _MODES = {"rgb": ("RGB", 3), "grey": ("L", 1)}
 
@@ -53,7 +53,7 @@ def read_images(folder: Path, settings: DataSettings) -> Read:
             pixels = np.asarray(shown, np.uint8).reshape(height, width, channels)
             return pixels.transpose(2, 0, 1)  # (C, H, W)
 
-    rows = Decoded(len(found.files), (channels, height, width), np.uint8, decode)
+    rows = DecodedFiles(len(found.files), (channels, height, width), np.uint8, decode)
     return Read(held(rows, HELD_BYTES), found.targets, found.classes, bool(settings.classes))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lamina.models.errors import ConfigError, DataError, brief
 from lamina.models.readers.cells import Cells
-from lamina.models.readers.table import BATCH, Batch
+from lamina.models.readers.table import BATCH, TableRows
 
 
 class ParquetTable:
@@ -41,12 +41,12 @@ class ParquetTable:
             raise DataError(f"{path}: can't be read as Parquet: {brief(str(error), 120)}") from error
         self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
 
-    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
+    def batches(self, names: Sequence[str]) -> Iterator[TableRows]:
         """The rows, with these columns."""
         first = 1
         try:
             for part in self._file.iter_batches(BATCH, columns=list(names)):
-                yield Batch([_cells(part.column(name)) for name in names], range(first, first + part.num_rows))
+                yield TableRows([_cells(part.column(name)) for name in names], range(first, first + part.num_rows))
                 first += part.num_rows
         except self._errors as error:
             raise DataError(f"{self.source}: can't be read as Parquet: {brief(str(error), 120)}") from error

@@ -16,9 +16,11 @@ class Read:
         y: targets: labels (N,) int64, numbers (N, ...) float32, or ``None`` where the source has none.
         classes: names of the classes, by label; empty where labels are numbers.
         numbered: whether the operator said in which order the classes are numbered.
+        series: which series each sample is of, (N,), where the source tells them apart.
     """
 
     x: Array | Rows
     y: Array | Rows | None
     classes: tuple[str, ...] = ()
     numbered: bool = False
+    series: Array | None = None

@@ -68,7 +68,7 @@ class Windows(Rows):
         return taken
 
 
-class Decoded(Rows):
+class DecodedFiles(Rows):
     """Samples each of which is decoded from its file when it is asked for.
 
     Args:
@@ -90,6 +90,6 @@ class Decoded(Rows):
         return made
 
 
-def held(rows: Decoded, most_bytes: int) -> Array | Rows:
+def held(rows: DecodedFiles, most_bytes: int) -> Array | Rows:
     """The same samples, in memory if they take at most so many bytes there."""
     return rows[:] if int(np.prod(rows.shape)) * rows.dtype.itemsize <= most_bytes else rows

@@ -40,7 +40,7 @@ def cut(source: str, gathered: Gathered, settings: DataSettings) -> Read:
     """
     named = bool(settings.classes)
     if not settings.window:
-        return Read(gathered.inputs, gathered.targets, gathered.classes, named)
+        return Read(gathered.inputs, gathered.targets, gathered.classes, named, gathered.groups)
     inputs, targets, groups = _by_group(gathered)
     starts = starts_of(_lengths(groups, len(inputs)), settings.window + settings.horizon, settings.stride or 1)
     if not len(starts):
@@ -55,7 +55,7 @@ def cut(source: str, gathered: Gathered, settings: DataSettings) -> Read:
         y = Windows(targets, starts + settings.window, settings.horizon)
     elif targets is not None:
         y = targets[starts + settings.window - 1]
-    return Read(x, y, gathered.classes, named)
+    return Read(x, y, gathered.classes, named, None if groups is None else groups[starts])
 
 
 def starts_of(lengths: list[int], span: int, stride: int) -> Indices:

@@ -16,7 +16,7 @@ from lamina.models.errors import DataError, brief
 from lamina.models.readers.folder import labelled_files
 from lamina.models.readers.images import HELD_BYTES
 from lamina.models.readers.read import Read
-from lamina.models.readers.rows import Array, Decoded, held
+from lamina.models.readers.rows import Array, DecodedFiles, held
 from lamina.models.readers.settings import DataSettings
 
 SUFFIXES = frozenset({".wav", ".wave"})
@@ -54,7 +54,7 @@ def read_sound(folder: Path, settings: DataSettings) -> Read:
     def decode(index: int) -> Array:
         return _stretch(found.files[files[index]], starts[index], window)
 
-    rows = Decoded(len(files), (headers[0].channels, window), np.float32, decode)
+    rows = DecodedFiles(len(files), (headers[0].channels, window), np.float32, decode)
     targets = None if found.targets is None else found.targets[np.array(files)]
     return Read(held(rows, HELD_BYTES), targets, found.classes, bool(settings.classes))
 

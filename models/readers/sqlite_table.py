@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from lamina.models.errors import DataError, brief, did_you_mean
-from lamina.models.readers.table import BATCH, Batch
+from lamina.models.readers.table import BATCH, TableRows
 
 _BUSY_S = 10.0  # for another program that writes
 
@@ -40,7 +40,7 @@ class SqliteTable:
         self.source = f"{path}, table {self._table}"
         self.columns = tuple(row[1] for row in described)
 
-    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
+    def batches(self, names: Sequence[str]) -> Iterator[TableRows]:
         """The rows in the order in which they were put in, where the table keeps it."""
         columns = ", ".join(_quoted(name) for name in names)
         with self._opened() as base:
@@ -50,7 +50,7 @@ class SqliteTable:
                 found = base.execute(f"SELECT {columns} FROM {_quoted(self._table)}")
             first = 1
             while rows := found.fetchmany(BATCH):
-                yield Batch(list(zip(*rows, strict=True)), range(first, first + len(rows)))
+                yield TableRows(list(zip(*rows, strict=True)), range(first, first + len(rows)))
                 first += len(rows)
 
     @contextmanager

@@ -20,7 +20,7 @@ BATCH = 4096
 """Rows that a table hands over at once."""
 
 
-class Batch(NamedTuple):
+class TableRows(NamedTuple):
     """Some rows of a table, column by column.
 
     Attributes:
@@ -50,7 +50,7 @@ class Table(Protocol):
     @property
     def columns(self) -> tuple[str, ...]: ...  # noqa: D102
 
-    def batches(self, names: Sequence[str]) -> Iterator[Batch]:
+    def batches(self, names: Sequence[str]) -> Iterator[TableRows]:
         """The rows from the first to the last, with these columns, at most `BATCH` at once.
 
         Raises:
@@ -133,7 +133,7 @@ def _gathered(table: Table, inputs: Sequence[str], targets: Sequence[str], setti
     return Gathered(read.array(), labels, of_rows, classes)
 
 
-def _where(table: Table, batch: Batch) -> Where:
+def _where(table: Table, batch: TableRows) -> Where:
     return lambda index: f"{table.source}, {table.unit} {batch.rows[index]}"
 
 
