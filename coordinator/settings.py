@@ -357,6 +357,30 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.generations > 0, "state.generations must be at least 1")
 
 
+class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the coordinator serves its dashboard.
+
+    Attributes:
+        port: 0: on no port; commands on this machine reach the coordinator through its folder all the same.
+        host: the address to listen at; any but loopback needs TLS, and who opens the page a token.
+        names: by which people reach the machine, such as ``greenhouse.local``; addresses always go.
+        token_file: its first line is the token; left out, one is drawn where it is needed, and kept beside the state.
+        cert_file: the certificate of the page.
+        key_file: its key.
+    """
+
+    port: int = 0
+    host: str = "127.0.0.1"
+    names: tuple[str, ...] = ()
+    token_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.port < 65536, "dashboard.port must lie between 0 and 65535")
+        require(bool(self.cert_file) == bool(self.key_file), "dashboard.cert_file and dashboard.key_file go together")
+
+
 class Signing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whose word boards take (docs/operating.md, SECURITY.md); ``lamina init`` fills it in.
 
@@ -438,6 +462,7 @@ class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_onl
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
     state: State = msgspec.field(default_factory=State)
+    dashboard: DashboardSettings = msgspec.field(default_factory=DashboardSettings)
     signing: Signing = msgspec.field(default_factory=Signing)
 
     def __post_init__(self) -> None:

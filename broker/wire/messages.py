@@ -258,6 +258,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         cut: index of the first layer that it trains.
         manifest: SHA-256 of the bundle's manifest.
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
+        aside: whether a refused device stays, since the operator may take it back; left out: it ends.
         personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
         run: the epoch in which this run began, where a rollback has given it another since: personal layers are kept.
     """
@@ -268,6 +269,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     cut: Count = 0
     manifest: Digest = ""
     further: Names | msgspec.UnsetType = msgspec.UNSET
+    aside: bool | msgspec.UnsetType = msgspec.UNSET
     personal: Numbers | msgspec.UnsetType = msgspec.UNSET
     run: Epoch | msgspec.UnsetType = msgspec.UNSET
 

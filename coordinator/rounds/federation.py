@@ -171,6 +171,17 @@ class Federation:
             self.round.lose(name, -math.inf)
         return self.devices[name].task
 
+    def put_aside(self, name: str) -> Task | None:
+        """Have a device take no further part, by the operator's order. Its new task, if it has registered."""
+        task = self._registry.put_aside(name)
+        if task and self.round:
+            self.round.lose(name, -math.inf)
+        return task
+
+    def readmit(self, name: str) -> Task | None:
+        """Undo `put_aside`. The device's new task, if it has registered; it takes part from the next cohort on."""
+        return self._registry.readmit(name)
+
     def report(self, name: str, report: Report) -> None:
         """Keep a device's report. One of another run, or from a stranger, is passed over."""
         if self._registry.report(name, report) and self.round:

@@ -21,6 +21,9 @@ DISHONEST = frozenset({"weight", "not_finite", "out_of_bounds", "norm"})
 What can't be decoded is not among them: it is as likely a damaged link, or a stranger who writes below its name."""
 
 
+_ORDERED_ASIDE = "put aside by the operator; `lamina admit` takes it back"
+
+
 @dataclass(slots=True)
 class Device:
     """What the coordinator knows of one device."""
@@ -76,6 +79,7 @@ class Registry:
         self._personal, self._run = personal, run
         self._before = {record.id: record for record in before}
         self._online: set[str] = set()
+        self._aside: set[str] = set()
         self.devices: dict[str, Device] = {}
 
     def register(self, profile: DeviceProfile) -> Task:
@@ -89,6 +93,8 @@ class Registry:
         refused = known.refused if known else before.refused if before else 0
         cut, reason = (None, self._put_aside(refused)) if self._is_aside(refused) else self._judge(profile)
         task = self._refusal(reason) if cut is None else self._acceptance(cut, reason)
+        if profile.device in self._aside:
+            task = msgspec.structs.replace(self._refusal(_ORDERED_ASIDE), aside=True)
         self.devices[profile.device] = Device(
             profile=profile,
             task=task,
@@ -98,6 +104,22 @@ class Registry:
             refused=refused,
         )
         return task
+
+    def put_aside(self, name: str) -> Task | None:
+        """Have a device take no part any more, by the operator's order. Its new task, if it has registered."""
+        self._aside.add(name)
+        return self._judged_again(name)
+
+    def readmit(self, name: str) -> Task | None:
+        """Undo `put_aside`. The device's new task, if it has registered."""
+        self._aside.discard(name)
+        return self._judged_again(name)
+
+    def _judged_again(self, name: str) -> Task | None:
+        device = self.devices.get(name)
+        if device is None:
+            return None
+        return self.register(device.profile)
 
     def knows(self, name: str) -> bool:
         """Whether a device has registered, in this run of the program or before."""

@@ -24,7 +24,16 @@ from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
 from lamina.broker.wire.chunks import Joiner
-from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Kept, Report, Request, RoundPlan
+from lamina.broker.wire.messages import (
+    CoordinatorStatus,
+    DeviceProfile,
+    DeviceStatus,
+    Kept,
+    Report,
+    Request,
+    RoundPlan,
+    Task,
+)
 from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
 from lamina.coordinator.records.commits import Saved
@@ -33,9 +42,11 @@ from lamina.coordinator.records.kept_model import as_trained, kept_spec, persona
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
+from lamina.coordinator.service.activity import Activity
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
 from lamina.coordinator.service.lease import Leadership, Superseded
+from lamina.coordinator.service.operator import Operator
 from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import RoundLog
 from lamina.coordinator.service.round_loop import RoundLoop
@@ -67,6 +78,10 @@ class Coordinator:
         disk: state and records lie on; what the models are exported to is the machine's own.
         leadership: makes this coordinator's side of the lease.
         signer: signs orders; ``None``: nobody does.
+
+    Attributes:
+        operator: for who looks at it and gives it orders.
+        refused: updates and messages that were refused, by reason.
     """
 
     def __init__(
@@ -97,6 +112,10 @@ class Coordinator:
         self._joiner = Joiner(self._federation.wire_spec)
         self._follow(None)
         self._rounds = RoundLoop(settings, self._federation, lambda: self._uplink_bytes, self._follow, self._commit)
+        self._activity = Activity([layer.name for layer in bundle.manifest.spec.layers])
+        self.operator = Operator(
+            settings, self._federation, self._rounds, self._activity, self._round_log.evaluations, self._say_task, disk
+        )
         self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
@@ -242,8 +261,12 @@ class Coordinator:
         self.refused[reason] += 1
         if task := self._federation.refused(device, reason):
             log.warning("%s is %s", device, task.reason)
-            broadcast.say_later(self._topics.device(device, "task"), task)
+            self._say_task(device, task)
             self._rounds.tell()
+
+    def _say_task(self, device: str, task: Task) -> None:
+        """On the present link, or on the next one, which says all tasks anew."""
+        self._broadcast.say_later(self._topics.device(device, "task"), task)
 
     def _sender(self, topic: str) -> str:
         """The device whose topic it is; empty where it is nobody's that is known."""
@@ -298,6 +321,8 @@ class Coordinator:
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
+        if address.device in self._federation.devices:
+            self._activity.sent_chunk(address.device, len(payload), address.layer)
         update = await joined_update(self._joiner, payload, address, self._federation.wire_spec)
         if update is not None:
             self._federation.receive(update)
@@ -308,6 +333,9 @@ class Coordinator:
         updates, damaged = await joined_updates(self._joiner, payload, address, self._federation.wire_spec)
         for error in damaged:
             self._note_refused(broadcast, self._sender(self._topics.batch(address.device)), error)
+        if address.device in self._federation.devices:
+            sizes = {update.layer: update.delta.size for update in updates}
+            self._activity.sent_batch(address.device, len(payload), sizes)
         for update in updates:
             try:
                 self._federation.receive(update)
@@ -338,6 +366,8 @@ class Coordinator:
 
     def _hear_of(self, device: str) -> None:
         """A sign of life."""
+        if device in self._federation.devices:
+            self._activity.heard(device, now())
         if self._federation.came(device):
             log.info("%s is online", device)
 
