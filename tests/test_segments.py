@@ -46,8 +46,19 @@ def test_a_step_in_segments_ends_in_the_bits_of_a_step_on_whole_vectors(
         assert np.array_equal(vector, parts.vectors[name]), name
 
 
+def test_a_network_that_draws_random_numbers_trains_in_segments(tmp_path: Path) -> None:
+    parts = nn.Sequential(nn.Linear(300, 512), nn.Dropout(0.5), nn.Linear(512, 10))
+    build_bundle(Definition("dropping", parts, (300,), 10), tmp_path / "b", batch_size=4)  # it is proved, too
+    bundle = read_bundle(tmp_path / "b")
+    trainer = _started(OnnxRuntime().trainer(bundle.manifest, 0, bundle.path), bundle)
+    x, y = np.ones((4, 300), np.float32), np.arange(4)
+    losses = [trainer.step(x, y, {"lr": 1e-4}).loss for _ in range(3)]
+    assert abs(losses[1] - losses[0]) > 0.01  # another mask, as the parameters have changed: the step itself is tiny
+
+
 def _started(trainer: Any, bundle: Bundle) -> Any:
-    trainer.parameters[:], trainer.statistics[:] = flatten(bundle.manifest.spec, bundle.initial_values())
+    parameters, statistics = flatten(bundle.manifest.spec, bundle.initial_values())
+    trainer.parameters[:], trainer.statistics[:] = parameters, statistics
     if trainer.anchor is not None:
         trainer.anchor[:] = 0.9 * trainer.parameters
     return trainer

@@ -91,6 +91,7 @@ def segment_inputs(g: GraphWriter, name: str, tensors: Sequence[TensorSpec]) -> 
     """New inputs for the segments of the vector ``name``, as one flat piece for each of ``tensors``."""
     segments = segments_of([tensor.size for tensor in tensors])
     pieces: list[str] = []
+    g.remember(name, names_of(name, segments)[0])
     for each, segment in zip(names_of(name, segments), segments, strict=True):
         g.input(each, "float32", segment.shape)
         flat = each if len(segment.shape) == 1 else g.Reshape(each, [-1])
