@@ -203,7 +203,8 @@ def _input(x: Array, dtype: torch.dtype) -> Tensor:
 
 
 def _array(tensor: Tensor) -> Array:
-    return tensor.detach().numpy().astype(np.float64)
+    known = tensor.new_zeros(tensor.shape) if tensor._is_zerotensor() else tensor  # zeros that torch has not written
+    return known.detach().numpy().astype(np.float64)
 
 
 def _told(error: Exception) -> str:

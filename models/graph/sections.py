@@ -220,4 +220,4 @@ def _is_batched(activation: fx.Node, batch: object) -> bool:
     tensor = example(activation)
     if not isinstance(tensor, Tensor) or not tensor.dim():
         return False
-    return str(tensor.shape[0]) == str(batch) and all(isinstance(extent, int) for extent in tensor.shape[1:])
+    return not tensor.is_complex() and str(tensor.shape[0]) == str(batch) and all(isinstance(extent, int) for extent in tensor.shape[1:])

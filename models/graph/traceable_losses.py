@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lamina.models.errors import ModelError
+from lamina.models.graph.alignment import ctc_loss
 
 
 @contextmanager
@@ -39,13 +39,6 @@ def gaussian_nll_loss(
     variance = variance + (variance.detach().clamp_min(eps) - variance.detach())
     loss = 0.5 * (variance.log() + (input - target) ** 2 / variance)
     return _reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
-
-
-def ctc_loss(*arguments: object, **options: object) -> Tensor:
-    """Refuse connectionist temporal classification: its graph would have some operators for each step and label."""
-    raise ModelError(
-        "ctc_loss inside a module is not supported: return the logits, and let the loss be the federation's"
-    )
 
 
 def _reduced(loss: Tensor, reduction: str) -> Tensor:

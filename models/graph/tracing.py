@@ -23,6 +23,7 @@ from lamina.models.graph.custom_functions import FunctionCall, kept_whole
 from lamina.models.graph.inlining import inline_blocks
 from lamina.models.graph.recurrent_stacks import take_apart, without_dead_ends
 from lamina.models.graph.traceable_losses import traceable_losses
+from lamina.models.graph.traceable_masks import traceable_masks
 from lamina.models.graph.untraceable import Witness, misfit, reason, with_plain_names
 
 
@@ -76,6 +77,7 @@ def trace(definition: Definition, *, training: bool) -> TracedForward:
         _no_hooks(),
         witness.watching(),
         traceable_losses(),
+        traceable_masks(),
         warnings.catch_warnings(action="ignore"),
     ):
         try:

@@ -153,6 +153,77 @@ def grid_sampler(image: Tensor, grid: Tensor, mode: int, padding: int, align_cor
     return sampled
 
 
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Elements of x by their places in the order of all elements."""
+    return x.reshape(-1)[index]
+
+
+def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    """X with elements of the source put, or added, at places in the order of all elements."""
+    flat = x.reshape(-1).index_put((index.reshape(-1),), source.reshape(-1), accumulate)
+    return flat.reshape(x.shape)
+
+
+def index_fill(x: Tensor, dim: int, index: Tensor, value: Tensor | float) -> Tensor:
+    """X with one value at indices along a dimension."""
+    if not x.dim():
+        return torch.full_like(x, value) if not isinstance(value, Tensor) else value.to(x.dtype).expand(x.shape)
+    extent = x.shape[dim]
+    chosen = (torch.arange(extent).unsqueeze(1) == index.reshape(1, -1) % extent).any(1)
+    mask = chosen.reshape(-1, *[1] * (x.dim() - 1 - dim % x.dim()))
+    return torch.where(mask, torch.as_tensor(value, dtype=x.dtype) if not isinstance(value, Tensor) else value, x)
+
+
+def index_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """The product, mean or extremum of what the source has for an index along a dimension."""
+    if not x.dim():
+        joined = index_reduce(x[None], 0, index.reshape(-1), source.reshape(-1), reduce, include_self=include_self)
+        return joined[0]
+    at = index.reshape(-1, *[1] * (x.dim() - 1 - dim % x.dim())).expand(source.shape)
+    return x.scatter_reduce(dim, at, source, reduce, include_self=include_self)
+
+
+def bucketize(x: Tensor | float, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """How many of the boundaries lie below each element; with ``right``, or are equal to it."""
+    return searchsorted(boundaries, x, out_int32=out_int32, right=right)
+
+
+def searchsorted(
+    boundaries: Tensor,
+    x: Tensor | float,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    """How many of the boundaries, which stand along the last dimension, lie before each element."""
+    ordered = boundaries if sorter is None else boundaries.gather(-1, sorter)
+    wanted = x.unsqueeze(-1) if isinstance(x, Tensor) else torch.tensor(float(x)).unsqueeze(-1)
+    rows = ordered.unsqueeze(-2) if ordered.dim() > 1 else ordered
+    before = rows <= wanted if right or side == "right" else rows < wanted
+    return before.sum(-1).to(torch.int32 if out_int32 else torch.int64)
+
+
+def nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The middle one along a dimension of those elements that are numbers, the lower of two, and its index."""
+    if not x.dim():
+        return x, torch.zeros_like(x, dtype=torch.int64)
+    missing = x.detach().isnan()
+    order = x.detach().masked_fill(missing, torch.inf).sort(dim)[1]
+    middle = (((~missing).sum(dim, keepdim=True) - 1) // 2).clamp_min(0)
+    indices = order.gather(dim, middle)
+    values = x.gather(dim, indices)
+    return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
+
+
+def nanmedian_of_all(x: Tensor) -> Tensor:
+    """The middle one of all elements that are numbers."""
+    return nanmedian(x.reshape(-1), 0)[0]
+
+
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
     """The loss of several labels, by margins."""
     loss: Tensor = decomposition_table[_ATEN.multilabel_margin_loss_forward.default](x, target, reduction)[0]
@@ -161,11 +232,16 @@ def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int = 1) -> Ten
 
 WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
     _ATEN.bilinear.default: bilinear,
+    _ATEN.bucketize.Scalar: bucketize,
+    _ATEN.bucketize.Tensor: bucketize,
     _ATEN.cdist.default: cdist,
     _ATEN.cummax.default: cummax,
     _ATEN.cummin.default: cummin,
     _ATEN.embedding_bag.padding_idx: embedding_bag,
     _ATEN.grid_sampler.default: grid_sampler,
+    _ATEN.index_fill.int_Scalar: index_fill,
+    _ATEN.index_fill.int_Tensor: index_fill,
+    _ATEN.index_reduce.default: index_reduce,
     _ATEN.kthvalue.default: kthvalue,
     _ATEN.logcumsumexp.default: logcumsumexp,
     _ATEN.masked_scatter.default: masked_scatter,
@@ -173,7 +249,13 @@ WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
     _ATEN.median.dim: median,
     _ATEN.multi_margin_loss.default: decomposition_table[_ATEN.multi_margin_loss.default],
     _ATEN.multilabel_margin_loss.default: multilabel_margin_loss,
+    _ATEN.nanmedian.default: nanmedian_of_all,
+    _ATEN.nanmedian.dim: nanmedian,
     _ATEN.pdist.default: pdist,
+    _ATEN.put.default: put,
     _ATEN.rrelu.default: rrelu,
+    _ATEN.searchsorted.Scalar: searchsorted,
+    _ATEN.searchsorted.Tensor: searchsorted,
+    _ATEN.take.default: take,
 }
 """What stands in for each operator."""

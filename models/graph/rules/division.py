@@ -35,7 +35,11 @@ def remainder(g: GraphWriter, call: Call, x: Operand, y: Operand) -> str:
     a, b = cast(g, x, call.dtype), cast(g, y, call.dtype)
     if call.packet == "fmod":
         return g.Mod(a, b, fmod=1)
-    return g.Sub(a, g.Mul(g.Floor(g.Div(a, b)), b)) if "float" in call.dtype else g.Mod(a, b)
+    if "float" not in call.dtype:
+        return g.Mod(a, b)
+    rest, zero = g.Mod(a, b, fmod=1), g.constant(0, call.dtype)
+    is_beyond = g.And(g.Not(g.Equal(rest, zero)), g.Xor(g.Less(rest, zero), g.Less(b, zero)))
+    return g.Where(is_beyond, g.Add(rest, b), rest)
 
 
 @rule("trunc", "fix")
