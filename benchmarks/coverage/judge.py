@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lamina.edge_agent.admission.graphs import check_content
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph import TrainingGraph, inference_graph, training_graph
@@ -59,6 +60,10 @@ def judged(definition: Definition, x: Array, y: Array) -> Verdict:
     except Exception as error:
         return Verdict("crashed", f"while its graphs are written: {_told(error)}")
     start = _tensors(definition.module)
+    try:
+        check_content("step", graph.model.SerializeToString(), batch=len(x), budget_mib=None)
+    except ModelError as error:
+        return Verdict("crashed", f"a board would not load it: {error}")
     try:
         step, logits = _graph_step(graph, spec, start, x, y), _graph_logits(inference, start, x)
     except Exception as error:

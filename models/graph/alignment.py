@@ -38,9 +38,9 @@ def ctc_loss(
     Where no way leads through, it is infinite, or 0 with ``zero_infinity``; neither has a gradient.
     """
     if log_probs.dim() == 2:
-        one = (torch.as_tensor(lengths).reshape(1) for lengths in (input_lengths, target_lengths))
-        loss = ctc_loss(log_probs.unsqueeze(1), targets.unsqueeze(0), *one, blank, "none", zero_infinity)
-        return loss.sum() / _counted(target_lengths).clamp_min(1).sum() if reduction == "mean" else loss.squeeze(0)
+        valid, lengths = (torch.as_tensor(each).reshape(1) for each in (input_lengths, target_lengths))
+        loss = ctc_loss(log_probs.unsqueeze(1), targets.unsqueeze(0), valid, lengths, blank, "none", zero_infinity)
+        return (loss / lengths.clamp_min(1)).mean() if reduction == "mean" else loss.squeeze(0)
     steps, classes = log_probs.shape[0], log_probs.shape[2]
     if not isinstance(steps, int) or steps > _MOST_STEPS:
         raise ModelError(f"ctc_loss is written out for at most {_MOST_STEPS} steps: pool or stride over time before it")

@@ -40,7 +40,8 @@ class InPairs(fx.Interpreter):
     """
 
     def __init__(self, graph: fx.GraphModule, model: str) -> None:
-        super().__init__(graph)  # type: ignore[no-untyped-call]  # torch's
+        super().__init__(graph)
+        self.extra_traceback = False  # it would be added to messages
         self._model = model
 
     def run_node(self, n: fx.Node) -> Any:

@@ -38,7 +38,9 @@ def as_strided(x: Tensor, size: Sequence[Any], stride: Sequence[int], storage_of
 
 
 def _places(size: Sequence[int], stride: Sequence[int], offset: int) -> list[int]:
-    ranges = [range(0, extent * step, step) if step else [0] * extent for extent, step in zip(size, stride, strict=True)]
+    ranges = [
+        range(0, extent * step, step) if step else [0] * extent for extent, step in zip(size, stride, strict=True)
+    ]
     return [offset + sum(place) for place in product(*ranges)]
 
 

@@ -9,8 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx
 
+from lamina.models.errors import ModelError, first_line
 from lamina.models.graph.flattening import flatten, without_values
 from lamina.models.graph.losses import Loss, loss_named
+from lamina.models.graph.places import last_line
 from lamina.models.graph.sections import CutPoint, end, run_section, starts
 from lamina.models.graph.tracing import TracedForward, example
 from lamina.models.graph.translation import translate
@@ -107,13 +109,31 @@ def flat_step(forward: TracedForward, start: CutPoint, loss: Loss, part: Part) -
         moved = {tensor.name: tensors[tensor.name].clone() for tensor in part.moving}
         logits = run_section(forward, start, end(forward), tensors | leaves | moved, x)
         value = loss.value(logits, y)
-        gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        gradients = _gradients(forward, value, list(leaves.values()))
         return [value.detach(), loss.correct(logits.detach(), y), *gradients, *moved.values()]
 
     with without_values(forward):
         x = torch.empty_like(example(start.activation), requires_grad=False)
         y = torch.empty((x.shape[0],), dtype=getattr(torch, loss.dtype))
     return flatten(forward, step, x, y)
+
+
+def _gradients(forward: TracedForward, value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    """What autograd makes of the loss.
+
+    Raises:
+        ModelError: torch can't trace the gradient of an operator.
+    """
+    try:
+        return torch.autograd.grad(value, leaves, materialize_grads=True)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever torch raises of its own operators
+        where = last_line(fx.traceback.get_current_meta().get("stack_trace"))
+        raise ModelError(
+            f"model {forward.name}: the gradient of an operator{where} can't be traced: {first_line(error)}; "
+            f"write it in other operators"
+        ) from error
 
 
 def _shaped(g: GraphWriter, piece: str, shape: Sequence[int]) -> str:

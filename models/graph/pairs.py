@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 # Operators that move elements, or that are linear, do the same to both parts.
-MOVING = frozenset(
-    """
-    _neg_view _unsafe_view alias as_strided cat clone constant_pad_nd contiguous copy cumsum detach diagonal empty_like
-    expand flip gather index index_put index_select mean neg new_empty new_zeros permute repeat reshape resolve_conj
-    resolve_neg roll select select_backward select_scatter slice slice_backward slice_scatter split split_with_sizes
-    squeeze stack sum t transpose unbind unfold unfold_backward unsqueeze view where zeros_like
-    """.split()
-)
+_MOVING = """
+    _neg_view _unsafe_view alias as_strided cat clone constant_pad_nd contiguous copy cumsum detach diagonal
+    empty_like expand flip gather index index_put index_select mean neg new_empty new_empty_strided new_zeros
+    permute repeat reshape resolve_conj resolve_neg roll select select_backward select_scatter slice slice_backward
+    slice_scatter split split_with_sizes squeeze stack sum t transpose unbind unfold unfold_backward unsqueeze view
+    where zeros_like
+"""
+MOVING = frozenset(_MOVING.split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +135,11 @@ def _filled_like(x: Any, value: Any = 0, **options: Any) -> Pair:
 
 
 def _masked(x: Any, mask: Tensor, value: Any) -> Pair:
-    a = as_pair(x)
-    return Pair(*(torch.where(mask, parts(value, index) if index == 0 or isinstance(value, complex | Pair) else 0.0, part)
-                  for index, part in enumerate((a.real, a.imaginary))))
+    filling, there = as_pair(value), as_pair(x)
+    return Pair(
+        torch.where(mask, filling.real, there.real),
+        torch.where(mask, filling.imaginary, there.imaginary),
+    )
 
 
 def _polar(size: Tensor, angle: Tensor) -> Pair:
@@ -145,7 +147,7 @@ def _polar(size: Tensor, angle: Tensor) -> Pair:
 
 
 def _of_two(x: Tensor, y: Tensor) -> Pair:
-    return Pair(*torch.broadcast_tensors(x, y))
+    return Pair(*torch.broadcast_tensors(x, y))  # type: ignore[no-untyped-call]  # torch's
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -172,6 +174,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "pow": _power,
     "eq": lambda x, y: (as_pair(x).real == as_pair(y).real) & (as_pair(x).imaginary == as_pair(y).imaginary),
     "_to_copy": _converted,
+    "sym_size": lambda x, dim: x.real.shape[dim],
+    "sym_numel": lambda x: x.real.numel(),
     "masked_fill": _masked,
     "zeros": _filled,
     "empty": _filled,

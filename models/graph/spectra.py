@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lamina.models.graph.pairs import Pair
+
+Matrix = NDArray[np.float64]
 
 # How torch numbers its normalisations: none, by the root of the number of elements, by that number.
 _EXPONENTS = {0: 0.0, 1: -0.5, 2: -1.0}
@@ -44,15 +47,20 @@ def complex_to_real(x: Pair, dims: Sequence[int], normalisation: int, count: int
     return _along(x.real, last, cosines * twice) - _along(x.imaginary, last, sines * twice)
 
 
-def _waves(period: int, rows: int, columns: int, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    angles = 2 * np.pi * (np.outer(np.arange(rows), np.arange(columns)) % period) / period
-    return np.cos(angles) * scale, np.sin(angles) * scale
+def _waves(period: int, rows: int, columns: int, scale: float) -> tuple[Matrix, Matrix]:
+    """The cosines and the sines of all products of a row's and a column's number, in turns of the period."""
+    turns = np.outer(np.arange(rows), np.arange(columns)) % period
+    angles = 2 * np.pi * turns / period
+    sines = np.where(
+        2 * turns % period == 0, 0.0, np.sin(angles)
+    )  # exactly: the sign of what is left would be an angle
+    return np.cos(angles) * scale, sines * scale
 
 
-def _along(x: Tensor, dim: int, matrix: np.ndarray) -> Tensor:
+def _along(x: Tensor, dim: int, matrix: Matrix) -> Tensor:
     """X times a matrix, along a dimension."""
     return (x.movedim(dim, -1) @ torch.tensor(matrix.tolist(), dtype=x.dtype)).movedim(-1, dim)
 
 
 def _scale(x: Tensor, dims: Sequence[int], normalisation: int) -> float:
-    return float(math.prod(x.shape[dim] for dim in dims)) ** _EXPONENTS[normalisation]
+    return float(float(math.prod(x.shape[dim] for dim in dims)) ** _EXPONENTS[normalisation])

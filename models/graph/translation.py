@@ -14,7 +14,7 @@ from lamina.models.graph import rules
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import find_rule, operator_name
 from lamina.models.graph.tracing import TracedForward, example
-from lamina.models.graph.values import Call, TensorType, Value, tensor_type_of
+from lamina.models.graph.values import Call, TensorType, Value, element_type, tensor_type_of
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 _HALF = "numbers of 16 bits are not supported, since devices train in float32: leave out half(), bfloat16(), autocast"
@@ -149,4 +149,4 @@ class _Translation:
         return self._value(self._constant(held), held)
 
     def _constant(self, tensor: Tensor) -> str:
-        return self._g.constant(tensor.detach().numpy(), str(tensor.dtype).removeprefix("torch."))
+        return self._g.constant(tensor.detach().numpy(), element_type(tensor.dtype))

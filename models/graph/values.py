@@ -56,10 +56,16 @@ def tensor_type_of(example: Any, batch: Any) -> TensorType:
         ModelError: an extent depends on the batch, and is no multiple of it.
     """
     if isinstance(example, Tensor):
-        dtype = str(example.dtype).removeprefix("torch.")
+        dtype = element_type(example.dtype)
         return TensorType(tuple(extent_of(extent, batch) for extent in example.shape), dtype)
     dtype = "float32" if isinstance(example, float | torch.SymFloat) else "int64"
     return TensorType((), "bool" if isinstance(example, bool | torch.SymBool) else dtype)
+
+
+def element_type(dtype: torch.dtype) -> str:
+    """The element type that a tensor has in a graph: fractions of 64 bits are computed in 32, as all of training."""
+    name = str(dtype).removeprefix("torch.")
+    return "float32" if name == "float64" else name
 
 
 def extent_of(extent: Any, batch: Any) -> Extent:

@@ -6,12 +6,13 @@ of. Each takes the operator's arguments, and yields what it yields.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from lamina.models.errors import ModelError
 
@@ -224,6 +225,29 @@ def nanmedian_of_all(x: Tensor) -> Tensor:
     return nanmedian(x.reshape(-1), 0)[0]
 
 
+def smoothed(name: str) -> Callable[..., Tensor]:
+    """Resampling against aliases, of images (N, C, H, W): torch's own gradient of it knows no open batch size.
+
+    It is linear and works on rows and columns by themselves, by the matrices that it makes of the identity.
+    """
+    operator = getattr(_ATEN, name)
+
+    def resampled(
+        x: Tensor, size: Sequence[int] | None, align_corners: bool, scales: Sequence[float] | None = None, *more: float
+    ) -> Tensor:
+        factors = list(scales) if isinstance(scales, list | tuple) else [scales, *more] if scales else [None, None]
+        extents = size or [int(x.shape[2 + dim] * factors[dim]) for dim in (0, 1)]  # type: ignore[operator]
+        for dim in (0, 1):
+            with unset_fake_temporarily():
+                rows = torch.eye(int(x.shape[2 + dim])).reshape(1, 1, -1, x.shape[2 + dim])
+                sizes = [rows.shape[2], int(extents[dim])]
+                matrix = operator(rows, sizes, align_corners, None, factors[dim])[0, 0].tolist()
+            x = (x.movedim(2 + dim, -1) @ torch.tensor(matrix, dtype=x.dtype)).movedim(-1, 2 + dim)
+        return x
+
+    return resampled
+
+
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
     """The loss of several labels, by margins."""
     loss: Tensor = decomposition_table[_ATEN.multilabel_margin_loss_forward.default](x, target, reduction)[0]
@@ -231,6 +255,11 @@ def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int = 1) -> Ten
 
 
 WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
+    _ATEN._upsample_bicubic2d_aa.default: smoothed("_upsample_bicubic2d_aa"),
+    _ATEN._upsample_bicubic2d_aa.vec: smoothed("_upsample_bicubic2d_aa"),
+    _ATEN._upsample_bilinear2d_aa.default: smoothed("_upsample_bilinear2d_aa"),
+    _ATEN._upsample_bilinear2d_aa.vec: smoothed("_upsample_bilinear2d_aa"),
+    _ATEN.affine_grid_generator.default: decomposition_table[_ATEN.affine_grid_generator.default],
     _ATEN.bilinear.default: bilinear,
     _ATEN.bucketize.Scalar: bucketize,
     _ATEN.bucketize.Tensor: bucketize,

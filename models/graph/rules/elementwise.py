@@ -283,7 +283,9 @@ def filled(g: GraphWriter, call: Call, like: object, *rest: object, **options: o
     return full(g, call, value)  # type: ignore[arg-type]  # a number
 
 
-@rule("zeros", "zeros_like", "new_zeros", "_efficientzerotensor", "empty", "empty_like", "new_empty", "new_empty_strided")
+@rule(
+    "zeros", "zeros_like", "new_zeros", "_efficientzerotensor", "empty", "empty_like", "new_empty", "new_empty_strided"
+)
 def zeros(g: GraphWriter, call: Call, *like: object, **options: object) -> str:
     """0 everywhere."""
     return full(g, call, 0)

@@ -34,7 +34,7 @@ def permute(g: GraphWriter, call: Call, x: Value, dims: Sequence[int]) -> str:
 def transpose(g: GraphWriter, call: Call, x: Value, dim0: int = 0, dim1: int = 1) -> str:
     """Two dimensions swapped."""
     order = list(range(len(x.shape)))
-    if call.packet != "t" and order or len(order) == 2:
+    if len(order) == 2 or (order and call.packet != "t"):
         order[dim0], order[dim1] = order[dim1], order[dim0]
     return x if order == sorted(order) else g.Transpose(x, perm=order)
 
