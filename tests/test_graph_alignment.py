@@ -23,7 +23,7 @@ def of_both(
     found = []
     for loss in (F.ctc_loss, ctc_loss):
         leaf = logits.clone().requires_grad_()
-        value = loss(leaf, labels, *lengths, blank, reduction, True)
+        value = loss(leaf, labels, lengths[0], lengths[1], blank, reduction, True)
         (gradient,) = torch.autograd.grad(value.sum(), [leaf])
         found.append((value.detach(), gradient))
     return found

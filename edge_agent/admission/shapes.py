@@ -116,8 +116,15 @@ def _quotient(a: Numbers, b: Numbers) -> Numbers:
     return np.asarray(np.trunc(a / b), np.int64)
 
 
+def _remainder(a: Numbers, b: Numbers) -> Numbers:
+    if not np.all(b):
+        raise ModelError("divides a shape by 0")
+    return np.asarray(np.mod(a, b), np.int64)
+
+
 _COMPUTED: dict[str, Callable[..., Numbers]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _quotient, "Min": np.minimum, "Max": np.maximum,
+    "Mod": _remainder,
 }  # fmt: skip
 
 

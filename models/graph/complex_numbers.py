@@ -75,7 +75,7 @@ class InPairs(fx.Interpreter):
                     return _FUNCTIONS[name](*args, **kwargs)
                 if name in MOVING:
                     return _in_both_parts(node.target, args, kwargs)
-            except (NotImplementedError, TypeError):
+            except (AttributeError, NotImplementedError, TypeError):
                 pass
         raise ModelError(
             f"model {self._model}: operator {operator_name(node.target)}{place(node)} of complex numbers is not "

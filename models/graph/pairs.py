@@ -62,7 +62,8 @@ def _product(x: Any, y: Any) -> Pair:
     return Pair(pair.real * factor, pair.imaginary * factor)
 
 
-def _inverse(x: Pair) -> Pair:
+def _inverse(x: Any) -> Pair:
+    x = as_pair(x)
     square = x.real * x.real + x.imaginary * x.imaginary
     return Pair(x.real / square, -x.imaginary / square)
 
@@ -101,11 +102,13 @@ def _direction(x: Pair) -> Pair:
     return Pair(x.real / divisor, x.imaginary / divisor)
 
 
-def _conjugate(x: Pair) -> Pair:
+def _conjugate(x: Any) -> Pair:
+    x = as_pair(x)
     return Pair(x.real, -x.imaginary)
 
 
-def _exponential(x: Pair) -> Pair:
+def _exponential(x: Any) -> Pair:
+    x = as_pair(x)
     size = x.real.exp()
     return Pair(size * x.imaginary.cos(), size * x.imaginary.sin())
 

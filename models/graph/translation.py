@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from lamina.models.errors import ModelError
 from lamina.models.graph import rules
+from lamina.models.graph.advice import OF_VALUES, ON_VALUES
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import find_rule, operator_name
 from lamina.models.graph.tracing import TracedForward, example
@@ -86,10 +87,12 @@ class _Translation:
         rule = find_rule(name, self._g.engine)
         if rule is None and self._is_constant(node):
             return self._folded(node)
+        if rule is None and name.partition(".")[0] in OF_VALUES:
+            raise ModelError(f"model {self._model}: operator {name}{place(node)}: {ON_VALUES}")
         if rule is None:
             raise ModelError(
                 f"model {self._model}: no rule for the operator {name}{place(node)}; "
-                f"add one to models/graph/rules/{rules.subject(name)}.py"
+                f"write it in other operators, or add one to models/graph/rules/{rules.subject(name)}.py"
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._results.__getitem__)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lamina.models.errors import ModelError
+from lamina.models.graph.advice import ON_VALUES
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 
@@ -74,6 +76,8 @@ def extent_of(extent: Any, batch: Any) -> Extent:
         return extent
     times = extent // batch
     if str(times * batch) != str(extent):
+        if re.search(r"\bu\d+\b", str(extent)):  # torch's name for what only a run knows
+            raise ModelError(ON_VALUES)
         shown = str(extent).replace(str(batch), "N")
         raise ModelError(
             f"an extent of a tensor is {shown}, with N samples in the batch; it may only be a multiple of N: "
