@@ -22,6 +22,7 @@ from lamina.models.graph.places import place
 from lamina.models.graph.registry import operator_name
 from lamina.models.graph.stand_ins import STAND_INS
 from lamina.models.graph.tracing import TracedForward, example
+from lamina.models.graph.values import element_type
 from lamina.models.spec import ModelSpec
 
 # Names of the argument by which an operator draws: 0 means that it draws nothing.
@@ -48,7 +49,7 @@ class CutPoint:
     @property
     def dtype(self) -> str:
         """The activation's element type."""
-        return str(example(self.activation).dtype).removeprefix("torch.")
+        return element_type(example(self.activation).dtype)
 
     @property
     def size_bytes(self) -> int:

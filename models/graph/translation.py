@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lamina.models.errors import ModelError
+from lamina.models.errors import ModelError, first_line
 from lamina.models.graph import rules
 from lamina.models.graph.advice import OF_VALUES, ON_VALUES
 from lamina.models.graph.places import place
@@ -140,8 +140,12 @@ class _Translation:
     def _folded(self, node: fx.Node) -> Value:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._known.__getitem__)
         function: Any = node.target
-        with torch.no_grad():
-            value = self._known[node] = function(*args, **kwargs)
+        try:
+            with torch.no_grad():
+                value = self._known[node] = function(*args, **kwargs)
+        except Exception as error:  # whatever torch raises of its own operators
+            name = f"operator {operator_name(node.target)}{place(node)}"
+            raise ModelError(f"model {self._model}: {name} of constants fails: {first_line(error)}") from error
         return self._value(self._constant(value), value)
 
     def _attribute(self, node: fx.Node) -> Value:
