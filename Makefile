@@ -27,11 +27,11 @@ SPREAD := -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 test: lint  ## everything but what takes minutes, with the coverage of the pure rooms
 	$(BIN)/coverage erase
-	$(BIN)/pytest $(SPREAD) --cov --cov-report= -m "not exhaustive and not faults and not nightly" $(PYTEST_FLAGS)
+	$(BIN)/pytest $(SPREAD) --cov --cov-report= -m "not exhaustive and not faults and not browser and not nightly" $(PYTEST_FLAGS)
 	$(BIN)/coverage report
 
-thorough: setup  ## what needs a real broker, and what repeats the same for every network: minutes each
-	$(BIN)/pytest $(SPREAD) -m "(broker or exhaustive or faults) and not nightly" $(PYTEST_FLAGS)
+thorough: setup  ## what needs a real broker or browser, and what repeats the same for every network: minutes each
+	$(BIN)/pytest $(SPREAD) -m "(broker or browser or exhaustive or faults) and not nightly" $(PYTEST_FLAGS)
 
 quick: setup  ## the tests that take no more than a few seconds each
 	$(BIN)/pytest $(SPREAD) -m "not slow and not exhaustive and not faults and not nightly" $(PYTEST_FLAGS)

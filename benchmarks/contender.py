@@ -142,7 +142,8 @@ def _engine(part: Part) -> Engine:
     from lamina.edge_agent.training.trainer import OnnxRuntime
 
     engine = OnnxRuntime()
-    return Tuned(engine, Path(part.batch).parent / "tuning") if part.engine == "ours" else engine
+    folder = Path(part.batch).parent / "tuning"
+    return Tuned(engine, folder, comparing=False) if part.engine == "ours" else engine
 
 
 def _our_step(engine: Engine, bundle: Bundle, cut: int, x: Any, y: Any, threads: int) -> Step:

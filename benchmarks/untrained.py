@@ -10,23 +10,17 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.session.events import Outcome
-from lamina.edge_agent.session.local_memory import LocalMemory
-from lamina.edge_agent.training.activation_cache import Element
-from lamina.edge_agent.training.engine import Engine
+from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.input_side import Stop
 from lamina.edge_agent.training.learner import Learner
 from lamina.emulation.host import main
 from lamina.models.arrays import Vector
-from lamina.models.manifest import FileEntry, Manifest
-from lamina.models.samples import LabelledSamples
 
 PROGRAM = (sys.executable, "-m", "benchmarks.untrained")
 _SIZE = 1e-3  # standard deviation of an update's elements
@@ -35,26 +29,10 @@ _SIZE = 1e-3  # standard deviation of an update's elements
 class Untrained(Learner):
     """Takes values, gives updates, and does nothing in between."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        cut: int,
-        path: Callable[[FileEntry], Path],
-        data: LabelledSamples,
-        cache_folder: Path,
-        engine: Engine,
-        *,
-        threads: int = 1,
-        micro_batch: int = 0,
-        checkpoints: bool = False,
-        cache_element: Element = "float32",
-        further: tuple[str, ...] = (),
-    ) -> None:
-        self._spec, self._cut, self._input_side = manifest.spec, cut, None
-        self.memory = LocalMemory()
-        self._global: list[Vector | None] = [None] * len(manifest.spec.layers)
-        random = np.random.default_rng(zlib.crc32(cache_folder.parent.name.encode()))
-        self._updates = [noise(random, layer.vector_size) for layer in manifest.spec.layers]
+    def __init__(self, assignment: Assignment) -> None:
+        self._begin(assignment)
+        random = np.random.default_rng(zlib.crc32(assignment.cache_folder.parent.name.encode()))
+        self._updates = [noise(random, layer.vector_size) for layer in assignment.manifest.spec.layers]
 
     def train(
         self, plan: RoundPlan, device: str, *, reset: tuple[int, ...], afresh: bool, stop: Stop = lambda: False

@@ -30,8 +30,10 @@ from lamina.coordinator.algorithms.interval_rule import IntervalRule
 from lamina.coordinator.algorithms.local_algorithm import LocalAlgorithm
 from lamina.coordinator.algorithms.server_optimiser import ServerOptimiser
 from lamina.coordinator.folds.aggregate import rule
+from lamina.coordinator.rounds.learning_rate import LearningRate, Schedule
 from lamina.models.errors import ConfigError, require
 from lamina.models.gradient_terms import TERMS, GradientTerm
+from lamina.models.readers.settings import Source
 
 
 class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,8 +43,12 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rounds: how many; rounded up to whole cycles.
         local_steps: SGD steps a round (tau').
         lr: learning rate; left out, the bundle's own, which goes with its optimiser.
+        lr_schedule: ``steps``: the rate is divided by ``lr_decay`` at each of ``lr_decay_at``, or stays; ``cosine``: it
+            falls along a cosine, to ``lr_final_share`` of it in the last round.
+        lr_warmup_rounds: in the first rounds the rate rises to its full height; 0: it begins there.
         lr_decay_at: shares of the rounds after which the rate is divided by ``lr_decay``.
         lr_decay: the divisor.
+        lr_final_share: where a cosine ends, as a share of the rate.
         hyperparameters: other 0-d inputs of the training graphs, by name (``momentum``, ``weight_decay``).
         seed: of the cohort draws and of every device's sample order.
     """
@@ -50,8 +56,11 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rounds: int = 40
     local_steps: int = 10
     lr: float | None = None
+    lr_schedule: Schedule = "steps"
+    lr_warmup_rounds: int = 0
     lr_decay_at: tuple[float, ...] = ()
     lr_decay: float = 10.0
+    lr_final_share: float = 0.0
     hyperparameters: dict[str, float] = {}
     seed: int = 0
 
@@ -61,6 +70,14 @@ class Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         require(self.lr is None or self.lr > 0, "training.lr must be positive")
         require(all(0 < at < 1 for at in self.lr_decay_at), "training.lr_decay_at holds shares between 0 and 1")
         require(self.lr_decay > 0, "training.lr_decay must be positive")
+        require(
+            0 <= self.lr_warmup_rounds < self.rounds,
+            "training.lr_warmup_rounds must be at least 0 and below the rounds",
+        )
+        require(0 <= self.lr_final_share <= 1, "training.lr_final_share must lie between 0 and 1")
+        cosine = self.lr_schedule == "cosine"
+        require(not (cosine and self.lr_decay_at), "training.lr_decay_at: a cosine has no steps; leave it out")
+        require(cosine or not self.lr_final_share, "training.lr_final_share needs lr_schedule = 'cosine'")
         require(0 <= self.seed < 2**63, "training.seed must lie between 0 and 2^63")
         require("lr" not in self.hyperparameters, "training.hyperparameters: give the rate as training.lr")
 
@@ -127,6 +144,8 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         intervals: name of the rule that adjusts the intervals at a cycle's end; ``random`` and ``round_robin`` are
             controls, which relax as many parameters as the default and other layers.
         fold: name of the aggregation rule, ``mean`` by default; others bear devices that lie (docs/robustness.md).
+        personal: names of layers, modules or tensors, or patterns such as ``*.bn*``, that every device trains for
+            itself and that are never averaged nor sent (`lamina.models.personal`).
         norm_bound: an update is refused whose norm is more than so many times that of its layer's recent updates; 0
             takes all.
         aggregators: how many ``lamina aggregator --share`` fold the updates, each some of the layers; 0: the
@@ -140,6 +159,7 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     algorithm: str = "fedavg"
     intervals: str = "fedlama"
     fold: str = "mean"
+    personal: tuple[str, ...] = ()
     norm_bound: float = 100.0
     aggregators: int = 0
 
@@ -161,6 +181,10 @@ class Aggregation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             f"aggregation.algorithm = {self.algorithm!r} needs aggregation.fold = 'mean'",
         )
         named(IntervalRule, self.intervals, "aggregation.intervals")
+        require(
+            not isinstance(self.personal, str) and all(self.personal),
+            "aggregation.personal is a list of names or patterns, and none of them is empty",
+        )
         require(self.phi > 0, "aggregation.phi must be at least 1")
         require(self.warmup_rounds >= 0, "aggregation.warmup_rounds can't be negative")
 
@@ -308,7 +332,7 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             cycle begins, then, before the last one's rounds are evaluated.
     """
 
-    data: str = ""
+    data: Source = ""
     every: int = 1
     batch_size: int = 256
     keep_best: bool = True
@@ -331,6 +355,51 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         require(self.generations > 0, "state.generations must be at least 1")
+
+
+class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the coordinator serves its dashboard.
+
+    Attributes:
+        port: 0: on no port; commands on this machine reach the coordinator through its folder all the same.
+        host: the address to listen at; any but loopback needs TLS, and who opens the page a token.
+        names: by which people reach the machine, such as ``greenhouse.local``; addresses always go.
+        token_file: its first line is the token; left out, one is drawn where it is needed, and kept beside the state.
+        cert_file: the certificate of the page.
+        key_file: its key.
+    """
+
+    port: int = 0
+    host: str = "127.0.0.1"
+    names: tuple[str, ...] = ()
+    token_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.port < 65536, "dashboard.port must lie between 0 and 65535")
+        require(bool(self.cert_file) == bool(self.key_file), "dashboard.cert_file and dashboard.key_file go together")
+
+
+class Signing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose word boards take (docs/operating.md, SECURITY.md); ``lamina init`` fills it in.
+
+    Attributes:
+        key_file: the coordinator's own secret key, by which it signs tasks and plans; empty: nothing is signed.
+        mandate_file: the operator's word for that key, as ``lamina mandate`` writes it.
+        operator_key_file: the operator's secret key. Where that file is at hand, ``lamina run`` renews the mandate
+            itself when it has to; keep the file elsewhere, and only a person with it can.
+        mandate_days: for how long a mandate is good.
+    """
+
+    key_file: str = ""
+    mandate_file: str = ""
+    operator_key_file: str = ""
+    mandate_days: int = 30
+
+    def __post_init__(self) -> None:
+        require(bool(self.key_file) == bool(self.mandate_file), "signing.key_file and signing.mandate_file go together")
+        require(self.mandate_days > 0, "signing.mandate_days must be at least 1")
 
 
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -365,8 +434,15 @@ class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def rate(self, round_: int, default: float) -> float:
         """The learning rate in a round; it starts at ``default`` where ``training.lr`` is left out."""
-        decays = sum(round_ >= share * self.rounds for share in self.training.lr_decay_at)
-        return (default if self.training.lr is None else self.training.lr) / self.training.lr_decay**decays
+        training = self.training
+        course = LearningRate(
+            training.lr_schedule,
+            training.lr_warmup_rounds,
+            training.lr_decay_at,
+            training.lr_decay,
+            training.lr_final_share,
+        )
+        return course.at(round_, self.rounds, default if training.lr is None else training.lr)
 
 
 class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -386,11 +462,18 @@ class FederationSettings(Method, frozen=True, forbid_unknown_fields=True, kw_onl
     wire: Wire = msgspec.field(default_factory=Wire)
     deadlines: Deadlines = msgspec.field(default_factory=Deadlines)
     state: State = msgspec.field(default_factory=State)
+    dashboard: DashboardSettings = msgspec.field(default_factory=DashboardSettings)
+    signing: Signing = msgspec.field(default_factory=Signing)
 
     def __post_init__(self) -> None:
         require(
             self.evaluation.data != "" or not self.evaluation.stop_after,
             "evaluation.stop_after needs evaluation.data to judge by",
+        )
+        require(
+            not (self.aggregation.personal and self.evaluation.stop_after),
+            "evaluation.stop_after judges the shared layers with personal layers that were never trained: leave it out "
+            "where aggregation.personal is set",
         )
 
 

@@ -11,7 +11,8 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from lamina.broker.programs.ending import drop_output, refuse_windows, run_until
 from lamina.broker.programs.flags import add_broker_flags, broker_table
 from lamina.broker.settings import convert, read_toml
 from lamina.edge_agent.service.agent import Agent
-from lamina.edge_agent.settings import AgentSettings, anchored, anchored_data
+from lamina.edge_agent.settings import AgentSettings, anchored
 from lamina.models.errors import ConfigError, LinkError
-from lamina.models.sources import load_samples
+from lamina.models.readers.settings import source_of
+from lamina.models.sources import load_samples, resolved_source
 from lamina.models.storage.folder_lock import held
 from lamina.models.storage.replace import remove_drafts
 
@@ -34,16 +36,16 @@ PATIENCE_S = 8.0
 
 INTERRUPTED = 130
 
+SUBCOMMANDS = ("allow", "join")
+"""Modules of `lamina.edge_agent.commands`."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lamina-agent``; returns the exit status."""
-    options = options_of(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="%(asctime)s %(name)s: %(message)s"
-    )
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         refuse_windows()
-        status = _run(options)
+        status = _subcommand(words[0])(words[1:]) if words and words[0] in SUBCOMMANDS else _take_part(words)
         sys.stdout.flush()
         return status
     except ConfigError as error:
@@ -61,7 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _run(options: argparse.Namespace) -> int:
+def _subcommand(name: str) -> Callable[[list[str]], int]:
+    main: Callable[[list[str]], int] = import_module(f"lamina.edge_agent.commands.{name}").main
+    return main
+
+
+def _take_part(words: Sequence[str]) -> int:
+    options = options_of(words)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO, format="%(asctime)s %(name)s: %(message)s"
+    )
     settings = settings_of(options)
     agent = Agent(settings, load_samples(settings.data), mqtt_dial(settings.broker))
     if options.check:
@@ -99,7 +110,7 @@ def _flags(options: argparse.Namespace, here: Path) -> dict[str, Any]:
     return {
         "federation": options.federation,
         "device": options.device,
-        "data": anchored_data(options.data, here) if options.data else None,
+        "data": _data(options.data, here) if options.data else None,
         "budget_mib": options.budget_mib,
         "threads": options.threads,
         "folder": str(here / options.folder) if options.folder else None,
@@ -107,16 +118,26 @@ def _flags(options: argparse.Namespace, here: Path) -> dict[str, Any]:
     }
 
 
+def _data(flag: str, here: Path) -> object:
+    """The flag's source as a file would hold it."""
+    return msgspec.to_builtins(resolved_source(source_of(flag), here))
+
+
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The flags of a command line; ``None`` takes the process's."""
     parser = argparse.ArgumentParser(
-        prog="lamina-agent", description="Takes part in a federation with the samples on this board."
+        prog="lamina-agent",
+        description="Takes part in a federation with the samples on this board.",
+        epilog="`lamina-agent join CODE` brings a board into a federation; `lamina-agent allow DIGEST` lets it train a "
+        "bundle, where bundles are pinned. Each has its own --help.",
     )
     parser.add_argument("-V", "--version", action="version", version=f"lamina-agent {version('lamina-fl')}")
     parser.add_argument("--config", metavar="FILE", help="agent.toml; without it, flags must say all that is required")
     parser.add_argument("--federation", metavar="NAME", help="name of the federation")
     parser.add_argument("--device", metavar="NAME", help="this board's name")
-    parser.add_argument("--data", metavar="SOURCE", help="samples.npz, a pair x.npy,y.npy, or module:function")
+    parser.add_argument(
+        "--data", metavar="SOURCE", help="a file, a folder, x.npy,y.npy, module:function, or a table {path = ...}"
+    )
     parser.add_argument("--budget-mib", type=float, metavar="MIB", help="memory for training above the idle agent")
     parser.add_argument("--threads", type=int, metavar="N", help="processor cores for training; 0 takes all")
     parser.add_argument("--folder", metavar="FOLDER", help="for the bundle, activations and state")

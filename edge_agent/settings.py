@@ -11,6 +11,7 @@ host = "192.168.1.10"
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -19,8 +20,10 @@ import msgspec
 from lamina.broker.link.address import BrokerAddress
 from lamina.broker.wire.topics import check_name
 from lamina.edge_agent.training.activation_cache import Element
-from lamina.models.errors import ConfigError
+from lamina.models.errors import ConfigError, brief
 from lamina.models.fitting import SAVINGS, Saving
+from lamina.models.readers.settings import Source
+from lamina.models.sources import resolved_source
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,8 +32,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         federation: name of the federation to take part in.
         device: this board's name, unique in the federation.
-        data: its training samples: ``samples.npz`` with ``x`` and ``y``, a pair ``x.npy,y.npy``, or
-            ``module:function``, which returns ``(x, y)``.
+        data: its training samples: ``samples.npz`` with ``x`` and ``y``, a pair ``x.npy,y.npy``, ``module:function``,
+            which returns ``(x, y)``, a file or a folder, or a table of `DataSettings` that says what to take of one.
         broker: where the broker is.
         budget_mib: memory that training may take above the idle agent; left out, it is measured at start.
         savings: what the device may do to train a larger sub-model in its memory, though it takes longer:
@@ -40,18 +43,23 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         threads: processor cores that training may use; 0 takes all that the process may run on.
         engine: ``onnxruntime``; ``onnxruntime-training``, whose gradients are faster where it exists (x86-64 Linux and
             macOS), and for which the bundle must have been built; or ``auto``: the second where both are there.
-        tuning: whether to measure once, for some seconds, which of a bundle's graphs this board runs fastest, and
-            whether its threads had better wait actively. Without it standard graphs are run, and threads sleep.
+        tuning: whether to measure, for some seconds at first and by training's own steps later on, which of a bundle's
+            graphs this board runs fastest, on how many threads, and whether these had better wait actively. Without it
+            standard graphs are run on all threads, which sleep.
         folder: where the bundle's files, cached activations and the state of the last round are kept.
         keep_state: whether to write the state after each round, so that a restarted agent goes on where it was.
         broker_s: how long to try for a broker that does not answer; 0 tries for ever.
         once: whether to end with the federation's training; as a service, the agent waits for the next one.
+        operator_key_file: the operator's public key, where the board was enrolled: it then follows no orders but those
+            behind which the operator's signature stands. Empty: it follows whoever the broker lets speak.
+        bundles: digests of the bundles that may be trained here; others wait until a person allows them (``lamina-agent
+            allow``). Left out: all that the coordinator names; ``[]``: none, unless it is allowed.
         shared_process: the agent is one of several in its process, so its memory can't be told.
     """
 
     federation: str
     device: str
-    data: str
+    data: Source
     broker: BrokerAddress = msgspec.field(default_factory=BrokerAddress)
     budget_mib: float | None = None
     savings: tuple[Saving, ...] = SAVINGS
@@ -63,6 +71,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_state: bool = True
     broker_s: float = 0.0
     once: bool = False
+    operator_key_file: str = ""
+    bundles: tuple[str, ...] | None = None
     shared_process: bool = False
 
     def __post_init__(self) -> None:
@@ -74,6 +84,19 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"threads can't be negative, and is {self.threads}; 0 takes all cores")
         if not 0 <= self.broker_s < math.inf:
             raise ConfigError(f"broker_s must be 0 (try for ever) or more, and is {self.broker_s}")
+        for digest in self.bundles or ():
+            check_digest(digest, "bundles")
+
+
+def check_digest(digest: str, what: str) -> str:
+    """Return the digest of a bundle, if it is one.
+
+    Raises:
+        ConfigError: it is none; ``what`` says where it stands.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", digest):
+        raise ConfigError(f"{what}: {brief(digest, 80)!r} is no bundle's digest, which is 64 hexadecimal digits")
+    return digest
 
 
 def anchored(settings: AgentSettings, folder: Path) -> AgentSettings:
@@ -81,13 +104,7 @@ def anchored(settings: AgentSettings, folder: Path) -> AgentSettings:
     return msgspec.structs.replace(
         settings,
         folder=str(folder / settings.folder),
-        data=anchored_data(settings.data, folder),
+        data=resolved_source(settings.data, folder),
+        operator_key_file=str(folder / settings.operator_key_file) if settings.operator_key_file else "",
         broker=settings.broker.anchored(folder),
     )
-
-
-def anchored_data(data: str, folder: Path) -> str:
-    """``AgentSettings.data`` with its paths taken to start at ``folder``; ``module:function`` stays as it is."""
-    if not data.endswith((".npz", ".npy")):
-        return data
-    return ",".join(str(folder / part.strip()) for part in data.split(","))

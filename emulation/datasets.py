@@ -5,6 +5,7 @@
 ``digit-tokens``            the same as texts of 64 tokens, for networks that read
 a folder                    CIFAR-10 or CIFAR-100 as published for Python, or IDX files (MNIST and its family)
 a file ``.npz``             arrays of one's own: see `lamina.emulation.readers.npz`
+a table, another folder     what an agent reads: see `lamina.models.readers`
 ==========================  ========================================================================================
 
 Where a source has no test set, a fifth of every class is held out, drawn from the seed.
@@ -23,11 +24,13 @@ from lamina.emulation.readers.digits import read_digit_tokens, read_digits
 from lamina.emulation.readers.idx import is_idx, read_idx_folder
 from lamina.emulation.readers.npz import read_npz
 from lamina.emulation.readers.raw import Array, Raw, Samples
+from lamina.emulation.readers.sources import TEST_SHARE, read_source
 from lamina.emulation.scaling import scale
 from lamina.models.errors import DataError, did_you_mean
+from lamina.models.readers.kinds import is_readable, kind_of
+from lamina.models.readers.settings import DataSettings, Source
 from lamina.models.samples import LabelledSamples
 
-TEST_SHARE = 0.2
 BUILT_IN = {"digits": read_digits, "digit-tokens": read_digit_tokens}
 
 
@@ -38,45 +41,55 @@ class Dataset:
     Attributes:
         name: for people.
         x_train: (N, *sample_shape), float32, or int64 for tokens.
-        y_train: labels from 0, (N,) int64.
+        y_train: targets, (N, ...): class indices are int64; ``None`` where there are none.
         x_test: held-out samples.
-        y_test: their labels.
-        classes: number of classes.
+        y_test: their targets.
+        classes: number of classes; 0 where targets are no class indices.
         ids: whose each training sample is, (N,), where the source knows.
+        class_names: of class 0, 1 and so on, where the source has names.
     """
 
     name: str
     x_train: Array
-    y_train: Array
+    y_train: Array | None
     x_test: Array
-    y_test: Array
+    y_test: Array | None
     classes: int
     ids: Array | None = None
+    class_names: tuple[str, ...] = ()
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.x_train.shape[1:]
 
+    @property
+    def labels(self) -> Array | None:
+        """The class of every training sample, (N,); ``None`` where a sample has none, or several."""
+        y = self.y_train
+        return y if y is not None and y.ndim == 1 and self.classes else None
 
-def load_dataset(source: str | Path, *, seed: int = 0) -> Dataset:
+
+def load_dataset(source: Source | Path, *, seed: int = 0) -> Dataset:
     """Read ``source``, check it, split it where it has no test set, and scale it (see `lamina.emulation.scaling`).
 
     Args:
-        source: a built-in name, or a path.
+        source: a built-in name, a path, or a table of `DataSettings`.
         seed: of the split.
 
     Raises:
         DataError: there is no such source, its format is unknown, or its samples can't be used.
     """
-    name, raw = str(source), _read(str(source))
+    name = source.path if isinstance(source, DataSettings) else str(source)
+    raw = read_source(source) if isinstance(source, DataSettings) else _read(name)
     _check_training(name, raw)
     train, test, ids = _split(raw, seed) if raw.test is None else (raw.train, raw.test, raw.ids)
     _check_test(name, train, test)
     classes = _classes(name, raw.classes, train, test)
     x_train, x_test = scale(train.x, test.x)
-    y_train, y_test = train.y.astype(np.int64), test.y.astype(np.int64)
-    return Dataset(Path(name).stem or name, x_train, y_train, x_test, y_test, classes, ids)
+    return Dataset(
+        Path(name).stem or name, x_train, _stored(train.y), x_test, _stored(test.y), classes, ids, raw.class_names
+    )
 
 
 def split_off(labels: Array, share: float, seed: int | Sequence[int]) -> tuple[Array, Array]:
@@ -93,6 +106,18 @@ def split_off(labels: Array, share: float, seed: int | Sequence[int]) -> tuple[A
     return np.setdiff1d(np.arange(len(labels)), out), out
 
 
+def drawn_off(samples: int, share: float, seed: int | Sequence[int]) -> tuple[Array, Array]:
+    """As `split_off`, where samples have no class: a share of all, one at least."""
+    order = np.random.default_rng(seed).permutation(samples)
+    held = min(max(1, round(share * samples)), samples - 1)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _stored(y: Array | None) -> Array | None:
+    """Class indices as int64, all other targets as they are."""
+    return y.astype(np.int64) if y is not None and y.ndim == 1 and y.dtype.kind in "iub" else y
+
+
 def _read(name: str) -> Raw:
     path = Path(name)
     if name in BUILT_IN:
@@ -101,8 +126,10 @@ def _read(name: str) -> Raw:
         return read_npz(path)
     if path.is_dir():
         return _read_folder(path)
+    if is_readable(name):
+        return read_source(DataSettings(name))
     if path.is_file():
-        raise DataError(f"{path}: a data set is an .npz file or a folder, and this is neither")
+        raise DataError(f"{path}: a data set is an .npz file, a table or a folder, and this is none of them")
     where = f"no file, no folder (seen from {Path.cwd()}), and not built in"
     raise DataError(f"there is no data set {name!r}: {where}; {did_you_mean(name, BUILT_IN)}")
 
@@ -112,20 +139,31 @@ def _read_folder(path: Path) -> Raw:
         return read_cifar(path)
     if is_idx(path):
         return read_idx_folder(path)
-    raise DataError(
-        f"{path}: neither a CIFAR folder (data_batch_1 to 5, test_batch) nor one of IDX files (train-images-idx3-ubyte)"
-    )
+    settings = DataSettings(str(path))
+    try:
+        kind_of(settings)
+    except DataError as error:
+        raise DataError(
+            f"{error}; it is neither a CIFAR folder (data_batch_1 to 5, test_batch) nor one of IDX files "
+            "(train-images-idx3-ubyte) either"
+        ) from error
+    return read_source(settings)
 
 
 def _split(raw: Raw, seed: int) -> tuple[Samples, Samples, Array | None]:
     x, y = raw.train.x, raw.train.y
-    stay, out = split_off(y, TEST_SHARE, seed)
-    return Samples(x[stay], y[stay]), Samples(x[out], y[out]), None if raw.ids is None else raw.ids[stay]
+    labels = _stored(y)
+    if labels is not None and labels.ndim == 1 and labels.dtype == np.int64:
+        stay, out = split_off(labels, TEST_SHARE, seed)
+    else:
+        stay, out = drawn_off(len(x), TEST_SHARE, seed)
+    parts = [Samples(x[part], None if y is None else y[part]) for part in (stay, out)]
+    return parts[0], parts[1], None if raw.ids is None else raw.ids[stay]
 
 
 def _check_training(name: str, raw: Raw) -> None:
     _check(f"{name}, training set", raw.train)
-    if raw.ids is not None and raw.ids.shape != raw.train.y.shape:
+    if raw.ids is not None and raw.ids.shape != raw.train.x.shape[:1]:
         raise DataError(f"{name}: ids must name one owner a training sample, and has the shape {raw.ids.shape}")
 
 
@@ -144,7 +182,7 @@ def _check(where: str, samples: Samples) -> None:
 
 
 def _classes(name: str, announced: int | None, train: Samples, test: Samples) -> int:
-    needed = 1 + max(int(samples.y.max()) for samples in (train, test))
+    needed = max(LabelledSamples(samples.x, samples.y, name).classes for samples in (train, test))
     if announced is not None and needed > announced:
         raise DataError(f"{name}: it announces {announced} classes, and a label is {needed - 1}")
     return announced or needed

@@ -37,11 +37,13 @@ from lamina.broker.wire.topics import check_name
 from lamina.coordinator.settings import Cohorts, Deadlines, Method, Training, Wire
 from lamina.emulation.datasets import BUILT_IN
 from lamina.models.errors import require
+from lamina.models.readers.settings import Source
+from lamina.models.sources import resolved_source
 
 DEMO = Path(__file__).with_name("demo.toml")
 
 BrokerKind = Literal["auto", "mosquitto", "amqtt", "memory"]
-PartitionKind = Literal["iid", "dirichlet", "shards", "natural"]
+PartitionKind = Literal["iid", "dirichlet", "shards", "natural", "time", "quantity"]
 Tier = Literal["strong", "moderate", "weak"]
 
 _SHARED_FROM = 17
@@ -54,20 +56,24 @@ class Partition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which samples each device holds (see `lamina.emulation.partition`).
 
     Attributes:
-        kind: ``iid``, ``dirichlet``, ``shards`` or ``natural``.
+        kind: ``iid``, ``dirichlet``, ``shards``, ``natural``, ``time`` or ``quantity``; ``dirichlet`` and ``shards``
+            need a label a sample.
         alpha: of ``dirichlet``; the smaller, the more uneven.
         shards: a device's, of ``shards``.
         least: samples that ``dirichlet`` gives every device.
+        spread: of ``quantity``: how many times the samples of the poorest device the richest has.
     """
 
     kind: PartitionKind = "dirichlet"
     alpha: float = 0.5
     shards: int = 2
     least: int = 10
+    spread: float = 100.0
 
     def __post_init__(self) -> None:
         require(self.alpha > 0, f"partition.alpha must be positive, and is {self.alpha}")
         require(self.shards > 0, f"partition.shards must be at least 1, and is {self.shards}")
+        require(self.spread >= 1, f"partition.spread must be at least 1, and is {self.spread}")
         require(self.least > 0, f"partition.least must be at least 1, and is {self.least}")
 
 
@@ -98,7 +104,7 @@ class Experiment(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     Attributes:
         name: of the experiment; the federation's, too.
-        data: a built-in data set, or a path (see `lamina.emulation.datasets`).
+        data: a built-in data set, a path, or a table (see `lamina.emulation.datasets`).
         model: a network of the zoo, or ``path/to/file.py:function``.
         batch_size: samples a training step.
         optimiser: inside the training graphs: ``sgd``, ``nesterov``, ``adam`` or ``adamw``.
@@ -120,7 +126,7 @@ class Experiment(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     name: str = "emulation"
-    data: str = "digits"
+    data: Source = "digits"
     model: str = "digits_cnn"
     batch_size: int = 32
     optimiser: str = "sgd"
@@ -173,7 +179,7 @@ def read_experiment(path: Path) -> Experiment:
     experiment = load_toml(path, Experiment)
     return msgspec.structs.replace(
         experiment,
-        data=experiment.data if experiment.data in BUILT_IN else str(path.parent / experiment.data),
+        data=experiment.data if experiment.data in BUILT_IN else resolved_source(experiment.data, path.parent),
         model=str(path.parent / experiment.model) if ":" in experiment.model else experiment.model,
         out=str(path.parent / experiment.out) if experiment.out else "",
     )

@@ -15,10 +15,12 @@ from lamina.emulation import partition
 from lamina.emulation.datasets import Dataset
 from lamina.emulation.experiment import Experiment
 from lamina.emulation.planning import PlannedDevice, admitted
+from lamina.emulation.readers.raw import Array
 from lamina.models.arrays import Indices
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError
-from lamina.models.samples import unsuitable
+from lamina.models.samples import LabelledSamples
+from lamina.models.sources import CLASS_NAMES
 from lamina.models.spec import ModelSpec
 
 _PARTITION_STREAM = 1  # of the random numbers that an experiment's seed stands for; the data's split is another
@@ -31,9 +33,15 @@ def check_fit(dataset: Dataset, spec: ModelSpec) -> None:
     Raises:
         DataError: the shape, the type, or the number of classes says that it can't.
     """
-    dtype = dataset.x_train.dtype.name
-    if reason := unsuitable(spec, dataset.sample_shape, dtype, dataset.classes):
-        raise DataError(f"{dataset.name}: {reason}; or choose another --model or --data")
+    try:
+        LabelledSamples(dataset.x_train, dataset.y_train, dataset.name).check(spec)
+        if 0 < spec.wanted.classes < dataset.classes:
+            raise DataError(
+                f"{dataset.name}: its labels reach {dataset.classes - 1}, and model {spec.name} has the classes "
+                f"0 to {spec.wanted.classes - 1}"
+            )
+    except DataError as error:
+        raise DataError(f"{error}; or choose another --model or --data") from error
 
 
 def share_samples(experiment: Experiment, dataset: Dataset) -> list[Indices]:
@@ -43,26 +51,49 @@ def share_samples(experiment: Experiment, dataset: Dataset) -> list[Indices]:
         DataError: the partition is impossible with these data and so many devices.
     """
     rng = np.random.default_rng((experiment.seed, _PARTITION_STREAM))
-    settings, devices, labels = experiment.partition, experiment.devices, dataset.y_train
+    settings, devices = experiment.partition, experiment.devices
     match settings.kind:
         case "iid":
-            return partition.iid(len(labels), devices, rng)
+            return partition.iid(len(dataset.x_train), devices, rng)
         case "dirichlet":
-            return partition.dirichlet(labels, devices, settings.alpha, rng, least=settings.least)
+            return partition.dirichlet(
+                _labels(dataset, "dirichlet"), devices, settings.alpha, rng, least=settings.least
+            )
         case "shards":
-            return partition.shards(labels, devices, settings.shards, rng)
+            return partition.shards(_labels(dataset, "shards"), devices, settings.shards, rng)
         case "natural":
             if dataset.ids is None:
                 raise DataError(f"{dataset.name} does not say whose its samples are: choose another partition.kind")
             return partition.natural(dataset.ids, devices, rng)
+        case "time":
+            return partition.time(len(dataset.x_train), devices)
+        case "quantity":
+            return partition.quantity(len(dataset.x_train), devices, settings.spread, rng)
+
+
+def _labels(dataset: Dataset, kind: str) -> Array:
+    if dataset.labels is None:
+        raise DataError(
+            f"{dataset.name}: partition.kind = {kind!r} goes by one class a sample, and these samples have none: "
+            "choose 'iid', 'time', 'quantity' or 'natural'"
+        )
+    return dataset.labels
 
 
 def write_samples(folder: Path, dataset: Dataset, names: Sequence[str], parts: Sequence[Indices]) -> None:
     """Put ``{name}.npz`` for every device into ``folder``, and ``test.npz`` next to it: ``x`` and ``y`` each."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in zip(names, parts, strict=True):
-        np.savez(folder / f"{name}.npz", x=dataset.x_train[part], y=dataset.y_train[part])
-    np.savez(test_file(folder), x=dataset.x_test, y=dataset.y_test)
+        y = None if dataset.y_train is None else dataset.y_train[part]
+        _write(folder / f"{name}.npz", dataset.x_train[part], y, dataset.class_names)
+    _write(test_file(folder), dataset.x_test, dataset.y_test, dataset.class_names)
+
+
+def _write(path: Path, x: Array, y: Array | None, class_names: Sequence[str]) -> None:
+    arrays = {"x": x} if y is None else {"x": x, "y": y}
+    if class_names:
+        arrays[CLASS_NAMES] = np.array(class_names)
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
 
 
 def test_file(folder: Path) -> Path:

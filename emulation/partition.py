@@ -6,6 +6,9 @@
                 the smaller alpha, the more a device's classes differ from its neighbours'
 ``shards``      sorted by label, cut into equal shards, a few to each device: most devices lack most classes
 ``natural``     as the source says whose each sample is
+``time``        in the order of the source, a stretch to each device: what came first is on one, what came last on
+                another
+``quantity``    shuffled, and dealt out so unevenly that some devices have a hundred times the samples of others
 ==============  =====================================================================================================
 
 In each, every sample goes to exactly one device. A partition is a list of ascending indices, one array a device.
@@ -97,6 +100,34 @@ def natural(ids: Labels, devices: int, rng: np.random.Generator) -> list[Indices
         raise DataError(f"partition: the data has {len(owners)} owners, too few for {devices} devices")
     device_of = rng.permutation(len(owners)) % devices  # (owners,)
     return _by_owner(device_of[owner_of], devices)
+
+
+def time(samples: int, devices: int) -> list[Indices]:
+    """Give each device a stretch of consecutive samples; sizes differ by one at most.
+
+    Raises:
+        DataError: there are more devices than samples.
+    """
+    _require_enough(samples, devices, 1)
+    return np.array_split(np.arange(samples), devices)
+
+
+def quantity(samples: int, devices: int, spread: float, rng: np.random.Generator) -> list[Indices]:
+    """Deal out so that sizes are a geometric series, in an order that is drawn: the last is ``spread`` times the first.
+
+    Raises:
+        DataError: there are too few samples for the poorest device to have one.
+    """
+    shares = spread ** np.linspace(0, 1, devices) if devices > 1 else np.ones(1)
+    stops = np.round(np.cumsum(shares) / shares.sum() * samples).astype(np.int64)
+    if np.diff(stops, prepend=0).min() < 1:
+        least = int(np.ceil(shares.sum() / shares[0]))
+        raise DataError(
+            f"partition: {samples} samples are too few for {devices} devices of which one has {spread:g} times "
+            f"those of another; some {least} would do, or a smaller partition.spread"
+        )
+    parts = np.split(rng.permutation(samples), stops[:-1])
+    return _sorted([parts[place] for place in rng.permutation(devices)])
 
 
 def _draw_owners(labels: Labels, devices: int, alpha: float, rng: np.random.Generator) -> Indices | None:

@@ -15,6 +15,7 @@ from lamina.broker.link.address import BrokerAddress
 from lamina.broker.link.memory import MemoryBroker
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Dial
+from lamina.coordinator.records.kept_model import as_trained
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
@@ -129,7 +130,7 @@ def prepare(experiment: Experiment, say: Callable[[str], None] = lambda text: No
     samples = experiment.folder / "devices"
     dataset = load_dataset(experiment.data, seed=experiment.seed)
     parts = share_samples(experiment, dataset)
-    bundle = bundle_for(experiment, experiment.folder / "bundles", say)
+    bundle = as_trained(bundle_for(experiment, experiment.folder / "bundles", say), experiment)
     check_fit(dataset, bundle.manifest.spec)
     devices = plan_devices(experiment, bundle.manifest)
     write_samples(samples, dataset, [device.name for device in devices], parts)

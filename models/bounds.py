@@ -16,6 +16,7 @@ _MOST_LAYERS = 1 << 16
 _MOST_TENSORS = 1 << 10  # of a layer
 _MOST_CUTS = 1 << 12
 _MOST_NAMES = 64
+_MOST_CLASS_NAMES = 1 << 16
 _MOST_CHARACTERS = 256
 _MOST_RANK = 16
 _MOST_EXTENT = 2**31 - 1
@@ -47,6 +48,9 @@ def _check_spec(spec: ModelSpec) -> None:
     _require(0 < len(spec.layers) <= _MOST_LAYERS, f"{len(spec.layers)} layers")
     _require(len(spec.name) <= _MOST_CHARACTERS, f"a name of {len(spec.name)} characters")
     _require(1 <= spec.classes <= _MOST_EXTENT, f"{spec.classes} classes")
+    _require(len(spec.names) in (0, spec.classes), f"{len(spec.names)} names for {spec.classes} classes")
+    _require(len(spec.names) <= _MOST_CLASS_NAMES, f"{len(spec.names)} names of classes")
+    _require(all(0 < len(name) <= _MOST_CHARACTERS for name in spec.names), "a class with no name, or a very long one")
     for layer in spec.layers:
         _check_layer(layer)
     for block in spec.blocks:

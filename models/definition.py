@@ -36,6 +36,7 @@ class Definition:
             layers. The whole network is always on offer; ``None`` offers some blocks, those that a budget of memory can
             tell apart.
         loss: name of the loss in the training graphs.
+        class_names: of class 0, 1 and so on, where devices know classes by names.
 
     Raises:
         ModelError: a field has a value that no network could have.
@@ -48,6 +49,7 @@ class Definition:
     input_dtype: str = "float32"
     cuts: tuple[str | int, ...] | None = None
     loss: str = "cross_entropy"
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
@@ -58,6 +60,9 @@ class Definition:
             raise self._error(f"classes must be a whole number, at least 1, and is {self.classes!r}")
         if self.input_dtype not in INPUT_DTYPES:
             raise self._error(f"input_dtype must be one of {', '.join(INPUT_DTYPES)}, and is {self.input_dtype!r}")
+        names = tuple(self.class_names)
+        if names and (len(set(names)) != self.classes or len(names) != self.classes):
+            raise self._error(f"class_names must name each of its {self.classes} classes once, and names {len(names)}")
         for name, tensor in self.module.named_parameters():
             self._check_parameter(name, tensor)
 
@@ -76,7 +81,7 @@ def load_definition(source: str, *, seed: int = 0, values: Path | None = None, *
 
     torch's global generator is left as it was. A function of the operator's returns a `Definition`, or a
     ``torch.nn.Module`` with the attributes ``input_shape`` and ``classes`` (and, where they differ from a
-    Definition's defaults, ``input_dtype``, ``cuts``, ``loss``).
+    Definition's defaults, ``input_dtype``, ``cuts``, ``loss``, ``class_names``).
 
     Args:
         source: as `lamina.models.source` describes it.
@@ -163,7 +168,7 @@ def _definition(name: str, built: object) -> Definition:
                 f"model {name}: module {type(built).__name__} has no attribute {field}: "
                 f"set it, or return a lamina.models.definition.Definition"
             )
-    fields = ("input_shape", "classes", "input_dtype", "cuts", "loss")
+    fields = ("input_shape", "classes", "input_dtype", "cuts", "loss", "class_names")
     return Definition(name, built, **{field: getattr(built, field) for field in fields if hasattr(built, field)})
 
 

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
+import msgspec
 import torch
 from torch import Tensor, fx
 
@@ -56,7 +57,13 @@ def derive_spec(definition: Definition) -> ModelSpec:
     starts = _common(block_starts(training, layer_of), block_starts(inference, layer_of))
     blocks = _blocks(layers, starts)
     return ModelSpec(
-        definition.name, tuple(layers), blocks, _cuts(definition, layers, blocks), definition.classes, definition.loss
+        definition.name,
+        tuple(layers),
+        blocks,
+        _cuts(definition, layers, blocks),
+        definition.classes,
+        definition.loss,
+        class_names=tuple(definition.class_names) or msgspec.UNSET,
     )
 
 

@@ -1,46 +1,80 @@
-"""Where labelled samples are read from: an archive, a pair of arrays, or a function of the user's."""
+"""Where labelled samples are read from: an archive, a pair of arrays, a table, a folder, or a function of the user's.
+
+An archive holds ``x`` and ``y``. Several inputs stand there as ``x.NAME`` each; a task without targets has no ``y`` and
+nothing else than ``x``; ``class_names`` may name the classes.
+"""
 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from lamina.models.errors import DataError
+from lamina.models.readers.kinds import is_readable, read
+from lamina.models.readers.settings import DataSettings, Source
 from lamina.models.samples import LabelledSamples
 
+_FUNCTION = re.compile(r"[\w.]+:\w+")
 
-def load_samples(source: str) -> LabelledSamples:
+CLASS_NAMES = "class_names"
+"""The array of an archive that names the classes."""
+
+
+def load_samples(source: Source) -> LabelledSamples:
     """The samples that a configuration names.
 
     Args:
-        source: ``samples.npz`` with ``x`` and ``y``; a pair ``x.npy,y.npy``, of which the samples stay on disk; or
-            ``module:function``, called without arguments, which returns ``(x, y)``. A module is also looked for in the
-            current folder.
+        source: ``samples.npz`` (see above); a pair ``x.npy,y.npy``, which stay on disk; a table or a folder, with
+            settings or without (`lamina.models.readers`); or ``module:function``, called without arguments, which
+            returns ``(x, y)``, ``x`` alone, or `LabelledSamples`. A module is also looked for in the current folder.
 
     Raises:
         DataError: there is no such thing, or what it holds can't be used.
+        ConfigError: a package is missing that reads it.
     """
+    if isinstance(source, DataSettings):
+        return _set(source)
     parts = [part.strip() for part in source.split(",")]
     if len(parts) == 2 and all(part.endswith(".npy") for part in parts):
-        return LabelledSamples(_array(parts[0], mapped=True), _array(parts[1]), source)
-    if len(parts) == 1 and source.endswith(".npz"):
+        return LabelledSamples(_mapped(parts[0]), _mapped(parts[1]), source)
+    if len(parts) == 1 and source.endswith(".npz") and not Path(source).is_dir():
         return _archive(source)
+    if len(parts) == 1 and is_readable(source):
+        return _set(DataSettings(source))
     if len(parts) == 1 and source.count(":") == 1 and all(source.split(":")):
         return _called(source)
-    raise DataError(f"{source or 'no path'}: give samples.npz, a pair x.npy,y.npy, or module:function")
+    raise DataError(
+        f"{source or 'no path'}: there is no such folder; give samples.npz, a pair "
+        "x.npy,y.npy, a .csv, .parquet or .sqlite, a folder, or module:function"
+    )
 
 
-def resolved_source(source: str, folder: Path) -> str:
+def resolved_source(source: Source, folder: Path) -> Source:
     """The same source with its relative paths seen from ``folder``; ``module:function`` stays as it is."""
-    if ":" in source and not source.endswith((".npz", ".npy")):
+    if isinstance(source, DataSettings):
+        return msgspec.structs.replace(source, path=str(folder / source.path))
+    if _FUNCTION.fullmatch(source):
         return source
     return ",".join(str(folder / part.strip()) for part in source.split(","))
+
+
+def _set(settings: DataSettings) -> LabelledSamples:
+    """The samples of a table or a folder, or of an archive that is named in a table."""
+    if settings.path.endswith(".npz") and not Path(settings.path).is_dir():
+        samples = _archive(settings.path)
+        return replace(samples, class_names=settings.classes) if settings.classes else samples
+    found = read(settings)
+    return LabelledSamples(found.x, found.y, settings.path, found.classes, found.numbered)
 
 
 def _archive(path: str) -> LabelledSamples:
@@ -49,18 +83,28 @@ def _archive(path: str) -> LabelledSamples:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path}: it is a single array, not an archive with x and y")
-            if missing := [name for name in ("x", "y") if name not in archive]:
-                raise DataError(f"{path}: it has no array {missing[0]!r}, only {', '.join(archive.files) or 'none'}")
-            return LabelledSamples(archive["x"], archive["y"], path)
+            return _of_archive(archive, path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file (seen from {Path.cwd()})") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: can't be read as .npz: {error}") from error
 
 
-def _array(path: str, *, mapped: bool = False) -> NDArray[Any]:
+def _of_archive(archive: np.lib.npyio.NpzFile, path: str) -> LabelledSamples:
+    names = {*archive.files} - {CLASS_NAMES}
+    parts = sorted(name for name in names if name.startswith("x."))
+    inputs = set(parts) or {"x"}
+    missing = sorted(inputs - names) or ([] if "y" in names or names == inputs else ["y"])
+    if missing:
+        raise DataError(f"{path}: it has no array {missing[0]!r}, only {', '.join(archive.files) or 'none'}")
+    x = {name.removeprefix("x."): archive[name] for name in parts} or archive["x"]
+    class_names = tuple(map(str, archive[CLASS_NAMES].reshape(-1))) if CLASS_NAMES in archive else ()
+    return LabelledSamples(x, archive["y"] if "y" in names else None, path, class_names)
+
+
+def _mapped(path: str) -> NDArray[Any]:
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file (seen from {Path.cwd()})") from None
     except (OSError, ValueError, EOFError) as error:
@@ -81,6 +125,12 @@ def _called(source: str) -> LabelledSamples:
         raise
     except Exception as error:  # the operator's own code may raise anything
         raise DataError(f"{source}: {type(error).__name__}: {error}") from error
-    if not isinstance(returned, tuple) or len(returned) != 2:
+    if isinstance(returned, LabelledSamples):
+        return replace(returned, source=source)
+    x, y = returned if type(returned) is tuple and len(returned) == 2 else (returned, None)
+    if not isinstance(x, np.ndarray | list | tuple | Mapping) or (
+        returned is x and not isinstance(x, np.ndarray | Mapping)
+    ):
         raise DataError(f"{source}: it must return (x, y), and returned a {type(returned).__name__}")
-    return LabelledSamples(np.asanyarray(returned[0]), np.asarray(returned[1]), source)
+    x = {str(name): np.asanyarray(part) for name, part in x.items()} if isinstance(x, Mapping) else np.asanyarray(x)
+    return LabelledSamples(x, None if y is None else np.asanyarray(y), source)

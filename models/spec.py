@@ -22,6 +22,7 @@ from typing import Literal
 import msgspec
 
 from lamina.models.errors import ModelError
+from lamina.models.targets import SINGLE_LABEL, TargetSpec
 
 Kind = Literal["kernel", "bias", "norm", "statistic"]
 
@@ -100,6 +101,25 @@ class BlockSpec(msgspec.Struct, frozen=True):
     input_dtype: Literal["float32", "int64"] = "float32"
 
 
+class InputSpec(msgspec.Struct, frozen=True):
+    """One of several inputs of a network that takes a dictionary.
+
+    Attributes:
+        name: its key.
+        shape: of one sample.
+        dtype: ``float32``, or ``int64`` for token ids.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int64"] = "float32"
+
+    @property
+    def size(self) -> int:
+        """Elements of one sample."""
+        return math.prod(self.shape)
+
+
 class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     """A model as the federation sees it: ordered layers, blocks that tile them, and the cuts on offer.
 
@@ -110,6 +130,10 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         cuts: layer indices from which a device may train, ascending; the first is 0, each starts a block.
         classes: number of classes, or of outputs.
         loss: name of the loss in the training graphs.
+        target: what the outputs are compared with; left out: one class index a sample.
+        class_names: of class 0, 1 and so on; left out: classes are numbers.
+        inputs: what a sample is joined of, in this order, where the network takes several inputs; left out: it takes
+            one.
     """
 
     name: str
@@ -118,6 +142,9 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     cuts: tuple[int, ...]
     classes: int
     loss: str = "cross_entropy"
+    target: TargetSpec | msgspec.UnsetType = msgspec.UNSET
+    inputs: tuple[InputSpec, ...] | msgspec.UnsetType = msgspec.UNSET
+    class_names: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         names = [layer.name for layer in self.layers]
@@ -143,6 +170,21 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     def input_dtype(self) -> str:
         """Element type of a sample."""
         return self.blocks[0].input_dtype
+
+    @cached_property
+    def wanted(self) -> TargetSpec:
+        """What the outputs are compared with."""
+        return self.target or TargetSpec(SINGLE_LABEL, classes=self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names, by label; empty where they are numbers."""
+        return self.class_names or ()
+
+    @property
+    def named_inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs by name, of a network that takes several; empty for one that takes one array."""
+        return self.inputs or ()
 
     @cached_property
     def parameter_offsets(self) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from lamina.broker.wire.messages import RoundPlan
+from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.models.bundle import Bundle, read_bundle
@@ -49,7 +50,7 @@ def trained(bundle: Bundle, cut: int) -> list[float]:
     """The mean loss of each round."""
     spec = bundle.manifest.spec
     with tempfile.TemporaryDirectory() as folder:
-        learner = Learner(bundle.manifest, cut, bundle.path, samples(spec), Path(folder), OnnxRuntime())
+        learner = Learner(Assignment(bundle.manifest, cut, bundle.path, samples(spec), Path(folder), OnnxRuntime()))
         values = flatten(spec, bundle.initial_values())
         for layer in range(len(spec.layers)):
             learner.take(layer, layer_vector(spec, layer, *values))

@@ -49,8 +49,9 @@ class Lab:
 
     def agent_at_rest(self, data: LabelledSamples | None = None, **settings: object) -> Agent:
         given: dict[str, object] = {"budget_mib": 8.0, "threads": 1, "folder": str(self.folder / "agent"), "once": True}
+        source = settings.pop("source", "in memory")
         return Agent(
-            AgentSettings("lab", "pi", "in memory", **{**given, **settings}),  # type: ignore[arg-type]
+            AgentSettings("lab", "pi", source, **{**given, **settings}),  # type: ignore[arg-type]
             data or LabelledSamples(X, Y),
             self.broker.dial,
         )

@@ -81,8 +81,15 @@ def results(model: onnx.ModelProto, definition: Definition, size: int) -> list[n
     return [np.asarray(one) for one in running.run(None, feeds_of(running, definition, size))]
 
 
-@pytest.mark.parametrize("make", [deep, stacked, lambda: load_definition("digits_cnn,width=8")])
-@pytest.mark.parametrize("size", [1, 5, BATCH])
+@pytest.mark.parametrize(
+    ("make", "size"),
+    [
+        (deep, 5),
+        (lambda: load_definition("digits_cnn,width=8"), BATCH),
+        (stacked, 5),
+        *[pytest.param(make, size, marks=pytest.mark.exhaustive) for make in (deep, stacked) for size in (1, BATCH)],
+    ],
+)
 def test_the_same_bits_for_less_memory(make, size: int) -> None:  # type: ignore[no-untyped-def]
     definition = make()
     plain = accumulating_graph(definition, derive_spec(definition), 0)
@@ -92,7 +99,7 @@ def test_the_same_bits_for_less_memory(make, size: int) -> None:  # type: ignore
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("make", [deep, stacked])
+@pytest.mark.parametrize("make", [deep, pytest.param(stacked, marks=pytest.mark.exhaustive)])
 def test_every_tensor_has_a_size(make) -> None:  # type: ignore[no-untyped-def]
     definition = make()
     plain = accumulating_graph(definition, derive_spec(definition), 0)

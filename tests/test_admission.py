@@ -182,7 +182,7 @@ def test_damaged_graphs_end_in_the_declared_error_or_pass(tmp_path: Path) -> Non
             checked(bytes(content[: rng.choice((len(content), rng.randrange(len(content))))]), tmp_path)
 
 
-@pytest.mark.parametrize("network", [digits_cnn, text_lstm])
+@pytest.mark.parametrize("network", [digits_cnn, pytest.param(text_lstm, marks=pytest.mark.exhaustive)])
 def test_the_graphs_of_this_project_pass_and_their_shapes_are_those_of_onnx(network: object, tmp_path: Path) -> None:
     definition = network.build()  # type: ignore[attr-defined]
     spec = derive_spec(definition)

@@ -8,6 +8,7 @@ import pytest
 
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.data import sample_order
+from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.engine import Engine, FrozenPiece, InParts, PathOf, StepResult, SubModelTrainer
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.trainer import OnnxRuntime
@@ -119,7 +120,9 @@ def test_a_new_trainer_holds_zeros_and_is_written_into(
 def test_a_round_is_the_same_whatever_trains_it(
     engine: Callable[[], Engine], manifest: Manifest, tmp_path: Path
 ) -> None:
-    learner = Learner(manifest, 0, path_in(tmp_path), LabelledSamples(X, Y), tmp_path / "activations", engine())
+    learner = Learner(
+        Assignment(manifest, 0, path_in(tmp_path), LabelledSamples(X, Y), tmp_path / "activations", engine())
+    )
     for layer in range(2):
         learner.take(layer, layer_vector(SPEC, layer, PARAMETERS / 10, STATISTICS / 10))
     outcome = learner.train(PLAN, "pi", reset=(0, 1), afresh=True)

@@ -108,7 +108,7 @@ def test_data_that_the_model_can_not_learn_are_refused_before_anything_starts() 
     none = np.zeros(1, np.int64)
     with pytest.raises(DataError, match=r"the shape \(1, 2\), and model small takes \(1,\)"):
         check_fit(Dataset("wide", np.ones((1, 1, 2), np.float32), none, none, none, 1), model((1,)))
-    with pytest.raises(DataError, match="numbers: its labels reach 2, and model small has the classes 0 to 1"):
+    with pytest.raises(DataError, match="numbers: target 2 has the value 2, and the classes are 0 to 1"):
         check_fit(dataset(classes=3), model((1,)))
 
 

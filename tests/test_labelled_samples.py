@@ -57,17 +57,14 @@ def test_a_batch_is_contiguous_whatever_the_samples_are() -> None:
         (np.zeros((0, 2)), np.zeros(0, int), "there are no samples in it"),
         (np.zeros((3, 2)), np.zeros(2, int), "x has 3 samples and y 2 labels"),
         (np.zeros(3), np.zeros(3, int), r"x must be samples of shape \(N, ...\), and has the shape \(3,\)"),
-        (np.zeros((3, 2)), np.zeros((3, 1), int), r"y must be class indices of shape \(N,\), .* \(3, 1\)"),
-        (np.zeros((3, 2)), np.zeros(3), "y must be integers, and is float64"),
         (np.zeros((3, 2), bool), np.zeros(3, int), "x must be floating point or integers, and is bool"),
-        (np.zeros((3, 2)), np.zeros((3, 1), int), r"shape \(3, 1\): give y\[:, 0\]"),
-        (np.zeros((3, 2)), np.eye(3), "it looks one-hot, so give y.argmax"),
-        (np.zeros((3, 2)), np.array(["a", "b", "a"]), "y must be integers, and is <U1: number the classes"),
-        (np.zeros((3, 2)), np.zeros(3, bool), "y must be integers, and is bool: give y.astype"),
-        (np.zeros((3, 2)), np.array([0, 2**64 - 1, 0], np.uint64), "label 1 is 18446744073709551615"),
+        (np.zeros((3, 2)), np.array(["a", "b", "a"]), "y must be numbers, and is <U1: number the classes"),
+        (np.zeros((3, 2)), np.array([{}, {}, {}], object), "y must be numbers, and is object"),
+        (np.zeros((3, 2)), np.array([0, np.inf, 0]), "target 1 has values that are not finite float32 numbers"),
+        ({"a": np.zeros((3, 2)), "b": np.zeros((2, 2))}, np.zeros(3, int), "x.b has 2 samples, and another input 3"),
+        ({}, np.zeros(3, int), "x holds no named array"),
         (np.array([[0, 1], [1e300, 2]]), np.zeros(2, int), "sample 1 has values that are not finite float32"),
         (np.array([[0, 1], [2, -3]]), np.zeros(2, int), "sample 1 has values below 0, and integers are token ids"),
-        (np.zeros((3, 2)), np.array([0, 1, -2]), "label 2 is -2; class indices start at 0"),
         (np.array([[0, 1], [2, np.nan]]), np.zeros(2, int), "sample 1 has values that are not finite float32 numbers"),
     ],
 )  # fmt: skip
@@ -89,7 +86,16 @@ def test_a_sample_that_is_not_finite_is_found_beyond_the_first_block() -> None:
         (np.zeros((2, 3)), Y, IMAGES, r"samples have the shape \(3,\), and model images takes \(2,\)"),
         (X.astype(np.int32), Y, IMAGES, "samples are int32, and model images takes float32: convert"),
         (X.astype(np.float32), Y, TOKENS, "samples are float32, and model tokens takes int64: give token ids"),
-        (X, np.array([1, 3]), IMAGES, "labels reach 3, and model images has the classes 0 to 2 .label 1 is 3."),
+        (X, np.array([1, 3]), IMAGES, "target 1 has the value 3, and the classes are 0 to 2 .model images."),
+        (X, np.zeros((2, 2)), IMAGES, r"its targets are float64, and model images takes class indices, one a sample"),
+        (X, np.zeros((2, 2), int), IMAGES, r"its targets have the shape \(2,\), .* for several labels a sample"),
+        (X, np.array([0.5, 1]), IMAGES, "are float64, .*: for numbers give the network task = .regression."),
+        (X, np.array([0.0, 1]), IMAGES, r"are float64, .*: give y.astype\(int\)"),
+        (X, np.eye(2, 3, dtype=int), IMAGES, "it looks one-hot, so give y.argmax"),
+        (X, np.array([0, 2**64 - 1], np.uint64), IMAGES, "target 1 has the value"),
+        (X, np.array([0, -2]), IMAGES, "target 1 has the value -2, and the classes are 0 to 2"),
+        (X, None, IMAGES, "it has no targets y, and model images takes class indices"),
+        ({"a": X}, Y, IMAGES, "its inputs are a, and model images takes one array"),
     ],
 )
 def test_samples_that_do_not_suit_the_model_are_refused(
@@ -104,6 +110,8 @@ def test_suitable_samples_pass() -> None:
     LabelledSamples(X, Y).check(TOKENS)
     LabelledSamples(X.astype(np.float64), Y).check(IMAGES)
     LabelledSamples(X.astype(np.int16), Y).check(TOKENS)
+    LabelledSamples(X, Y.reshape(2, 1)).check(IMAGES)
+    LabelledSamples(X, np.array([True, False])).check(IMAGES)
 
 
 def test_an_archive_is_read(tmp_path: Path) -> None:
@@ -133,7 +141,8 @@ def test_a_function_gives_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("train.csv", "give samples.npz, a pair x.npy,y.npy, or module:function"),
+        ("train.dat", r"there is no such folder; give samples.npz, a pair x.npy,y.npy, .*, or module:function"),
+        ("train.csv", r"train.csv: no such file \(seen from "),
         ("x.npy", "give samples.npz, a pair"),
         ("nowhere.npz", r"nowhere.npz: no such file \(seen from "),
         ("nowhere.npy,y.npy", r"nowhere.npy: no such file \(seen from "),

@@ -10,10 +10,11 @@ from msgspec.structs import replace
 
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.data import sample_order
+from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.models.errors import DataError
-from lamina.models.manifest import Manifest
+from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples
 from lamina.models.values import layer_vector
 from tests.tiny_model import PARAMETERS, SPEC, STATISTICS
@@ -32,9 +33,10 @@ def manifest(tmp_path: Path) -> Manifest:
 
 
 def learner_of(manifest: Manifest, folder: Path, cut: int = 0, data: LabelledSamples = DATA) -> Learner:
-    return Learner(
-        manifest, cut, lambda entry: folder / "bundle" / entry.file_name, data, folder / "activations", OnnxRuntime()
-    )
+    def path(entry: FileEntry) -> Path:
+        return folder / "bundle" / entry.file_name
+
+    return Learner(Assignment(manifest, cut, path, data, folder / "activations", OnnxRuntime()))
 
 
 @pytest.fixture

@@ -23,9 +23,13 @@ from lamina.broker.wire.messages import (
     decode,
     encode,
 )
+from lamina.broker.wire.orders import Mandate, Signed
 from lamina.models.errors import DecodeError
 
-KINDS = (CoordinatorStatus, Lease, Question, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request, Kept)
+KINDS = (
+    CoordinatorStatus, Lease, Question, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request, Kept, Mandate,
+    Signed,
+)  # fmt: skip
 
 
 def test_golden_bytes_of_protocol_1() -> None:
@@ -58,6 +62,8 @@ def values(kind: inspect.Type) -> st.SearchStrategy[object]:
             return st.from_regex(pattern, fullmatch=True)
         case inspect.StrType(max_length=most):
             return st.text(max_size=most)
+        case inspect.BytesType(min_length=least, max_length=most):
+            return st.binary(min_size=least or 0, max_size=min(most or 0, 99))
         case inspect.VarTupleType(item_type=item):
             return st.lists(values(item), max_size=9).map(tuple)
         case inspect.TupleType(item_types=items):
@@ -86,7 +92,7 @@ def unbounded(kind: inspect.Type) -> bool:
     match kind:
         case inspect.IntType(ge=least, le=most):
             return least is None or most is None
-        case inspect.StrType(max_length=most):
+        case inspect.StrType(max_length=most) | inspect.BytesType(max_length=most):
             return most is None
         case inspect.VarTupleType(item_type=item, max_length=most):
             return most is None or unbounded(item)

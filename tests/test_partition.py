@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamina.emulation.partition import dirichlet, iid, natural, shards
+from lamina.emulation.partition import dirichlet, iid, natural, quantity, shards, time
 from lamina.models.errors import DataError
 
 label_lists = st.lists(st.integers(0, 5), min_size=20, max_size=120)
@@ -172,3 +172,44 @@ def test_as_many_devices_as_owners_hold_one_each() -> None:
 def test_fewer_owners_than_devices_are_refused() -> None:
     with pytest.raises(DataError, match="2 owners, too few for 3 devices"):
         natural(np.array([1, 1, 2]), 3, rng())
+
+
+# -- by time, by quantity
+
+
+@given(st.integers(1, 200), st.integers(1, 20))
+def test_time_gives_each_device_a_stretch(samples: int, devices: int) -> None:
+    if samples < devices:
+        with pytest.raises(DataError, match="too few"):
+            time(samples, devices)
+        return
+    parts = time(samples, devices)
+    assert_each_once(parts, samples)
+    assert np.concatenate(parts).tolist() == list(range(samples))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_quantity_gives_some_a_hundred_times_the_samples_of_others() -> None:
+    parts = quantity(20_000, 16, 100.0, rng())
+    assert_each_once(parts, 20_000)
+    sizes = sorted(map(len, parts))
+    assert 95 <= sizes[-1] / sizes[0] <= 105
+    assert sizes != [len(part) for part in parts]  # who is rich is drawn
+
+
+@given(st.integers(1, 3000), st.integers(1, 12), st.floats(1, 200), st.integers(0, 5))
+def test_quantity_gives_every_device_a_sample_or_says_how_many_it_takes(
+    samples: int, devices: int, spread: float, seed: int
+) -> None:
+    total = sum(spread ** (place / max(devices - 1, 1)) for place in range(devices))
+    if samples < 0.5 * total or samples < devices:
+        with pytest.raises(DataError, match=r"a smaller partition\.spread"):
+            quantity(samples, devices, spread, rng(seed))
+    elif samples > 2 * total:
+        parts = quantity(samples, devices, spread, rng(seed))
+        assert_each_once(parts, samples)
+        assert min(map(len, parts)) >= 1
+
+
+def test_quantity_without_a_spread_is_even() -> None:
+    assert {len(part) for part in quantity(40, 8, 1.0, rng())} == {5}

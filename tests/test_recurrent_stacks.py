@@ -35,8 +35,14 @@ def definition(
         return Definition("stack", Stack(kind, reads, **options), (3, 4), 3, cuts=cuts)
 
 
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-@pytest.mark.parametrize("reads", ["output", "last"])
+@pytest.mark.parametrize(
+    ("kind", "reads"),
+    [
+        (nn.LSTM, "output"),
+        *[pytest.param(*case, marks=pytest.mark.exhaustive) for case in ((nn.LSTM, "last"), (nn.GRU, "output"))],
+        (nn.GRU, "last"),
+    ],
+)
 def test_a_stack_is_cut_between_its_layers(tmp_path: Path, kind: type[nn.Module], reads: str) -> None:
     made = definition(kind, reads, num_layers=2, dropout=0.3, batch_first=True)
     spec = derive_spec(made)

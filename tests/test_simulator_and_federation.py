@@ -37,7 +37,7 @@ from lamina.coordinator.settings import Aggregation, Cohorts, Deadlines, Federat
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
 from lamina.emulation.experiment import Partition
-from lamina.emulation.simulator.rows import to_tensors
+from lamina.emulation.simulator.rows import choose, layer_offsets, to_tensors
 from lamina.emulation.simulator.run_context import RunContext, prepare_run
 from lamina.emulation.simulator.setting import Setting, TierCounts
 from lamina.emulation.simulator.simulation import SimulationState
@@ -83,6 +83,23 @@ CASES |= {
         aggregation=Aggregation(phi=1, algorithm=name), fleet=TierCounts(strong=3, weak=2), cohorts=Cohorts(active=0.6)
     )
     for name in found(LocalAlgorithm)
+}
+CASES |= {
+    "personal head": Setting(
+        aggregation=Aggregation(phi=1, personal=("classifier",)),
+        fleet=TierCounts(strong=3, weak=2),
+        cohorts=Cohorts(active=0.6),
+    ),
+    "personal parts of layers": Setting(
+        aggregation=Aggregation(phi=2, personal=("conv?.bias", "hidden")),
+        fleet=TierCounts(strong=3, moderate=1, weak=1),
+        cohorts=Cohorts(active=0.6),
+    ),
+    "personal, by scaffold": Setting(
+        aggregation=Aggregation(phi=1, algorithm="scaffold", personal=("conv2", "*.bias")),
+        fleet=TierCounts(strong=4),
+        cohorts=Cohorts(active=0.5),
+    ),
 }
 
 
@@ -157,7 +174,27 @@ def check(context: RunContext, state: SimulationState, result: RunResult, tensor
     assert tuple(result.aggregations) == state.run_state.versions
     assert result.c_ratio == state.run_state.ledger.c_ratio
     phi = context.setting.aggregation.phi
-    assert (len(set(state.run_state.versions)) > 1) == (phi > 1)  # FedLAMA did relax layers, and FedAvg none
+    shared = [version for layer, version in enumerate(state.run_state.versions) if layer not in context.personal]
+    assert (len(set(shared)) > 1) == (phi > 1)  # FedLAMA did relax layers, and FedAvg none
+
+
+def check_personal(context: RunContext, state: SimulationState, folder: Path) -> None:
+    """Every device ends with the same personal layers, which the global state knows nothing of."""
+    assert bool(state.personal) == bool(context.personal)
+    layers, where = context.spec.layers, context.common.personal
+    for device, own in state.personal.items():
+        content = msgspec.msgpack.decode((folder / device / "personal").read_bytes()[8:], strict=False)
+        last = content["generations"][max(content["generations"])]
+        row = context.initial.copy()
+        choose(row, where, own)
+        for layer in context.personal:
+            place = slice(*layer_offsets(context.spec)[layer : layer + 2])
+            assert (state.base[place] == context.initial[place]).all()
+            held = last.get(layers[layer].name)  # nothing, of layers before the device's cut
+            np.testing.assert_allclose(
+                np.frombuffer(held, "<f4") if held else context.initial[place], row[place], rtol=0, atol=ATOL
+            )
+            assert held is None or np.abs(row[place] - context.initial[place]).max() > 100 * ATOL
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -166,7 +203,9 @@ async def test_the_simulator_and_a_federation_give_equal_parameters(
 ) -> None:
     context = context_of(case)
     result, tensors = await federate(context, bundle, MemoryBroker().dial, tmp_path)
-    check(context, simulate(context), result, tensors)
+    state = simulate(context)
+    check(context, state, result, tensors)
+    check_personal(context, state, tmp_path)
 
 
 BY_ALL_MEANS = Setting(

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from lamina.broker.wire.messages import RoundPlan
+from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.models.build import build_bundle
@@ -39,7 +40,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @contextmanager
 def learner_of(bundle: Bundle, folder: Path, cut: int = 0, **options: object) -> Iterator[Learner]:
-    learner = Learner(bundle.manifest, cut, bundle.path, DATA, folder, OnnxRuntime(), **options)  # type: ignore[arg-type]
+    learner = Learner(Assignment(bundle.manifest, cut, bundle.path, DATA, folder, OnnxRuntime(), **options))  # type: ignore[arg-type]
     spec, flat = bundle.manifest.spec, flatten(bundle.manifest.spec, bundle.initial_values())
     for layer in range(len(spec.layers)):
         learner.take(layer, layer_vector(spec, layer, *flat).copy())
@@ -101,7 +102,7 @@ def test_a_bundle_without_the_graphs_says_so(bundle: Bundle, tmp_path: Path) -> 
     bare = [replace(sub_model, accumulating=None) for sub_model in bundle.manifest.sub_models]
     manifest = replace(bundle.manifest, sub_models=tuple(bare))
     with pytest.raises(ModelError, match="no graphs for training cut 0 in parts"):
-        Learner(manifest, 0, bundle.path, DATA, tmp_path, OnnxRuntime(), micro_batch=2)
+        Learner(Assignment(manifest, 0, bundle.path, DATA, tmp_path, OnnxRuntime(), micro_batch=2))
 
 
 def test_activations_kept_in_half_precision_change_an_update_by_little(bundle: Bundle, tmp_path: Path) -> None:

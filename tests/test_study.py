@@ -221,6 +221,7 @@ def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_command_takes_its_lanes_along_and_goes_on_to_the_same_models(tmp_path: Path) -> None:
     setting(tmp_path)  # writes small.npz
     path = tmp_path / "tiny.toml"

@@ -3,8 +3,8 @@
     with running_broker() as broker:
         dial = mqtt_dial(broker.address)
 
-Meant for emulations, tests and a desk: anonymous, on the loopback interface unless told otherwise. A fleet's broker is
-configured by its operator; broker/mosquitto/ holds a template with TLS.
+Meant for emulations, tests and a desk: anonymous, on the loopback interface unless told otherwise. A fleet's broker has
+TLS: `lamina init` writes its files, with which it is started here, too (`Tls`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -75,9 +75,27 @@ class RunningBroker:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a broker with TLS is started.
+
+    Attributes:
+        folder: with the files that its configuration names; it keeps its state there, too.
+        configuration: the text of mosquitto.conf, with further lines that hold for all listeners.
+    """
+
+    folder: Path
+    configuration: Callable[[str], str]
+
+
 @contextmanager
 def running_broker(
-    kind: Kind = "auto", *, port: int = 0, host: str = "127.0.0.1", folder: Path | None = None
+    kind: Kind = "auto",
+    *,
+    port: int = 0,
+    host: str = "127.0.0.1",
+    folder: Path | None = None,
+    tls: Tls | None = None,
 ) -> Iterator[RunningBroker]:
     """Start a broker, wait until it answers, and end it with the context.
 
@@ -87,6 +105,7 @@ def running_broker(
         host: address to listen on.
         folder: for configuration, log and retained messages, which mosquitto keeps there from run to run; ``None``
             is a temporary one.
+        tls: a configuration of the caller's own, which says the port that is given here.
 
     Raises:
         ConfigError: the broker isn't installed, the port is taken, or it did not start.
@@ -94,13 +113,18 @@ def running_broker(
     program = choose(kind, find_mosquitto(), has_amqtt())
     port = _free_port(host, port)
     with tempfile.TemporaryDirectory(prefix="lamina-broker-") as temporary:
-        home = Path(temporary) if folder is None else folder
+        home = tls.folder if tls else Path(temporary) if folder is None else folder
         home.mkdir(parents=True, exist_ok=True)
         if program is not None:
-            command = _mosquitto_command(program, home, host, port, keep=folder is not None)
+            text = (
+                tls.configuration(_as_root())
+                if tls
+                else mosquitto_configuration(host, port, home, keep=folder is not None)
+            )
+            command = _mosquitto_command(program, home, text)
         else:
             command = [*module_command("lamina.broker.brokers.embedded"), "--host", host, "--port", str(port)]
-        with _process(command, home / "broker.log") as process:
+        with _process(command, home / "broker.log", home if tls else None) as process:
             _wait_until_it_answers(process, host, port, home / "broker.log")
             yield RunningBroker(
                 kind="mosquitto" if program is not None else "amqtt",
@@ -153,14 +177,17 @@ def mosquitto_configuration(host: str, port: int, folder: Path, *, keep: bool) -
     text = _MOSQUITTO.format(host=host, port=port)
     if keep:
         text += f"persistence true\npersistence_location {folder.resolve()}/\nautosave_interval 300\n"
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        text += "user root\n"  # else it drops to `nobody`, who can't write to the folder
-    return text
+    return text + _as_root()
 
 
-def _mosquitto_command(program: str, folder: Path, host: str, port: int, *, keep: bool) -> list[str]:
-    file = folder / "mosquitto.conf"
-    file.write_text(mosquitto_configuration(host, port, folder, keep=keep), encoding="utf-8")
+def _as_root() -> str:
+    """What root must say: else mosquitto becomes `nobody`, who can't write to the folder."""
+    return "user root\n" if hasattr(os, "geteuid") and os.geteuid() == 0 else ""
+
+
+def _mosquitto_command(program: str, folder: Path, text: str) -> list[str]:
+    file = folder.resolve() / "running.conf"
+    file.write_text(text, encoding="utf-8")
     command = [program, "-c", str(file)]
     return [sys.executable, "-ISc", _WITH_ITS_PARENT, *command] if sys.platform == "linux" else command
 
@@ -189,11 +216,11 @@ def _free_port(host: str, port: int) -> int:
 
 
 @contextmanager
-def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: list[str], log: Path, folder: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A child that is ended with the context, and that a Ctrl-C at the terminal does not reach before its clients."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder
         )
     try:
         yield process

@@ -59,6 +59,19 @@ Digest: TypeAlias = Annotated[str, Meta(pattern=r"\A(?:[0-9a-f]{64})?\Z", max_le
 Digests: TypeAlias = Annotated[tuple[Digest, ...], Meta(max_length=4096)]
 """The files of a bundle."""
 
+OrderBytes: TypeAlias = Annotated[bytes, Meta(max_length=MOST_BYTES)]
+"""A small message within another."""
+Key: TypeAlias = Annotated[bytes, Meta(min_length=32, max_length=32)]
+"""An Ed25519 public key."""
+SignatureBytes: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
+"""An Ed25519 signature."""
+Endorsement: TypeAlias = Annotated[bytes, Meta(max_length=1 << 19)]
+"""A mandate's bytes."""
+DIGEST_BYTES = 16
+"""Of a layer's value, in a signed plan."""
+ValueDigests: TypeAlias = Annotated[bytes, Meta(max_length=DIGEST_BYTES * MOST_LAYERS)]
+"""The digest of every layer's value, one behind the other."""
+
 Devices: TypeAlias = Annotated[tuple[DeviceName, ...], Meta(max_length=MOST_DEVICES)]
 Scalars: TypeAlias = Annotated[dict[Name, Finite], Meta(max_length=64)]
 PerDevice: TypeAlias = Annotated[dict[DeviceName, _T], Meta(max_length=MOST_DEVICES)]

@@ -23,17 +23,20 @@ delta (error feedback, whatever the codec: the coordinator has the memory).
 A delta added to another value than it was made for would be wrong from then on, and nobody would see it: a coordinator
 that comes back after a crash may publish another version 8 than the one a device has, or than the one that the broker
 still keeps. So the plan carries a check of every layer's value (CRC-32C of its float32 numbers, little-endian), and a
-device trains from no other: what it comes to by something else than that value it does not take.
+device trains from no other: what it comes to by something else than that value it does not take. A check tells
+accidents. A signed plan (`lamina.broker.wire.orders`) carries a digest of every value besides, which tells forgeries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import TypeVar
 
 import google_crc32c
 import numpy as np
 
+from lamina.broker.wire.bounds import DIGEST_BYTES
 from lamina.broker.wire.chunks import LayerValue, pack_all, unpack_all
 from lamina.models.arrays import Vector
 from lamina.models.errors import DecodeError
@@ -45,6 +48,11 @@ _T = TypeVar("_T")
 def check_of(vector: Vector) -> int:
     """What a plan says of a layer's value (n,): its CRC-32C."""
     return int(google_crc32c.value(np.asarray(vector, "<f4").tobytes()))
+
+
+def digest_of(vector: Vector) -> bytes:
+    """What a signed plan says of a layer's value (n,): its BLAKE2b, which nobody can meet with another value."""
+    return blake2b(np.ascontiguousarray(vector, "<f4").data, digest_size=DIGEST_BYTES).digest()
 
 
 def pack_deltas(

@@ -32,6 +32,7 @@ from lamina.broker.wire.bounds import (
     Shape,
     Share,
     Text,
+    ValueDigests,
     unpacked,
 )
 from lamina.broker.wire.local_work import LocalWork
@@ -59,6 +60,7 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
         accuracy: of the averaged model, when it was last evaluated.
         c_ratio: parameters communicated, relative to FedAvg.
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
+        personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
     """
 
     state: Literal["waiting", "training", "stopped", "finished", "lost"]
@@ -70,6 +72,7 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     accuracy: float | None = None
     c_ratio: float | None = None
     further: Names | msgspec.UnsetType = msgspec.UNSET
+    personal: Numbers | msgspec.UnsetType = msgspec.UNSET
 
 
 class Lease(Message, frozen=True, kw_only=True, tag="lease"):
@@ -149,6 +152,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         scalars: names of what each update says of itself (`wire.local_work`); left out: nothing.
         reference: see `LocalWork`; left out: 0.
         control: see `LocalWork`; left out: gradients are not corrected.
+        digests: of every layer's global value at that version (`lamina.broker.wire.deltas.digest_of`), in a plan that
+            is signed; left out in others.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -178,6 +183,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     scalars: Names | msgspec.UnsetType = msgspec.UNSET
     reference: Finite | msgspec.UnsetType = msgspec.UNSET
     control: Factors | msgspec.UnsetType = msgspec.UNSET
+    digests: ValueDigests | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def work(self) -> LocalWork:
@@ -221,6 +227,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
         agent_version: version of Lamina on it.
         savings: by what means it may train more in less memory, which takes longer (see `lamina.models.fitting`).
         instance: names this start of the agent; those of later starts sort behind it.
+        target_shape: shape of one of its targets; left out: a scalar.
+        target_dtype: NumPy's name for the type of their elements, ``none`` without targets; left out: class indices.
     """
 
     device: DeviceName
@@ -236,6 +244,8 @@ class DeviceProfile(Message, frozen=True, kw_only=True, tag="profile"):
     savings: Names = ()
     sample_dtype: Text = ""
     instance: Name = ""
+    target_shape: Shape | msgspec.UnsetType = msgspec.UNSET
+    target_dtype: Name | msgspec.UnsetType = msgspec.UNSET
 
 
 class Task(Message, frozen=True, kw_only=True, tag="task"):
@@ -248,6 +258,9 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         cut: index of the first layer that it trains.
         manifest: SHA-256 of the bundle's manifest.
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
+        aside: whether a refused device stays, since the operator may take it back; left out: it ends.
+        personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
+        run: the epoch in which this run began, where a rollback has given it another since: personal layers are kept.
     """
 
     epoch: Epoch
@@ -256,6 +269,9 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     cut: Count = 0
     manifest: Digest = ""
     further: Names | msgspec.UnsetType = msgspec.UNSET
+    aside: bool | msgspec.UnsetType = msgspec.UNSET
+    personal: Numbers | msgspec.UnsetType = msgspec.UNSET
+    run: Epoch | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -41,6 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a .safetensors file with the module's state dictionary, to start from (a pretrained network)",
     )
+    parser.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="names of the classes in the order of their labels: cat,dog,fox, or a file with one a line",
+    )
     parser.add_argument("--seed", type=int, default=0, help="for the initial values (default: 0)")
 
 
@@ -57,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     from lamina.models.definition import load_definition
 
     definition = load_definition(options.model, seed=options.seed, values=options.values)
+    if options.classes:
+        definition = dataclasses.replace(definition, class_names=class_names(options.classes))
     if options.no_check:
         print(UNCHECKED, file=sys.stderr)
     manifest = build_bundle(
@@ -76,6 +84,13 @@ def run(options: argparse.Namespace) -> int:
     print(f"{definition.name}: {manifest.spec.size:,} parameters in {len(manifest.spec.layers)} layers")
     print(table(manifest))
     return 0
+
+
+def class_names(given: str) -> tuple[str, ...]:
+    """The names that a flag gives, or the lines of the file that it names."""
+    path = Path(given)
+    names = path.read_text("utf-8").splitlines() if path.is_file() else given.split(",")
+    return tuple(name.strip() for name in names if name.strip())
 
 
 def measured_peak_mib(folder: Path, cut: int) -> float:

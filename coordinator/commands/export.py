@@ -8,10 +8,12 @@ from pathlib import Path
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.records.commits import Saved
 from lamina.coordinator.records.evaluations import Evaluations
-from lamina.coordinator.records.exporting import export
+from lamina.coordinator.records.exporting import export, facts_of
 from lamina.coordinator.records.journal import Journal
-from lamina.models.bundle import Bundle, read_bundle
+from lamina.coordinator.records.kept_model import as_trained, kept_spec
+from lamina.models.bundle import read_bundle
 from lamina.models.errors import ConfigError
+from lamina.models.spec import ModelSpec
 
 HELP = "write the model of a round that is kept, also while training goes on"
 
@@ -29,20 +31,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write ``model``, ``best`` or ``round-N``, as safetensors and ONNX."""
+    """Write ``model``, ``best`` or ``round-N``, as safetensors and ONNX, with a model card."""
     settings = load_federation(options.config)
-    bundle, journal = read_bundle(Path(settings.bundle)), Journal(Path(settings.folder))
+    bundle, journal = as_trained(read_bundle(Path(settings.bundle)), settings), Journal(Path(settings.folder))
+    spec = kept_spec(bundle, settings)
     accuracies = journal.history.past().accuracies
     if options.best:
         best = _best(journal, accuracies)
-        saved, name = journal.store.at(best, bundle.manifest.spec), "best"
+        saved, name = journal.store.at(best, spec), "best"
     elif options.round is not None:
-        saved, name = journal.store.at(options.round, bundle.manifest.spec), f"round-{options.round}"
+        saved, name = journal.store.at(options.round, spec), f"round-{options.round}"
     else:
-        saved, name = _last(journal, bundle), "model"
+        saved, name = _last(journal, spec), "model"
     if saved.snapshot.manifest != bundle.digest:
         raise ConfigError(f"the state in {settings.folder} is of another bundle than {settings.bundle}")
-    paths = export(bundle, saved.values, options.out or Path(settings.folder), name)
+    facts = facts_of(saved.snapshot, settings.federation, "accuracy", accuracies)
+    paths = export(bundle, saved.values, options.out or Path(settings.folder), name, facts)
     accuracy = accuracies.get(saved.snapshot.round)
     judged = "not evaluated" if accuracy is None else f"accuracy {accuracy:.4f}"
     print(f"after round {saved.snapshot.round}, {judged}: {' and '.join(map(str, paths))}")
@@ -57,13 +61,13 @@ def _best(journal: Journal, accuracies: dict[int, float]) -> int:
     return best[0]
 
 
-def _last(journal: Journal, bundle: Bundle) -> Saved:
+def _last(journal: Journal, spec: ModelSpec) -> Saved:
     for attempt in range(_ATTEMPTS):
         kept = journal.store.generations()
         if not kept:
             raise ConfigError("no round is committed yet: `lamina run` trains")
         try:
-            return journal.store.at(kept[0], bundle.manifest.spec)
+            return journal.store.at(kept[0], spec)
         except ConfigError:
             if attempt == _ATTEMPTS - 1:
                 raise

@@ -9,7 +9,7 @@ import msgspec
 
 from lamina.broker.programs.flags import broker_table
 from lamina.broker.settings import convert, read_toml
-from lamina.coordinator.settings import FederationSettings
+from lamina.coordinator.settings import DashboardSettings, FederationSettings
 from lamina.models.sources import resolved_source
 
 
@@ -34,10 +34,19 @@ def _resolved(settings: FederationSettings, folder: Path) -> FederationSettings:
     evaluation = settings.evaluation
     if evaluation.data:
         evaluation = msgspec.structs.replace(evaluation, data=resolved_source(evaluation.data, folder))
+    signing = settings.signing
+    files = {name: getattr(signing, name) for name in ("key_file", "mandate_file", "operator_key_file")}
     return msgspec.structs.replace(
         settings,
+        signing=msgspec.structs.replace(signing, **{name: str(folder / file) for name, file in files.items() if file}),
         bundle=str(folder / settings.bundle),
         folder=str(folder / settings.folder),
         broker=settings.broker.anchored(folder),
         evaluation=evaluation,
+        dashboard=_anchored(settings.dashboard, folder),
     )
+
+
+def _anchored(dashboard: DashboardSettings, folder: Path) -> DashboardSettings:
+    files = {name: getattr(dashboard, name) for name in ("token_file", "cert_file", "key_file")}
+    return msgspec.structs.replace(dashboard, **{name: str(folder / file) for name, file in files.items() if file})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.records.journal import Journal
+from lamina.coordinator.records.kept_model import as_trained, kept_spec
 from lamina.coordinator.records.recorder import Recorder
 from lamina.models.bundle import read_bundle
 from lamina.models.storage.folder_lock import held
@@ -24,10 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Set later rounds aside; devices begin afresh, from the values of that round."""
     settings = load_federation(options.config)
-    folder, bundle = Path(settings.folder), read_bundle(Path(settings.bundle))
+    folder, bundle = Path(settings.folder), as_trained(read_bundle(Path(settings.bundle)), settings)
     with held(folder, "lamina rollback"):
         journal = Journal(folder, settings.state.generations)
-        journal.roll_back(options.round, bundle.manifest.spec, epoch=secrets.randbits(53))
+        journal.roll_back(options.round, kept_spec(bundle, settings), epoch=secrets.randbits(53))
         Recorder(folder, journal.history.rounds(journal.history.past()))
     print(f"`lamina run {options.config}` goes on after round {options.round}; what came later is set aside")
     return 0

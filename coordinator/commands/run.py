@@ -5,18 +5,29 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from lamina.broker.link.clock import now
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
 from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
+from lamina.coordinator.commands.mandate import keep_mandate
+from lamina.coordinator.dashboard.app import Dashboard
+from lamina.coordinator.dashboard.hosting import served
+from lamina.coordinator.dashboard.overview import Overview
+from lamina.coordinator.dashboard.source import tail_of
+from lamina.coordinator.enrolment.expiry import ending_soon
+from lamina.coordinator.records.kept_model import as_trained
 from lamina.coordinator.records.records import RoundRecord, RunResult
 from lamina.coordinator.records.store import Store
 from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.service.signing import Signer
+from lamina.coordinator.settings import DashboardSettings
 from lamina.models.bundle import read_bundle
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.folder_lock import held
@@ -35,14 +46,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train; the result goes to ``summary.json`` in the federation's folder."""
     settings = load_federation(options.config, options)
-    bundle, folder = read_bundle(Path(settings.bundle)), Path(settings.folder)
+    keep_mandate(settings, options.config.parent)
+    for ending in ending_soon(options.config.parent, time.time()):
+        print(ending, file=sys.stderr)
+    bundle, folder = as_trained(read_bundle(Path(settings.bundle)), settings), Path(settings.folder)
     with held(folder, "lamina run"):
         remove_drafts(folder)
         if options.fresh:
             Store(folder).clear()
         line = ProgressLine(bundle.manifest.spec)
-        coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show)
-        result = run_until_signalled(coordinator.run())
+        signer = Signer(settings, bundle.digest) if settings.signing.key_file else None
+        coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show, signer=signer)
+        result = run_until_signalled(seen(coordinator, folder, settings.dashboard))
         if isinstance(result, signal.Signals):
             print(
                 f"ended by {result.name}; `lamina run {options.config}` goes on where this left off, and "
@@ -53,6 +68,23 @@ def run(options: argparse.Namespace) -> int:
         replace_file(folder / "summary.json", msgspec.json.format(msgspec.json.encode(result)))
     print(_closing_line(result, settings.folder))
     return 0
+
+
+async def seen(coordinator: Coordinator, folder: Path, settings: DashboardSettings) -> RunResult:
+    """Run a coordinator, with its dashboard beside it."""
+    with tail_of("lamina.coordinator") as tail:
+        operator = coordinator.operator
+
+        async def overview() -> Overview:
+            return operator.overview(now())
+
+        async def order(name: str, device: str) -> None:
+            operator.obey(name, device)
+
+        async with served(Dashboard(folder, overview, order, tail), settings) as address:
+            if address:
+                print(f"dashboard: {address}", flush=True)
+            return await coordinator.run()
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
+from pathlib import Path
 
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Delivery, Dial
@@ -12,6 +13,11 @@ from lamina.broker.programs.flags import add_federation_argument, federation_and
 from lamina.broker.wire import messages
 from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus
 from lamina.broker.wire.topics import Topics
+from lamina.coordinator.commands.federation_file import load_federation
+from lamina.coordinator.commands.looking import overview_by, show, wall_clock
+from lamina.coordinator.dashboard.overview import Overview
+from lamina.coordinator.dashboard.text import device_lines, summary_lines
+from lamina.coordinator.enrolment.expiry import ending_soon
 from lamina.coordinator.service.retained import retained
 from lamina.models.errors import ConfigError, DecodeError
 
@@ -21,16 +27,38 @@ HELP = "show a federation and its devices"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_federation_argument(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print one line for the coordinator, and one a device."""
+    """Print how the coordinator stands, and a line a device: by its folder if that is here, else by the broker."""
+    if (overview := _here(options)) is not None:
+        now = wall_clock()
+        return show(
+            options, overview, [*summary_lines(overview, now), *_ending(options), "", *device_lines(overview, now)]
+        )
     federation, address = federation_and_broker(options)
     sight = asyncio.run(look(mqtt_dial(address), federation))
     if sight.coordinator is None and not sight.profiles:
         raise ConfigError(f"no federation {federation!r} is known at {address}")
-    print(sight.text(federation))
-    return 0
+    return show(options, sight.facts(), [*sight.text(federation).splitlines(), *_ending(options)])
+
+
+def _ending(options: argparse.Namespace) -> list[str]:
+    """What ends soon of the certificates in the federation's folder."""
+    if not options.federation.endswith(".toml"):
+        return []
+    return [f"  {line}" for line in ending_soon(Path(options.federation).parent, wall_clock())]
+
+
+def _here(options: argparse.Namespace) -> Overview | None:
+    """What this machine's folder of the federation says; ``None`` where it has none."""
+    if not options.federation.endswith(".toml"):
+        return None
+    try:
+        return overview_by(load_federation(Path(options.federation)))
+    except ConfigError:
+        return None  # an agent.toml, or the file on a machine without the federation's folder
 
 
 class Sight:
@@ -56,6 +84,17 @@ class Sight:
                 self.states[address.device] = messages.decode(delivery.payload, DeviceStatus).state
         except DecodeError:
             return
+
+    def facts(self) -> dict[str, object]:
+        """What is known, for programs."""
+        return {
+            "coordinator": self.coordinator,
+            "aggregators": self.aggregators,
+            "devices": {
+                name: {"state": self.states.get(name, "unknown"), "profile": profile}
+                for name, profile in self.profiles.items()
+            },
+        }
 
     def text(self, federation: str) -> str:
         """A line for the coordinator, and one for each aggregator and device, in ascending order."""

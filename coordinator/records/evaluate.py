@@ -26,18 +26,19 @@ class Evaluator:
     """
 
     def __init__(self, bundle: Bundle, samples: LabelledSamples, batch_size: int) -> None:
+        samples = samples.numbered_for(bundle.manifest.spec)
         samples.check(bundle.manifest.spec)
         self._bundle, self._samples, self._batch_size = bundle, samples, batch_size
         self._graph = bundle.path(bundle.manifest.inference).read_bytes()  # the file may be gone when it is needed
 
     def accuracy(self, values: Sequence[NDArray[np.float32]]) -> float:
         """Share of the samples that the model with these layer vectors classifies right."""
-        session, dtype = self._session(values), self._bundle.manifest.spec.input_dtype
+        session, spec = self._session(values), self._bundle.manifest.spec
         right = 0
         for start in range(0, len(self._samples), self._batch_size):
             batch = np.arange(start, min(start + self._batch_size, len(self._samples)))
-            (logits,) = session.run(["logits"], {"x": self._samples.samples(batch, dtype)})  # (B, classes)
-            right += int((logits.argmax(axis=1) == self._samples.y[batch]).sum())
+            (logits,) = session.run(["logits"], {"x": self._samples.inputs(batch, spec)})  # (B, classes)
+            right += int((logits.argmax(axis=1) == self._samples.targets(batch, spec)).sum())
         return right / len(self._samples)
 
     def _session(self, values: Sequence[NDArray[np.float32]]) -> ort.InferenceSession:

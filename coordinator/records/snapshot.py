@@ -9,6 +9,7 @@ from lamina.coordinator.records.run_state import RunState, beginning
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.errors import ConfigError
 from lamina.models.manifest import Manifest
+from lamina.models.personal import personal_layers, personal_tensors
 
 
 class Snapshot(RunState, frozen=True, kw_only=True):
@@ -25,6 +26,8 @@ class Snapshot(RunState, frozen=True, kw_only=True):
         unfolded: devices, and the layers due from them in the last round that were not folded.
         downlink_bytes: payload bytes of layer values that devices received, as they reported.
         present: devices that were accepted, and there or waited for, when the last round ended, ascending.
+        patterns: ``aggregation.personal``.
+        run: the epoch in which the run began, where a rollback has given it another since; 0: in this one.
         norms: what every layer's recent updates were like (`coordinator.rounds.norms`); empty before the first.
     """
 
@@ -39,6 +42,8 @@ class Snapshot(RunState, frozen=True, kw_only=True):
     present: tuple[str, ...] = ()
     norms: tuple[tuple[float, float], ...] = ()
     downlink_bytes: int = 0
+    patterns: tuple[str, ...] = ()
+    run: int = 0
 
     def check(self, settings: FederationSettings) -> None:
         """Whether a run can go on with these settings.
@@ -49,6 +54,7 @@ class Snapshot(RunState, frozen=True, kw_only=True):
         for name, was, now in (
             ("training.local_steps", self.local_steps, settings.training.local_steps),
             ("aggregation.phi", self.phi, settings.aggregation.phi),
+            ("aggregation.personal", list(self.patterns), list(settings.aggregation.personal)),
         ):
             if was != now:
                 raise ConfigError(f"{name} was {was} when this run began and is {now}: put it back, or use --fresh")
@@ -56,7 +62,9 @@ class Snapshot(RunState, frozen=True, kw_only=True):
 
 def fresh(manifest: Manifest, digest: str, epoch: int, settings: FederationSettings) -> Snapshot:
     """The snapshot of a federation that has not begun: every layer at version 0, every interval at tau'."""
-    state = beginning(len(manifest.spec.layers), settings.training.local_steps)
+    patterns = settings.aggregation.personal
+    personal = personal_layers(manifest.spec, personal_tensors(manifest.spec, patterns))
+    state = beginning(len(manifest.spec.layers), settings.training.local_steps, personal)
     return Snapshot(
         **msgspec.structs.asdict(state),
         epoch=epoch,
@@ -64,4 +72,5 @@ def fresh(manifest: Manifest, digest: str, epoch: int, settings: FederationSetti
         devices=(),
         local_steps=settings.training.local_steps,
         phi=settings.aggregation.phi,
+        patterns=patterns,
     )

@@ -108,7 +108,10 @@ class Store:
         rounds = next(filter(recorded, kept), kept[0])
         saved = self._assembled(rounds, held[rounds], spec)
         if saved is None:
-            raise ConfigError(f"the saved state does not fit the bundle's model; {where}")
+            raise ConfigError(
+                f"the saved state does not fit the bundle's model as aggregation.algorithm and aggregation.personal "
+                f"have it: put them back as they were; or, in {where}"
+            )
         self._set_aside(rounds, held, damaged)
         self._held = {done: file for done, file in held.items() if done <= rounds}
         self._last = self._held[rounds]
@@ -187,7 +190,8 @@ class Store:
         """
         saved = self.at(rounds, spec)
         self._held, self._last = {}, None  # so that every layer is written
-        snapshot = msgspec.structs.replace(saved.snapshot, epoch=epoch)
+        run = saved.snapshot.run or saved.snapshot.epoch  # devices keep their personal layers
+        snapshot = msgspec.structs.replace(saved.snapshot, epoch=epoch, run=run)
         self._write(snapshot, saved.values, saved.owed, saved.memory, durable=True)
         held, damaged, _ = self._scan()
         self._set_aside(rounds, held, damaged)

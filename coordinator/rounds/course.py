@@ -17,7 +17,6 @@ from typing import TypeVar
 import msgspec
 
 from lamina.broker.wire.local_work import LocalWork
-from lamina.coordinator.algorithms import fedavg
 from lamina.coordinator.algorithms.catalogue import named
 from lamina.coordinator.algorithms.interval_rule import CycleEnd, IntervalRule, discrepancy
 from lamina.coordinator.algorithms.local_algorithm import Cohort, LayerFacts
@@ -65,9 +64,9 @@ class LayerResult:
 
 def plan(method: Method, state: RunState, available: Collection[str], seed: int) -> RoundWork:
     """The next round. Within a cycle its cohort stays; at the start of one it is drawn from the available devices."""
-    cycle, local_steps = state.round // method.aggregation.phi, method.training.local_steps
+    cycle = state.round // method.aggregation.phi
     cohort = state.cohort or draw(available, method.cohorts.active, seed, cycle)
-    return RoundWork(cycle, cohort, fedavg.due(state.intervals, local_steps, (state.round + 1) * local_steps))
+    return RoundWork(cycle, cohort, state.due(state.round + 1, method.training.local_steps))
 
 
 def local_work(method: Method, examples: Mapping[str, int], hyperparameters: Mapping[str, float]) -> LocalWork:
@@ -144,9 +143,16 @@ def apply(
         sizes=spec.sizes,
         local_steps=method.training.local_steps,
         phi=method.aggregation.phi,
-        relaxable=relaxable,
+        relaxable=_shared(relaxable, state.personal, len(spec.layers)),
         accelerate=method.aggregation.accelerate,
     )
     adjustment = named(IntervalRule, method.aggregation.intervals, "aggregation.intervals").adjust(end)
     record = CycleRecord.of(work.cycle, after.discrepancy, adjustment)
     return msgspec.structs.replace(after, intervals=adjustment.intervals), record
+
+
+def _shared(relaxable: tuple[int, ...] | None, personal: tuple[int, ...], layers: int) -> tuple[int, ...] | None:
+    """The layers that may be relaxed: a personal one costs nothing, so it must not count as saved."""
+    if not personal:
+        return relaxable
+    return tuple(layer for layer in relaxable or range(layers) if layer not in personal)

@@ -36,6 +36,7 @@ from lamina.models.arrays import Vector
 from lamina.models.errors import ConfigError, RejectedUpdate
 from lamina.models.further import with_further
 from lamina.models.manifest import Manifest
+from lamina.models.personal import numbered, personal_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Federation:
         _check_hyperparameters(self.settings, self.manifest)
         self._spec, further = self.manifest.spec, self.settings.algorithm.further
         self.wire_spec = with_further(self._spec, further)
+        self.personal = numbered(self._spec, personal_tensors(self._spec, self.settings.aggregation.personal))
         for layer, spec in enumerate(self.wire_spec.layers):  # an algorithm's vectors begin at 0
             missing = spec.vector_size - self.values[layer].size
             self.values[layer] = np.pad(self.values[layer], (0, max(0, missing)))
@@ -108,6 +110,8 @@ class Federation:
             trust=self.settings.devices,
             most=max(self.settings.cohorts.max_devices, self.settings.cohorts.min_devices),
             further=further,
+            personal=self.personal,
+            run=self.snapshot.run,
         )
         self._norms: dict[int, Norms] = {}  # of the updates that closed layers were averaged from, in the open round
 
@@ -130,7 +134,10 @@ class Federation:
 
     def register(self, profile: DeviceProfile) -> Task:
         """Judge a device by its profile. Registering again (a restart, another budget) replaces the judgement."""
-        return self._registry.register(profile)
+        task = self._registry.register(profile)
+        if self.round is not None and task.accepted:
+            self.round.restate(profile.device, profile.num_examples)
+        return task
 
     def came(self, name: str) -> bool:
         """A device is there. Whether that is news."""
@@ -163,6 +170,17 @@ class Federation:
         if self.round:
             self.round.lose(name, -math.inf)
         return self.devices[name].task
+
+    def put_aside(self, name: str) -> Task | None:
+        """Have a device take no further part, by the operator's order. Its new task, if it has registered."""
+        task = self._registry.put_aside(name)
+        if task and self.round:
+            self.round.lose(name, -math.inf)
+        return task
+
+    def readmit(self, name: str) -> Task | None:
+        """Undo `put_aside`. The device's new task, if it has registered; it takes part from the next cohort on."""
+        return self._registry.readmit(name)
 
     def report(self, name: str, report: Report) -> None:
         """Keep a device's report. One of another run, or from a stranger, is passed over."""
@@ -325,6 +343,11 @@ class Federation:
                 if moved.memory is not None:
                     self.memory[layer] = moved.memory
         self._model.prepare(exact, self.snapshot.round)
+
+    @property
+    def digests(self) -> bytes:
+        """Of every layer's value, as a signed plan carries them."""
+        return self._model.digests
 
     @property
     def advance(self) -> list[LayerValue]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lamina.broker.wire.chunks import LayerValue, pack, unpack
-from lamina.broker.wire.deltas import check_of, pack_deltas
+from lamina.broker.wire.deltas import check_of, digest_of, pack_deltas
 from lamina.coordinator.settings import Wire
 from lamina.models.arrays import Vector
 from lamina.models.spec import ModelSpec
@@ -57,6 +57,7 @@ class GlobalModel:
         self._values, self._owed = values, owed
         self.versions = list(versions)
         self.checks = [check_of(value) for value in values]
+        self._digests: dict[int, bytes] = {}  # of the present values, of those that were asked for
         self._moves: dict[int, _Move] = {}
         self._advance: dict[int, LayerValue] = {}  # of the last round in which a layer moved
         self._wholes: dict[int, LayerValue] = {}  # values that are no deltas' sum, but came from their codec
@@ -65,6 +66,14 @@ class GlobalModel:
     def advance(self) -> list[LayerValue]:
         """What leads devices from the versions before to the present ones, layers ascending."""
         return [self._advance[layer] for layer in sorted(self._advance)]
+
+    @property
+    def digests(self) -> bytes:
+        """Every layer's digest, one behind the other, as a signed plan carries them."""
+        for layer, value in enumerate(self._values):
+            if layer not in self._digests:
+                self._digests[layer] = digest_of(value)
+        return b"".join(self._digests[layer] for layer in range(len(self._values)))
 
     @property
     def advanced(self) -> tuple[int, ...]:
@@ -89,6 +98,7 @@ class GlobalModel:
         moves, self._moves = self._moves, {}
         for layer, move in moves.items():
             self.versions[layer] += 1
+            self._digests.pop(layer, None)
             self._values[layer], self.checks[layer] = move.value, move.check
             if move.encoded.purpose == "global":
                 self._wholes[layer] = move.encoded

@@ -21,6 +21,9 @@ DISHONEST = frozenset({"weight", "not_finite", "out_of_bounds", "norm"})
 What can't be decoded is not among them: it is as likely a damaged link, or a stranger who writes below its name."""
 
 
+_ORDERED_ASIDE = "put aside by the operator; `lamina admit` takes it back"
+
+
 @dataclass(slots=True)
 class Device:
     """What the coordinator knows of one device."""
@@ -50,6 +53,8 @@ class Registry:
         trust: which devices may come.
         most: devices that may register, those known from before included.
         further: names of the algorithm's vectors in every layer's value.
+        personal: places of the tensors that are never averaged.
+        run: the epoch in which the run began, if it is not this one.
 
     Attributes:
         devices: those that have registered, by name.
@@ -66,11 +71,15 @@ class Registry:
         trust: Devices,
         most: int,
         further: tuple[str, ...] = (),
+        personal: tuple[int, ...] = (),
+        run: int = 0,
     ) -> None:
         self._wire, self._manifest, self._digest, self._epoch = wire, manifest, digest, epoch
         self._trust, self._most, self._further = trust, most, further
+        self._personal, self._run = personal, run
         self._before = {record.id: record for record in before}
         self._online: set[str] = set()
+        self._aside: set[str] = set()
         self.devices: dict[str, Device] = {}
 
     def register(self, profile: DeviceProfile) -> Task:
@@ -84,6 +93,8 @@ class Registry:
         refused = known.refused if known else before.refused if before else 0
         cut, reason = (None, self._put_aside(refused)) if self._is_aside(refused) else self._judge(profile)
         task = self._refusal(reason) if cut is None else self._acceptance(cut, reason)
+        if profile.device in self._aside:
+            task = msgspec.structs.replace(self._refusal(_ORDERED_ASIDE), aside=True)
         self.devices[profile.device] = Device(
             profile=profile,
             task=task,
@@ -93,6 +104,22 @@ class Registry:
             refused=refused,
         )
         return task
+
+    def put_aside(self, name: str) -> Task | None:
+        """Have a device take no part any more, by the operator's order. Its new task, if it has registered."""
+        self._aside.add(name)
+        return self._judged_again(name)
+
+    def readmit(self, name: str) -> Task | None:
+        """Undo `put_aside`. The device's new task, if it has registered."""
+        self._aside.discard(name)
+        return self._judged_again(name)
+
+    def _judged_again(self, name: str) -> Task | None:
+        device = self.devices.get(name)
+        if device is None:
+            return None
+        return self.register(device.profile)
 
     def knows(self, name: str) -> bool:
         """Whether a device has registered, in this run of the program or before."""
@@ -184,6 +211,8 @@ class Registry:
             cut=cut,
             manifest=self._digest,
             further=self._further or msgspec.UNSET,
+            personal=self._personal or msgspec.UNSET,
+            run=self._run or msgspec.UNSET,
         )
 
     def _refusal(self, reason: str) -> Task:
@@ -215,7 +244,8 @@ class Registry:
         spec, wire = self._manifest.spec, self._wire
         if profile.num_examples < 1:
             return None, "it has no training examples"
-        if reason := unsuitable(spec, profile.sample_shape, profile.sample_dtype, profile.classes):
+        targets = profile.target_shape or (), profile.target_dtype or "int64"
+        if reason := unsuitable(spec, profile.sample_shape, profile.sample_dtype, profile.classes, *targets):
             return None, reason
         if wire.codec_for(profile.codecs) is None:
             return (

@@ -187,6 +187,11 @@ class Round:
             raise
         self._delivered[update.layer].update(update.partial.devices)
 
+    def restate(self, device: str, examples: int) -> None:
+        """Take note that a device says of itself that it has another number of samples, before its next update."""
+        if device in self.cuts:
+            self._examples[device] = examples
+
     def admit(self, device: str, cut: int, examples: int) -> None:
         """Expect the updates of one more device of the cohort, whose layers are all open yet. For an aggregator.
 

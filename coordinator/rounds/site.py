@@ -70,6 +70,8 @@ class Site:
         """
         if device in self._devices or len(self._devices) < _MOST_KNOWN:
             self._devices[device] = examples
+            if self.round:
+                self.round.restate(device, examples)
         return self._admit_late(device)
 
     def task(self, device: str, task: Task) -> bool:

@@ -20,12 +20,14 @@ from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import chunks, messages
 from lamina.broker.wire.chunks import FileJoiner, Joiner, LayerValue
 from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, RoundPlan, Task
+from lamina.broker.wire.orders import opened
 from lamina.broker.wire.topics import Address, Topics, check_name
 from lamina.coordinator.rounds.site import Site, share
 from lamina.coordinator.service.arrivals import joined_update, joined_updates
 from lamina.models.bundle import decode_manifest
 from lamina.models.errors import ConfigError, DecodeError, RejectedUpdate, RemoteError
 from lamina.models.further import with_further
+from lamina.models.personal import at_places, divided
 from lamina.models.spec import ModelSpec
 
 log = logging.getLogger("lamina.aggregator")
@@ -59,6 +61,7 @@ class Aggregator:
         self._site = Site()
         self._spec: ModelSpec | None = None  # as values cross the wire
         self._further: tuple[str, ...] = ()
+        self._personal: tuple[int, ...] = ()
         self._digest = ""
         self._manifest: FileJoiner | None = None  # while it is on its way
         self._joiner: Joiner | None = None
@@ -132,7 +135,7 @@ class Aggregator:
             case "updates":
                 await self._hear_batch(payload, address)
             case "round":
-                self._hear_plan(messages.decode(payload, RoundPlan), delivery.retained)
+                self._hear_plan(messages.decode(opened(payload), RoundPlan), delivery.retained)
                 self._plan = payload
                 if delivery.retained and self._site.waits:
                     # It lay there when this aggregator came, or came back: what devices sent meanwhile is lost. Said
@@ -145,7 +148,7 @@ class Aggregator:
                 if site.meet(profile.device, profile.num_examples):
                     await self._ask_again(link, profile.device)
             case "task":
-                if site.task(address.device, messages.decode(payload, Task)):
+                if site.task(address.device, messages.decode(opened(payload), Task)):
                     await self._ask_again(link, address.device)
             case "status":
                 self._hear_status(address.device, messages.decode(payload, DeviceStatus).state)
@@ -206,7 +209,7 @@ class Aggregator:
         if not status.manifest or (status.manifest == self._digest and (self._spec or self._manifest)):
             return
         self._digest, self._spec = status.manifest, None
-        self._further = status.further or ()
+        self._further, self._personal = status.further or (), status.personal or ()
         self._manifest = FileJoiner(self._digest)
         await link.subscribe(self._topics.bundle_chunks(self._digest))
 
@@ -215,7 +218,8 @@ class Aggregator:
             return
         self._manifest = None
         try:
-            self._spec = with_further(decode_manifest(content).spec, self._further)
+            spec = decode_manifest(content).spec
+            self._spec = with_further(divided(spec, at_places(spec, self._personal)), self._further)
         except ConfigError as error:
             raise DecodeError(f"the federation's manifest: {error}") from error
         await link.unsubscribe(self._topics.bundle_chunks(self._digest))

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from lamina.broker.link.reconnect import jitter
 from lamina.broker.link.seam import Link
 from lamina.broker.wire import batches, chunks, messages
@@ -21,6 +23,7 @@ from lamina.broker.wire.chunks import split_file
 from lamina.broker.wire.messages import Kept, Message, RoundPlan
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.rounds.federation import Federation
+from lamina.coordinator.service.signing import ORDERS, Signer
 from lamina.models.bundle import MANIFEST_NAME, Bundle, entries
 from lamina.models.errors import BundleError, ConfigError
 
@@ -47,6 +50,7 @@ class Broadcast:
         bundle: what is trained.
         federation: whose values are published.
         chunk_bytes: of a message, at most.
+        signer: signs what makes a board fetch, load or run something; ``None``: nobody does.
 
     Attributes:
         link: the present one.
@@ -54,7 +58,10 @@ class Broadcast:
 
     link: Link
 
-    def __init__(self, topics: Topics, bundle: Bundle, federation: Federation, chunk_bytes: int) -> None:
+    def __init__(
+        self, topics: Topics, bundle: Bundle, federation: Federation, chunk_bytes: int, signer: Signer | None = None
+    ) -> None:
+        self._signer = signer
         self._topics, self._bundle = topics, bundle
         self._federation, self._chunk_bytes = federation, chunk_bytes
         self._layers = bundle.manifest.spec.layers
@@ -100,7 +107,11 @@ class Broadcast:
 
     async def say(self, topic: str, message: Message, *, retain: bool = True) -> None:
         """Have a message kept at a topic, over the one before; or, not retained, heard by whoever is there."""
-        await self.link.publish(topic, messages.encode(message), retain=retain)
+        if self._signer is not None and isinstance(message, ORDERS):
+            payload = self._signer.sealed(topic, message)
+        else:
+            payload = messages.encode(message)
+        await self.link.publish(topic, payload, retain=retain)
 
     def say_later(self, topic: str, message: Message) -> None:
         """Have a message kept at a topic soon, in the order of the calls."""
@@ -180,6 +191,8 @@ class Broadcast:
     async def plan(self, plan: RoundPlan) -> None:
         """A plan, and behind it what leads devices that have the versions before to those of the plan."""
         topics = self._topics
+        if self._signer is not None:
+            plan = msgspec.structs.replace(plan, digests=self._federation.digests)
         parts = list(batches.packed(list(self._advance()), self._chunk_bytes))
         needless = range(len(parts), self._parts)  # of a longer advance before it
         self._parts = len(parts)

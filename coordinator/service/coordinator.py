@@ -24,24 +24,36 @@ from lamina.broker.link.reconnect import first_error, keep_linked, say_goodbye
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
 from lamina.broker.wire import messages
 from lamina.broker.wire.chunks import Joiner
-from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus, Kept, Report, Request, RoundPlan
+from lamina.broker.wire.messages import (
+    CoordinatorStatus,
+    DeviceProfile,
+    DeviceStatus,
+    Kept,
+    Report,
+    Request,
+    RoundPlan,
+    Task,
+)
 from lamina.broker.wire.topics import Address, Topics
 from lamina.coordinator.folds.passes import load_if_worth_it
 from lamina.coordinator.records.commits import Saved
 from lamina.coordinator.records.journal import Journal
+from lamina.coordinator.records.kept_model import as_trained, kept_spec, personal_warnings
 from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.records.snapshot import fresh
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
+from lamina.coordinator.service.activity import Activity
 from lamina.coordinator.service.arrivals import joined_partial, joined_update, joined_updates
 from lamina.coordinator.service.broadcast import Broadcast
 from lamina.coordinator.service.lease import Leadership, Superseded
+from lamina.coordinator.service.operator import Operator
 from lamina.coordinator.service.refusals import Refusals
 from lamina.coordinator.service.round_log import RoundLog
 from lamina.coordinator.service.round_loop import RoundLoop
+from lamina.coordinator.service.signing import Signer
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, LinkError, RejectedUpdate, RemoteError, TakenOver
-from lamina.models.further import with_further
 from lamina.models.storage.disk import DISK, Disk
 from lamina.models.values import flatten, layer_vector
 
@@ -65,6 +77,11 @@ class Coordinator:
         new_epoch: draws the number that tells this run of the federation from all others.
         disk: state and records lie on; what the models are exported to is the machine's own.
         leadership: makes this coordinator's side of the lease.
+        signer: signs orders; ``None``: nobody does.
+
+    Attributes:
+        operator: for who looks at it and gives it orders.
+        refused: updates and messages that were refused, by reason.
     """
 
     def __init__(
@@ -78,23 +95,27 @@ class Coordinator:
         new_epoch: Callable[[], int] = lambda: secrets.randbits(53),
         disk: Disk = DISK,
         leadership: Callable[[Topics], Leadership] = Leadership,
+        signer: Signer | None = None,
     ) -> None:
+        bundle = as_trained(bundle, settings)
         self._settings, self._bundle, self._dial = settings, bundle, dial
         self._new_epoch = new_epoch
         self._topics = Topics(settings.federation)
         self._journal = Journal(Path(settings.folder), settings.state.generations, disk)
-        saved, past = self._journal.recover(
-            with_further(bundle.manifest.spec, settings.algorithm.further), bundle.digest
-        )
+        saved, past = self._journal.recover(kept_spec(bundle, settings), bundle.digest)
         self._federation = self._begun(saved)
         self._round_log = RoundLog(
             settings, bundle, self._federation, self._journal, past, disk, observe, observe_cycle
         )
-        self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes)
+        self._broadcast = Broadcast(self._topics, bundle, self._federation, settings.wire.chunk_bytes, signer)
         self._listens = False  # from the first link on
         self._joiner = Joiner(self._federation.wire_spec)
         self._follow(None)
         self._rounds = RoundLoop(settings, self._federation, lambda: self._uplink_bytes, self._follow, self._commit)
+        self._activity = Activity([layer.name for layer in bundle.manifest.spec.layers])
+        self.operator = Operator(
+            settings, self._federation, self._rounds, self._activity, self._round_log.evaluations, self._say_task, disk
+        )
         self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
         self.refused: Counter[str] = Counter()
@@ -131,6 +152,10 @@ class Coordinator:
     async def _keep_serving(self) -> None:
         if self._settings.wire.update_codec == "top1":
             log.warning("wire.update_codec top1 sends one element in a hundred: give it many more rounds than others")
+        for warning in personal_warnings(
+            self._settings, self._bundle.manifest.spec, self._federation.snapshot.personal
+        ):
+            log.warning("%s", warning)
         will = Will(self._topics.coordinator_status, messages.encode(self._status("lost")), _AWAY_S)
         while True:
             await self._linked(self._topics.client("candidate", secrets.token_hex(4)), None, self._leadership.claim)
@@ -236,8 +261,12 @@ class Coordinator:
         self.refused[reason] += 1
         if task := self._federation.refused(device, reason):
             log.warning("%s is %s", device, task.reason)
-            broadcast.say_later(self._topics.device(device, "task"), task)
+            self._say_task(device, task)
             self._rounds.tell()
+
+    def _say_task(self, device: str, task: Task) -> None:
+        """On the present link, or on the next one, which says all tasks anew."""
+        self._broadcast.say_later(self._topics.device(device, "task"), task)
 
     def _sender(self, topic: str) -> str:
         """The device whose topic it is; empty where it is nobody's that is known."""
@@ -292,6 +321,8 @@ class Coordinator:
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
+        if address.device in self._federation.devices:
+            self._activity.sent_chunk(address.device, len(payload), address.layer)
         update = await joined_update(self._joiner, payload, address, self._federation.wire_spec)
         if update is not None:
             self._federation.receive(update)
@@ -302,6 +333,9 @@ class Coordinator:
         updates, damaged = await joined_updates(self._joiner, payload, address, self._federation.wire_spec)
         for error in damaged:
             self._note_refused(broadcast, self._sender(self._topics.batch(address.device)), error)
+        if address.device in self._federation.devices:
+            sizes = {update.layer: update.delta.size for update in updates}
+            self._activity.sent_batch(address.device, len(payload), sizes)
         for update in updates:
             try:
                 self._federation.receive(update)
@@ -332,6 +366,8 @@ class Coordinator:
 
     def _hear_of(self, device: str) -> None:
         """A sign of life."""
+        if device in self._federation.devices:
+            self._activity.heard(device, now())
         if self._federation.came(device):
             log.info("%s is online", device)
 
@@ -401,6 +437,7 @@ class Coordinator:
             accuracy=self._round_log.accuracy,
             c_ratio=snapshot.ledger.c_ratio,
             further=self._settings.algorithm.further or msgspec.UNSET,
+            personal=federation.personal or msgspec.UNSET,
         )
 
     def _result(self) -> RunResult:

@@ -37,6 +37,9 @@ class RoundLoop:
         uplink_bytes: payload bytes of updates received since the federation began.
         follow: is told which round's updates may come from now on; ``None`` is none.
         commit: is given each finished round, and returns when it would survive this program.
+
+    Attributes:
+        paused: whether no further round begins; the open one is finished. After a change, `tell` has it noticed.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class RoundLoop:
         self._unsaid: RoundPlan | None = None  # the last plan, until the broker has it
         self._last_s = 0.0  # what the last round took
         self._diverged = 0  # rounds in a row
+        self.paused = False
 
     def tell(self) -> None:
         """Something has arrived."""
@@ -93,14 +97,27 @@ class RoundLoop:
         finally:
             self._linked = False
 
+    def waits_for(self, now: float) -> str:
+        """Say for what or whom it waits at ``now``, in seconds; empty while it is on its way to the next round."""
+        federation = self._federation
+        if federation.round:
+            return waiting.within_the_round(federation, now)
+        if self.paused:
+            return "paused by the operator: `lamina resume` goes on"
+        if federation.finished or federation.can_begin(now):
+            return ""
+        return waiting.before_the_round(federation, now)
+
     async def _until_it_may_begin(self) -> None:
         federation, wait_s = self._federation, self._settings.cohorts.wait_s
         began, reminder = now(), Reminder(now())
-        while not self._linked or self._unsaid is not None or not federation.can_begin(now()):
+        while self.paused or not self._linked or self._unsaid is not None or not federation.can_begin(now()):
+            if self.paused:
+                began = now()
             if wait_s and not federation.snapshot.round and now() - began > wait_s:
                 raise ConfigError(waiting.too_few(federation, wait_s))
             if self._linked and self._unsaid is None and reminder.is_due(now(), waiting.refused(federation)):
-                log.info("%s", waiting.before_the_round(federation, now()))
+                log.info("%s", self.waits_for(now()))
             await self._news(1.0)
 
     async def _see_through(self) -> None:

@@ -21,9 +21,10 @@ from lamina.broker.link.seam import Dial, Link, Will
 from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, encode
 from lamina.broker.wire.topics import Topics
 from lamina.edge_agent.service.agent_context import AgentContext, TrafficCounters
-from lamina.edge_agent.service.connection import Connection, LinkCommand
+from lamina.edge_agent.service.connection import Connection, Introduce, LinkCommand
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
+from lamina.edge_agent.service.orders import Orders
 from lamina.edge_agent.service.profile import probe
 from lamina.edge_agent.service.rivals import Rivals, instance_of
 from lamina.edge_agent.session.events import (
@@ -67,7 +68,7 @@ class Agent:
 
     Raises:
         ConfigError: no memory budget is given, and the platform does not say what is free; or the engine that is
-            chosen is not installed.
+            chosen is not installed; or the operator's key can't be read.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Agent:
             profile, instance=instance_of(time.time_ns() // 10**6, secrets.token_hex(4))
         )
         self._rivals = Rivals(self.profile.instance)
+        self._orders = Orders(settings, disk)
         learning.budget_mib = self.profile.budget_mib
         self.tally = TrafficCounters()
         self._settings = settings
@@ -144,6 +146,7 @@ class Agent:
             fetcher=self._fetcher,
             tally=self.tally,
             session=self._session,
+            orders=self._orders,
             rivals=self._rivals,
             feed=self._feed,
         )
@@ -156,7 +159,15 @@ class Agent:
             command = await self._trainings.get()
             outcome = await self._learning.train(command)
             self._log_round(command, outcome)
+            self._tell_of_samples()
             self._feed(Trained(outcome))
+
+    def _tell_of_samples(self) -> None:
+        """The coordinator hears of a new number of samples before it gets updates that weigh as much."""
+        if self._learning.num_examples == self.profile.num_examples:
+            return
+        self.profile = msgspec.structs.replace(self.profile, num_examples=self._learning.num_examples)
+        self._ask_of_link(Introduce(self.profile))
 
     def _feed(self, event: Event) -> None:
         """Tell the session what happened, and do what it wants."""

@@ -10,6 +10,7 @@ from lamina.broker.wire.messages import DeviceProfile
 from lamina.broker.wire.topics import Topics
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
+from lamina.edge_agent.service.orders import Orders
 from lamina.edge_agent.service.rivals import Rivals
 from lamina.edge_agent.session.events import Event
 from lamina.edge_agent.session.session import Session
@@ -40,6 +41,7 @@ class AgentContext:
         learning: the learner in its thread.
         fetcher: of the bundle's files.
         tally: is counted on.
+        orders: says which of them this board follows.
         rivals: whether another program has this device's name.
         session: says which values are wanted.
         feed: tells it what happened, and does what it wants.
@@ -51,5 +53,6 @@ class AgentContext:
     fetcher: Fetcher
     tally: TrafficCounters
     session: Session
+    orders: Orders
     rivals: Rivals
     feed: Callable[[Event], None]

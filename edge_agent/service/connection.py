@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
@@ -43,14 +44,25 @@ from lamina.edge_agent.session.events import (
 )
 from lamina.models.bundle import decode_manifest
 from lamina.models.errors import DecodeError, LinkError, RemoteError, TakenOver
+from lamina.models.personal import at_places, with_personal
 
 log = logging.getLogger("lamina.agent")
 
 
+CONSENT_S = 2.0
+"""So often it is looked whether a person has allowed a bundle."""
+
 _ADVANCE = "/advance"  # a sender to the joiner, as layers are; no layer's name holds a slash
 
 
-LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """Tell the coordinator what the device is now."""
+
+    profile: DeviceProfile
+
+
+LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw | Introduce
 
 
 class Connection:
@@ -67,6 +79,7 @@ class Connection:
         self._device = context.profile.device
         self._commands: asyncio.Queue[LinkCommand] = asyncio.Queue()
         self._joiner: Joiner | None = None
+        self._withheld: TaskCame | None = None  # until a person allows its bundle
         self._next = 0, 0  # epoch and round of the plan that follows the last one
 
     def do(self, command: LinkCommand) -> None:
@@ -85,6 +98,8 @@ class Connection:
                 await self._introduce()
                 self._context.feed(Linked())
                 group.create_task(self._act(group), name=f"{self._device} act")
+                if self._context.orders.pins:
+                    group.create_task(self._await_consent(), name=f"{self._device} await consent")
                 await self._receive()
         except asyncio.CancelledError:
             await say_goodbye(self._say("status", DeviceStatus(state="sleeping")))
@@ -131,13 +146,34 @@ class Connection:
             case "advance":
                 await self._hear_advance(delivery.payload)
             case "round":
-                self._hear_plan(decoded(delivery.payload, RoundPlan), delivery.retained)
-            case "task":
-                self._context.feed(TaskCame(decoded(delivery.payload, Task), delivery.retained))
+                self._hear_plan(self._context.orders.plan(delivery.topic, delivery.payload), delivery.retained)
+            case "task" if address.device == self._device:
+                task = self._context.orders.task(delivery.topic, delivery.payload)
+                self._hear_task(TaskCame(task, delivery.retained))
             case "profile":
                 self._hear_profile(decoded(delivery.payload, DeviceProfile))
             case "bundle":
                 self._context.fetcher.add(address.sha256, delivery.payload)
+
+    def _hear_task(self, came: TaskCame) -> None:
+        """A task with a bundle that nobody has allowed waits; the device goes on with what it has."""
+        self._withheld = None
+        manifest = came.task.manifest
+        if came.task.accepted and manifest and not self._context.orders.allows(manifest):
+            self._withheld = came
+            raise DecodeError(
+                f"a task with a bundle that is not allowed on this board; to allow it: lamina-agent allow {manifest}"
+            )
+        self._context.feed(came)
+
+    async def _await_consent(self) -> None:
+        """Look now and then whether a person has allowed what waits."""
+        while True:
+            await asyncio.sleep(CONSENT_S)
+            came = self._withheld
+            if came is not None and self._context.orders.allows(came.task.manifest):
+                self._withheld = None
+                self._context.feed(came)
 
     def _hear_plan(self, plan: RoundPlan, retained: bool) -> None:
         """A coordinator that went back makes values anew that came before, maybe the same ones: they count again."""
@@ -192,12 +228,16 @@ class Connection:
 
     async def _take(self, values: Sequence[LayerValue]) -> None:
         context, taken = self._context, []
-        for value, found in zip(values, await context.learning.decoded(values), strict=True):
+        digested = any(context.session.digest(value.layer) for value in values)
+        for value, found in zip(values, await context.learning.decoded(values, digested=digested), strict=True):
             if isinstance(found, RemoteError):
                 self._note_refused(value.purpose, found)
             elif not self._wants(value):  # any more
                 continue
-            elif found.check == context.session.check(value.layer):
+            elif (found.check, found.digest) == (
+                context.session.check(value.layer),
+                context.session.digest(value.layer),
+            ):
                 context.learning.take(value.layer, found.vector)
                 taken.append((value.layer, value.version))
             else:
@@ -223,6 +263,8 @@ class Connection:
             if long is not None and isinstance(command, Prepare | Deliver | Withdraw):
                 long.cancel()
             match command:
+                case Introduce(profile):
+                    await self._say("profile", profile)
                 case Subscribe():
                     await self._subscribe(command)
                 case Unsubscribe():
@@ -258,6 +300,7 @@ class Connection:
         manifest = decode_manifest(
             await context.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
         )
+        manifest = with_personal(manifest, at_places(manifest.spec, task.personal or ()))
         check_task(manifest, task.cut, context.learning.graphs, context.learning.budget_mib)
         await context.fetcher.files(self._link, context.learning.graphs(manifest, task.cut))
         progress = await context.learning.build(task, manifest, context.fetcher.path)

@@ -20,16 +20,20 @@ import numpy as np
 
 from lamina.broker.wire.chunks import LayerValue, pack_all, split, unpack
 from lamina.broker.wire.codecs import codec
-from lamina.broker.wire.deltas import applied, check_of
+from lamina.broker.wire.deltas import applied, check_of, digest_of
 from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.broker.wire.runs import runs
 from lamina.edge_agent.admission.bundles import check_graphs
+from lamina.edge_agent.service.personal_file import Owner, read_personal, write_personal
 from lamina.edge_agent.service.profile import threads
+from lamina.edge_agent.service.refresh import Refresh
 from lamina.edge_agent.service.state import DamagedState, read_progress, restore_state, save_state
 from lamina.edge_agent.session.error_feedback import ErrorFeedback
 from lamina.edge_agent.session.events import Outcome, Progress, Train
+from lamina.edge_agent.session.personal import PersonalValues
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training.allocation import return_freed_memory
+from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.engine import STANDARD, Engine
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.memory import PeakMeter
@@ -37,9 +41,10 @@ from lamina.edge_agent.training.trainer import OnnxRuntime
 from lamina.edge_agent.training.tuning import Tuned
 from lamina.models import fitting
 from lamina.models.arrays import Vector
-from lamina.models.errors import DecodeError
+from lamina.models.errors import ConfigError, DecodeError
 from lamina.models.further import with_further
 from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.personal import at_places, personal_layers
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import LayerSpec, ModelSpec
 from lamina.models.storage.disk import DISK, Disk
@@ -59,10 +64,11 @@ def _nothing_to_check(*, batch: int) -> None:
 
 
 class Decoded(NamedTuple):
-    """A layer's value (vector_size,), and its check (`lamina.broker.wire.deltas`)."""
+    """A layer's value (vector_size,), its check, and its digest if one is asked for (`lamina.broker.wire.deltas`)."""
 
     vector: Vector
     check: int
+    digest: bytes
 
 
 class Learning:
@@ -104,6 +110,10 @@ class Learning:
         self._check_graphs: Callable[..., None] = _nothing_to_check
         self._largest_batch = 0
         self._meter: PeakMeter | None = None
+        self._refresh = Refresh(settings.data)
+        self._cycle: tuple[int, int] | None = None  # epoch and cycle that the samples were looked at for
+        self._owner: Owner | None = None  # of the personal layers; None: there are none
+        self._own = PersonalValues()
         self._saved: Progress | None = None  # what the file says, as far as it was written by this agent
 
     async def build(self, task: Task, manifest: Manifest, path: Callable[[FileEntry], Path]) -> Progress | None:
@@ -156,6 +166,11 @@ class Learning:
         """The model's layers."""
         return self.spec.layers
 
+    @property
+    def num_examples(self) -> int:
+        """Samples that the device trains on."""
+        return len(self._data)
+
     def peak_mib(self) -> float | None:
         """Peak memory above the idle agent since the learner was built; ``None`` where that can't be told."""
         return None if self._meter is None else self._meter.peak_mib()
@@ -185,11 +200,11 @@ class Learning:
             for layer, messages in await self._run(partial(self._encoded_updates, plan, layers[run])):
                 yield layer, messages
 
-    async def decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+    async def decoded(self, values: Sequence[LayerValue], *, digested: bool = False) -> list[Decoded | DecodeError]:
         """Return for each value, in order, what it, or a delta to the value that is held, leads to; or why it is not
         its layer's.
         """
-        decode = partial(self._decoded, values)
+        decode = partial(self._decoded, values, digested)
         elements = sum(self.layers[value.layer].vector_size for value in values)
         return decode() if elements <= _INLINE_ELEMENTS else await self._run(decode)
 
@@ -212,12 +227,14 @@ class Learning:
     async def _run(self, job: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, job)
 
-    def _decoded(self, values: Sequence[LayerValue]) -> list[Decoded | DecodeError]:
+    def _decoded(self, values: Sequence[LayerValue], digested: bool) -> list[Decoded | DecodeError]:
         """Wherever it runs, it changes nothing of the learner."""
         specs = [self.layers[value.layer] for value in values]
         bases = [self._ready().held(value.layer) if value.purpose == "delta" else None for value in values]
         return [
-            vector if isinstance(vector, DecodeError) else Decoded(vector, check_of(vector))
+            vector
+            if isinstance(vector, DecodeError)
+            else Decoded(vector, check_of(vector), digest_of(vector) if digested else b"")
             for vector in applied(values, specs, bases)
         ]
 
@@ -231,6 +248,7 @@ class Learning:
             self._meter = PeakMeter()  # what the agent has by now, linked and with its bundle, is what it has when idle
         choice = self._choice(manifest, task.cut)
         self._memory_plan = memory_plan = choice.plan or fitting.MemoryPlan(task.cut)
+        personal = self._take_personal(task, manifest)
         log.info("%s: %s", self._settings.device, choice.reason)
         self._check_graphs = partial(
             check_graphs,
@@ -241,11 +259,11 @@ class Learning:
         )
         self._largest_batch = manifest.batch_size
         self._check_graphs(batch=memory_plan.micro_batch or manifest.batch_size)
-        self._learner = self._new_learner(
+        assignment = Assignment(
             self._affordable(manifest, choice.plan),
             task.cut,
             path,
-            self._data,
+            self._data.numbered_for(manifest.spec),
             self._folder / "spill",
             self.engine,
             threads=threads(self._settings),
@@ -253,7 +271,10 @@ class Learning:
             checkpoints=memory_plan.checkpoints,
             cache_element=self._settings.spill,
             further=task.further or (),
+            personal=personal,
+            own=self._own,
         )
+        self._learner = self._new_learner(assignment)
         self._wire_spec = with_further(manifest.spec, task.further or ())
         return self._restored(task, self._learner)
 
@@ -288,14 +309,31 @@ class Learning:
 
     def _train(self, command: Train) -> Outcome | None:
         plan, device = command.plan, self._settings.device
+        if (plan.epoch, plan.cycle) != self._cycle:
+            self._cycle = plan.epoch, plan.cycle
+            self._take_new_samples()
         if plan.batch_size > self._largest_batch and not (self._memory_plan and self._memory_plan.micro_batch):
             self._check_graphs(batch=plan.batch_size)  # the bundle was made for smaller ones
             self._largest_batch = plan.batch_size
         self._ready().memory.settle(plan.versions, plan.unfolded.get(device, ()))
         self._feedback.settle(plan.round, plan.versions, plan.unfolded.get(device, ()))
-        return self._ready().train(
+        outcome = self._ready().train(
             plan, device, reset=command.reset, afresh=command.afresh, stop=self._leave_off.is_set
         )
+        if outcome is not None:
+            self._keep_personal()  # before anything of the round is sent
+        return outcome
+
+    def _take_new_samples(self) -> None:
+        if (data := self._refresh.changed()) is None:
+            return
+        try:
+            self._ready().use(data)
+        except ConfigError as error:
+            log.warning("%s: new samples are left alone: %s", self._settings.device, error)
+            return
+        log.info("%s: %d samples, and before it were %d", self._settings.device, len(data), len(self._data))
+        self._data = data
 
     def _encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> list[tuple[int, list[bytes]]]:
         specs = [self.layers[layer] for layer in layers]
@@ -330,6 +368,28 @@ class Learning:
         delta = learner.update(layer)
         return np.concatenate([delta, learner.further(layer, plan, delta)]) if plan.work.control else delta
 
+    def _take_personal(self, task: Task, manifest: Manifest) -> tuple[int, ...]:
+        """Have the device's personal layers at hand, as it trained them; returns their indices."""
+        places = task.personal or ()
+        owner = Owner(task.run or task.epoch, task.manifest, places) if places else None
+        if owner != self._owner:  # else they are here, whatever the disk says
+            kept = owner is not None and self._settings.keep_state
+            self._own = PersonalValues()
+            if owner is not None and kept:
+                self._own = read_personal(self._personal_path, owner, manifest.spec, self._disk)
+            self._owner = owner
+        return personal_layers(manifest.spec, at_places(manifest.spec, places))
+
+    def _keep_personal(self) -> None:
+        if self._owner is None or not self._settings.keep_state:
+            return
+        try:
+            write_personal(self._personal_path, self._owner, self._own, self._disk)
+        except OSError as error:  # training goes on; a restart would begin from an older round's
+            log.warning(
+                "%s: can't keep the personal layers in %s: %s", self._settings.device, self._folder, error.strerror
+            )
+
     def _save(self, progress: Progress) -> None:
         try:
             vectors = self._ready().vectors() | self._owing(progress) | self._remembered(progress)
@@ -361,6 +421,10 @@ class Learning:
         if self._learner is not None:
             self._learner.close()
             self._learner = None
+
+    @property
+    def _personal_path(self) -> Path:
+        return self._folder / "personal"
 
     @property
     def _state_path(self) -> Path:

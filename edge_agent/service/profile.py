@@ -14,6 +14,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+import msgspec
+
 from lamina.broker.wire.codecs import CODECS
 from lamina.broker.wire.messages import DeviceProfile
 from lamina.edge_agent.settings import AgentSettings
@@ -47,9 +49,11 @@ def probe(settings: AgentSettings, data: LabelledSamples, engine: str, root: Pat
         num_examples=len(data),
         classes=data.classes,
         sample_shape=data.sample_shape,
-        sample_dtype=data.x.dtype.name,
+        sample_dtype=data.sample_dtype,
         agent_version=_version(),
         savings=settings.savings,
+        target_shape=data.target_shape or msgspec.UNSET,
+        target_dtype=msgspec.UNSET if data.target_dtype == "int64" else data.target_dtype,
     )
 
 

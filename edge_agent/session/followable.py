@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
+from lamina.broker.wire.bounds import DIGEST_BYTES
 from lamina.broker.wire.codecs import CODECS
 from lamina.broker.wire.messages import RoundPlan
 from lamina.models.manifest import Manifest
@@ -19,6 +20,8 @@ def fault_of(plan: RoundPlan, manifest: Manifest) -> str:
         return f"it has {len(plan.versions)} versions, and the model {layers} layers"
     if len(plan.checks) != layers:
         return f"it has {len(plan.checks)} checks, and the model {layers} layers"
+    if isinstance(plan.digests, bytes) and len(plan.digests) != DIGEST_BYTES * layers:
+        return f"it has {len(plan.digests)} bytes of digests, and the model {layers} layers of {DIGEST_BYTES} each"
     if stray := [layer for layer in plan.due if not 0 <= layer < layers]:
         return f"layer {stray[0]} is due, and the model has {layers}"
     if plan.local_steps < 1 or plan.batch_size < 1 or plan.local_steps * plan.batch_size > _MOST_VISITED:

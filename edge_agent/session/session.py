@@ -34,7 +34,7 @@ The rules, which hold in every state and for every order of events:
 9.  A refusal counts only when the coordinator says it now: one that the broker kept may be older than the profile. In
     the same way, a finished plan that the broker kept says nothing of an epoch that this agent has not seen alive: that
     training is over, or is about to be given more rounds.
-10. Once the federation is finished, a session that is to take part once ends. Any other forgets the task, and waits.
+10. Once the federation is finished, a session that takes part once ends. Others, and a device put aside, wait.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from typing import Literal
 
 import msgspec
 
+from lamina.broker.wire.bounds import DIGEST_BYTES
 from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.edge_agent.session.events import (
     REPORT,
@@ -88,7 +89,7 @@ class Session:
 
     Args:
         device: its name.
-        once: whether the session ends with the federation's training, rather than wait for the next.
+        once: whether it ends with the training, rather than wait for the next.
     """
 
     def __init__(self, device: str, *, once: bool = True) -> None:
@@ -101,6 +102,7 @@ class Session:
         self._task: Task | None = None
         self._plan: RoundPlan | None = None
         self._alive: set[int] = set()  # epochs that this agent has seen running
+        self._aside_in: int | None = None  # the epoch in which the operator put it aside
         self._preparing: Task | None = None
         self._running: RoundPlan | None = None
         self._leaving_off = False
@@ -142,8 +144,7 @@ class Session:
     def progress(self) -> Progress | None:
         """What a state that is saved now says of itself; ``None`` where there is nothing worth saving.
 
-        It is saved before a round's report goes out. So a device that dies is, when it is back, in step with the round
-        that the coordinator has counted it in, or does the last one again, with the same result.
+        It is saved before a round's report goes out: a device that dies goes on in step, or repeats the round.
         """
         if self._task is None or self._done is None or self._outcome is None or self._diverged:
             return None
@@ -163,6 +164,11 @@ class Session:
         if self._gathering is None:
             raise RuntimeError(f"no value of layer {layer} is wanted")
         return self._gathering.checks[layer]
+
+    def digest(self, layer: int) -> bytes:
+        """The digest that a signed plan gives for the layer's global value; empty where it gives none."""
+        digests = None if self._gathering is None else self._gathering.digests
+        return digests[layer * DIGEST_BYTES :][:DIGEST_BYTES] if isinstance(digests, bytes) else b""
 
     def receive(self, event: Event) -> list[Command]:
         """What to do now that something has happened, in this order."""
@@ -208,12 +214,15 @@ class Session:
 
     def _note_task(self, task: Task, retained: bool) -> list[Command]:
         if not task.accepted:
+            if task.aside is True:
+                return self._stay_aside(task)
             if retained:
                 return []
             self._ended = True
             return [Refuse(brief(task.reason, 900))]
         if not task.manifest:
             return [Complain("a task that names no bundle")]
+        self._aside_in = None
         if not retained:
             self._alive.add(task.epoch)
         if self._task is not None and _identity(task) == _identity(self._task):
@@ -222,6 +231,13 @@ class Session:
         self._forget()
         self._task = task
         return commands
+
+    def _stay_aside(self, task: Task) -> list[Command]:
+        """Drop all work, and wait for another task: the operator may take the device back."""
+        known, self._aside_in, self._task = self._aside_in == task.epoch, task.epoch, None
+        commands = [*self._withdraw(), *self._stand_by()]
+        self._forget()
+        return commands if known else [*commands, Complain(brief(task.reason, 900))]
 
     def _note_plan(self, plan: RoundPlan, retained: bool) -> list[Command]:
         if fault := self._fault(plan):

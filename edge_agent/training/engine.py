@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 from numpy.typing import NDArray
 
 from lamina.models.arrays import Vector
@@ -42,19 +41,22 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionMode:
-    """How a training graph is run: in which form, and how its threads wait.
+    """How a training graph is run: in which form, on how many threads, and how these wait.
 
     Attributes:
         form: of the graph: `STANDARD`, or one of the sub-model's own.
+        threads: that a step uses.
         spinning: whether threads wait for work actively while a step runs. That is faster on cores that have nothing
             else to do, and slower on others; between steps they sleep.
     """
 
     form: str = STANDARD
+    threads: int = 1
     spinning: bool = False
 
-
-STANDARD_MODE = ExecutionMode()
+    def __str__(self) -> str:
+        on = f"{self.threads} thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{self.form} on {on}{', spinning' if self.spinning else ''}"
 
 
 class Resident(Protocol):
@@ -85,12 +87,12 @@ class Resident(Protocol):
 class SubModelTrainer(Resident, Protocol):
     """Trains the layers from a cut onwards, one step a call."""
 
-    def step(self, x: NDArray[Any], y: NDArray[np.int64], hyperparameters: Mapping[str, float]) -> StepResult:
+    def step(self, x: NDArray[Any], y: NDArray[Any], hyperparameters: Mapping[str, float]) -> StepResult:
         """One step of the optimiser on one batch.
 
         Args:
             x: (B, ...) the activations at the cut, or the samples, C-contiguous; any B.
-            y: (B,) class indices.
+            y: (B, ...) targets, as the task takes them.
             hyperparameters: the graph's, by name; those not named take their default.
 
         Raises:
@@ -102,12 +104,12 @@ class SubModelTrainer(Resident, Protocol):
 class InParts(Resident, Protocol):
     """Trains the layers from a cut onwards, each step in micro-batches."""
 
-    def gather(self, x: NDArray[Any], y: NDArray[np.int64], share: float) -> StepResult:
+    def gather(self, x: NDArray[Any], y: NDArray[Any], share: float) -> StepResult:
         """Forward and backward on a micro-batch.
 
         Args:
             x: (b, ...) as for `SubModelTrainer.step`.
-            y: (b,)
+            y: (b, ...) targets, as the task takes them.
             share: of the batch.
 
         Raises:

@@ -107,6 +107,12 @@ class InputSide:
         self._places[...] = _NOT_THERE
         self._cache.clear()
 
+    def use(self, data: LabelledSamples) -> None:
+        """Take other samples, whose activations are all still to be computed."""
+        self.forget()
+        self._data = data
+        self._places = np.full(len(data), _NOT_THERE, np.int64)
+
     def close(self) -> None:
         """Give the disk's room back."""
         self._cache.close()
@@ -128,7 +134,7 @@ class InputSide:
         if not earlier:
             return self._run(
                 last,
-                lambda rows: self._data.samples(samples[rows], self._spec.input_dtype),
+                lambda rows: self._data.inputs(samples[rows], self._spec),
                 len(samples),
                 target,
                 values,

@@ -2,7 +2,8 @@
 
 The copy has two sides. The *global* value of every layer is the one that the device took last, and what its update is
 measured against. The *local* values, of the layers from the cut on, live in the trainer and drift as it trains; of the
-layers before the cut there is the global value only.
+layers before the cut there is the global value only. Of a personal layer (`session.personal`) the global value is the
+initial one, and counts until the device has trained the layer.
 
 Everything here takes time or memory and blocks: the service runs it in a thread, one call after the other.
 """
@@ -11,8 +12,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,14 @@ from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.session.events import Outcome
 from lamina.edge_agent.session.local_memory import LocalMemory
-from lamina.edge_agent.training.activation_cache import Element
-from lamina.edge_agent.training.engine import Engine, Resident
+from lamina.edge_agent.training.assignment import Assignment
+from lamina.edge_agent.training.engine import Resident
 from lamina.edge_agent.training.input_side import InputSide, Stop
-from lamina.edge_agent.training.stepping import at_once, in_parts
+from lamina.edge_agent.training.stepping import Weigh, at_once, in_parts
 from lamina.models.arrays import Indices, Vector
 from lamina.models.further import with_further
-from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples
+from lamina.models.targets import weight_of
 from lamina.models.values import layer_tensors
 
 
@@ -38,17 +37,7 @@ class Learner:
     """One device's model and samples.
 
     Args:
-        manifest: of the bundle.
-        cut: first layer that is trained.
-        path: where a file of the bundle lies.
-        data: the device's samples.
-        cache_folder: on the disk that is to hold activations.
-        engine: that is to train.
-        threads: processor cores that training may use.
-        micro_batch: samples at once, where memory can't hold a batch; 0: a batch at once.
-        further: names of the algorithm's vectors in every layer's value (`models.further`).
-        cache_element: element type in which the input side's activations are kept on the disk.
-        checkpoints: whether a micro-batch's forward pass is computed again for its backward pass.
+        assignment: what it is made of.
 
     Raises:
         DataError: the samples don't suit the model.
@@ -56,47 +45,61 @@ class Learner:
         ConfigError: the folder can't be written to.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        cut: int,
-        path: Callable[[FileEntry], Path],
-        data: LabelledSamples,
-        cache_folder: Path,
-        engine: Engine,
-        *,
-        threads: int = 1,
-        micro_batch: int = 0,
-        checkpoints: bool = False,
-        cache_element: Element = "float32",
-        further: tuple[str, ...] = (),
-    ) -> None:
-        data.check(manifest.spec)
-        self._spec = manifest.spec
-        self._cut = cut
-        self._data = data
-        self._wire = with_further(manifest.spec, further)
+    def __init__(self, assignment: Assignment) -> None:
+        self._begin(assignment)
+        self._open(assignment)
+
+    def _begin(self, assignment: Assignment) -> None:
+        """Hold what any learner holds, whatever it trains with."""
+        spec = assignment.manifest.spec
+        self._spec, self._cut, self._data = spec, assignment.cut, assignment.data
+        self._wire = with_further(spec, assignment.further)
         self.memory = LocalMemory()
-        self._global: list[Vector | None] = [None] * len(self._spec.layers)  # layer vectors
+        self._global: list[Vector | None] = [None] * len(spec.layers)  # layer vectors
+        self._input_side: InputSide | None = None
+        self._personal, self._own = assignment.personal, assignment.own
+
+    def _open(self, assignment: Assignment) -> None:
+        """Load the graphs."""
+        manifest, cut, path, engine = assignment.manifest, assignment.cut, assignment.path, assignment.engine
+        assignment.data.check(manifest.spec)
         self._trainer: Resident
-        if micro_batch:
-            parts = engine.parts_trainer(manifest, cut, path, threads=threads, checkpoints=checkpoints)
-            self._trainer, self._step = parts, in_parts(parts, self._read, micro_batch)
+        if assignment.micro_batch:
+            parts = engine.parts_trainer(
+                manifest, cut, path, threads=assignment.threads, checkpoints=assignment.checkpoints
+            )
+            self._trainer, self._step = parts, in_parts(parts, self._read, assignment.micro_batch, self._weigh())
         else:
-            whole = engine.trainer(manifest, cut, path, threads=threads)
+            whole = engine.trainer(manifest, cut, path, threads=assignment.threads)
             self._trainer, self._step = whole, at_once(whole, self._read)
-        pieces = [(piece, path(piece.graph)) for piece in manifest.pieces_before(cut)]
-        self._input_side = (
-            InputSide(self._spec, pieces, data, cache_folder, engine, threads=threads, element=cache_element)
-            if pieces
-            else None
-        )
+        if pieces := [(piece, path(piece.graph)) for piece in manifest.pieces_before(cut)]:
+            self._input_side = InputSide(
+                manifest.spec,
+                pieces,
+                assignment.data,
+                assignment.cache_folder,
+                engine,
+                threads=assignment.threads,
+                element=assignment.cache_element,
+            )
 
     def take(self, layer: int, vector: Vector) -> None:
         """Hold a layer's new global value (vector_size,)."""
         self._global[layer] = vector
         if layer < self._cut and self._input_side is not None:
             self._input_side.forget()
+
+    def use(self, data: LabelledSamples) -> None:
+        """Train on other samples from the next round on.
+
+        Raises:
+            DataError: they don't suit the model.
+        """
+        data = data.numbered_for(self._spec)
+        data.check(self._spec)
+        self._data = data
+        if self._input_side is not None:
+            self._input_side.use(data)
 
     def held(self, layer: int) -> Vector:
         """A layer's global value (vector_size,), as it was taken last."""
@@ -121,6 +124,7 @@ class Learner:
             How it went; ``None`` where ``stop`` said so. Training ends early when the loss is not finite any more.
         """
         self._start_from_global(reset)
+        self._start_from_own(plan.round)
         self._set_anchor()
         if afresh:
             for vector in self._trainer.optimiser_state.values():
@@ -132,10 +136,13 @@ class Learner:
         forward_s = 0.0
         if self._input_side is not None:
             began = time.perf_counter()
-            if not self._input_side.compute(order, self._frozen_values(), stop):
+            if not self._input_side.compute(order, self._frozen_values(plan.round), stop):
                 return None
             forward_s = time.perf_counter() - began
-        return self._steps(order.reshape(steps, plan.batch_size), plan, forward_s, stop)
+        outcome = self._steps(order.reshape(steps, plan.batch_size), plan, forward_s, stop)
+        if outcome is not None and self._personal and math.isfinite(outcome.loss):
+            self._own.after(plan.round, self._trained_personal())
+        return outcome
 
     def update(self, layer: int) -> Vector:
         """What training did to a layer from the cut on: local minus global value, (vector_size,)."""
@@ -192,15 +199,22 @@ class Learner:
             forward_s=forward_s,
         )
 
-    def _read(self, batch: Indices) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """What enters the trained layers for the samples (B,), and their labels."""
-        return self._entering(batch), self._data.y[batch]
+    def _read(self, batch: Indices) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What enters the trained layers for the samples (B,), and their targets."""
+        return self._entering(batch), self._data.targets(batch, self._spec)
+
+    def _weigh(self) -> Weigh:
+        """How much samples weigh in a mean over a batch."""
+        target = self._spec.wanted
+        if target.ignored is None and not target.weights:
+            return len
+        return lambda batch: weight_of(target, self._data.targets(batch, self._spec))
 
     def _entering(self, batch: Indices) -> NDArray[Any]:
         """What enters the trained layers for the samples (B,): (B, ...)."""
         if self._input_side is not None:
             return self._input_side.activations(batch)
-        return self._data.samples(batch, self._spec.input_dtype)
+        return self._data.inputs(batch, self._spec)
 
     def _start_from_global(self, layers: tuple[int, ...]) -> None:
         for layer in layers:
@@ -209,6 +223,22 @@ class Learner:
                 held = self._model_value(layer)
                 parameters[...] = held[: len(parameters)]
                 statistics[...] = held[len(parameters) :]
+
+    def _start_from_own(self, round_: int) -> None:
+        """A personal layer begins from what this device made of it, if it ever has."""
+        own = self._own.before(round_)
+        for layer in self._personal:
+            value = own.get(self._spec.layers[layer].name)
+            if layer >= self._cut and value is not None:
+                parameters, statistics = self._local(layer)
+                parameters[...], statistics[...] = value[: len(parameters)], value[len(parameters) :]
+
+    def _trained_personal(self) -> dict[str, Vector]:
+        return {
+            self._spec.layers[layer].name: np.concatenate(self._local(layer))
+            for layer in self._personal
+            if layer >= self._cut
+        }
 
     def _model_value(self, layer: int) -> Vector:
         """A layer's global value without the algorithm's vectors, (vector_size,)."""
@@ -235,12 +265,12 @@ class Learner:
         self._trainer.parameters[...] -= np.float32(lr) * pushed
 
     def _set_anchor(self) -> None:
-        """What FedProx pulls towards is each layer's global value."""
+        """FedProx pulls towards a layer's global value, and a personal layer towards its own, as the round begins."""
         anchor, offsets = self._trainer.anchor, self._spec.parameter_offsets
         if anchor is not None:
             for layer in range(self._cut, len(self._spec.layers)):
                 part = _part(anchor, offsets, self._cut, layer)
-                part[...] = self.held(layer)[: len(part)]
+                part[...] = self._local(layer)[0] if layer in self._personal else self.held(layer)[: len(part)]
 
     def _local(self, layer: int) -> tuple[Vector, Vector]:
         """A trained layer's parameters and statistics in the trainer, in place."""
@@ -249,11 +279,13 @@ class Learner:
             _part(self._trainer.statistics, self._spec.statistics_offsets, self._cut, layer),
         )
 
-    def _frozen_values(self) -> dict[str, Vector]:
-        """The tensors before the cut, by name."""
+    def _frozen_values(self, round_: int) -> dict[str, Vector]:
+        """The tensors before the cut, by name. Personal layers stay as this device trained them under a lower cut."""
         values: dict[str, Vector] = {}
+        own = self._own.before(round_) if self._personal else {}
         for layer in range(self._cut):
-            values |= layer_tensors(self._spec, layer, self._model_value(layer))
+            mine = own.get(self._spec.layers[layer].name) if layer in self._personal else None
+            values |= layer_tensors(self._spec, layer, self._model_value(layer) if mine is None else mine)
         return values
 
 

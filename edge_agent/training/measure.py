@@ -14,8 +14,10 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import lamina.edge_agent.service.agent  # noqa: F401 - what an idle agent has loaded is not to be counted
 from lamina.broker.wire.chunks import Joiner, pack, split
@@ -26,8 +28,9 @@ from lamina.edge_agent.settings import AgentSettings
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.errors import ConfigError, LaminaError
 from lamina.models.fitting import MemoryPlan
-from lamina.models.samples import LabelledSamples
+from lamina.models.samples import Inputs, LabelledSamples
 from lamina.models.spec import ModelSpec
+from lamina.models.targets import drawn
 from lamina.models.values import flatten, layer_vector
 
 STEPS = 3  # a round; the arena has grown to its full size after one
@@ -139,7 +142,19 @@ def _random_samples(spec: ModelSpec, count: int) -> LabelledSamples:
     shape = (count, *spec.input_shape)
     # Token ids stay below any vocabulary's size.
     x = rng.integers(0, 2, shape) if spec.input_dtype == "int64" else rng.standard_normal(shape, np.float32)
-    return LabelledSamples(x, rng.integers(0, spec.classes, count))
+    return LabelledSamples(_parts(x, spec), drawn(spec.wanted, count, rng))
+
+
+def _parts(x: NDArray[Any], spec: ModelSpec) -> Inputs:
+    """The named inputs that are joined to rows ``x``; ``x`` itself, where the network takes one array."""
+    if not spec.named_inputs:
+        return x
+    starts = np.cumsum([one.size for one in spec.named_inputs])[:-1]
+    parts = zip(spec.named_inputs, np.split(x, starts, axis=1), strict=True)
+    return {
+        one.name: (np.abs(part) if one.dtype == "int64" else part).reshape(-1, *one.shape).astype(one.dtype)
+        for one, part in parts
+    }
 
 
 if __name__ == "__main__":

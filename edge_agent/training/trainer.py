@@ -23,7 +23,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from lamina.edge_agent.training.engine import AUTO, STANDARD, STANDARD_MODE, ExecutionMode, PathOf, StepResult
+from lamina.edge_agent.training.engine import AUTO, STANDARD, ExecutionMode, PathOf, StepResult
 from lamina.models.arrays import Vector
 from lamina.models.engine_facts import LOAD_ERRORS, REORDERING, block_size
 from lamina.models.errors import ConfigError, ModelError
@@ -118,12 +118,12 @@ class Trainer(_Resident):
         self._binding = self._bound(self._vectors, self._spare)
         self._spare_binding = self._bound(self._spare, self._vectors)
 
-    def step(self, x: NDArray[Any], y: NDArray[np.int64], hyperparameters: Mapping[str, float]) -> StepResult:
+    def step(self, x: NDArray[Any], y: NDArray[Any], hyperparameters: Mapping[str, float]) -> StepResult:
         """One step of the optimiser on one batch.
 
         Args:
             x: (B, ...) the activations at the cut, or the samples, C-contiguous; any B.
-            y: (B,) class indices.
+            y: (B, ...) targets, as the task takes them.
             hyperparameters: the graph's, by name; those not named take their default.
 
         Raises:
@@ -183,12 +183,12 @@ class PartsTrainer(_Resident):
         sizes = moving | {"gradients": len(self._gradients)}
         _check(self._accumulating, accumulating, {"x", "y", "share", *self._drawn}, sizes, {"loss", "correct", *moved})
 
-    def gather(self, x: NDArray[Any], y: NDArray[np.int64], share: float) -> StepResult:
+    def gather(self, x: NDArray[Any], y: NDArray[Any], share: float) -> StepResult:
         """Forward and backward on a micro-batch.
 
         Args:
             x: (b, ...) as for `Trainer.step`.
-            y: (b,)
+            y: (b, ...) targets, as the task takes them.
             share: of the batch.
 
         Raises:
@@ -304,11 +304,12 @@ class OnnxRuntime:
         return [STANDARD, *(form for form in others if form in sub_model.forms)]
 
     def trainer(
-        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, mode: ExecutionMode = STANDARD_MODE
+        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, mode: ExecutionMode | None = None
     ) -> Trainer:
-        """A `Trainer` of the layers from ``cut`` onwards."""
+        """A `Trainer` of the layers from ``cut`` onwards, in a mode: the standard one, unless it is given."""
+        mode = mode or ExecutionMode(threads=threads)
         graph = self.suited(manifest.sub_model(cut)).written(mode.form).graph
-        return Trainer(manifest, cut, path(graph), threads=threads, spinning=mode.spinning)
+        return Trainer(manifest, cut, path(graph), threads=mode.threads, spinning=mode.spinning)
 
     def parts_trainer(
         self,
@@ -318,15 +319,16 @@ class OnnxRuntime:
         *,
         threads: int = 1,
         checkpoints: bool = False,
-        mode: ExecutionMode = STANDARD_MODE,
+        mode: ExecutionMode | None = None,
     ) -> PartsTrainer:
-        """A `PartsTrainer` of the layers from ``cut`` onwards."""
+        """A `PartsTrainer` of the layers from ``cut`` onwards; otherwise as `trainer`."""
+        mode = mode or ExecutionMode(threads=threads)
         sub_model = self.suited(manifest.sub_model(cut)).written(mode.form)
         gather = sub_model.recomputing if checkpoints else sub_model.accumulating
         if gather is None or sub_model.updating is None:
             raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
         graphs = path(gather), path(sub_model.updating)
-        return PartsTrainer(manifest, cut, *graphs, threads=threads, spinning=mode.spinning, ordered=checkpoints)
+        return PartsTrainer(manifest, cut, *graphs, threads=mode.threads, spinning=mode.spinning, ordered=checkpoints)
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenForward:
         """A `FrozenForward` of a piece's graph."""
@@ -385,7 +387,7 @@ def _bound(session: ort.InferenceSession, inputs: Arrays, outputs: Arrays) -> or
     return binding
 
 
-def _run(session: ort.InferenceSession, binding: ort.IOBinding, x: NDArray[Any], y: NDArray[np.int64]) -> None:
+def _run(session: ort.InferenceSession, binding: ort.IOBinding, x: NDArray[Any], y: NDArray[Any]) -> None:
     binding.bind_cpu_input("x", x)
     binding.bind_cpu_input("y", y)
     try:

@@ -1,9 +1,9 @@
-"""Finds the fastest form of a training graph on this board: it takes some steps in each, once.
+"""Finds the fastest way to run a training graph on this board, and goes on looking for it while the board trains.
 
-A bundle has its graphs in several forms, which differ in the operators that do the same: see `models.manifest`. Threads
-may wait for work actively or asleep. What is best depends on processor, engine and network, so it is measured, one mode
-after the other, on random samples, with as much memory as training itself takes. The choice is kept in a file of the
-agent's folder, for the same engine, processor, number of threads and graphs.
+A bundle has its graphs in several forms, which differ in the operators that do the same: see `models.manifest`. Fewer
+threads may be faster than many, and threads may wait for work actively or asleep. What is best depends on processor,
+engine and network, so it is measured in turns (`choosing`), on random samples, with as much memory as training itself
+takes. The choice is kept in a file (`choices`). What the agent then sees of its own steps may change it (`comparison`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ import hashlib
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Protocol, TypeVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from lamina.edge_agent.training.choices import FILE, TuningResult, keep_choice, read_choices
+from lamina.edge_agent.training.choosing import Measure, Measured, candidates, choose
+from lamina.edge_agent.training.comparison import Comparison
 from lamina.edge_agent.training.engine import (
     Engine,
     ExecutionMode,
@@ -29,40 +34,18 @@ from lamina.edge_agent.training.engine import (
     Resident,
     SubModelTrainer,
 )
+from lamina.edge_agent.training.switching import Clock, SwitchingInParts, SwitchingTrainer
 from lamina.models.arrays import Vector
-from lamina.models.decoding import from_json
 from lamina.models.manifest import Manifest, SubModel
 from lamina.models.spec import ModelSpec
-from lamina.models.storage.replace import replace_file
+from lamina.models.targets import as_taken, drawn
 
-FILE = "tuning.json"
-STEPS, ENOUGH_S = 5, 2.0  # a mode is measured over so many steps, or fewer once they have taken so long
+STEPS, ENOUGH_S = 5, 1.0  # a mode is measured over so many steps in a turn, or fewer once they have taken so long
 PART = 2  # samples of a micro-batch that is measured
-MUCH_FASTER = 0.97  # of the standard mode's time: below that, another one is taken
 
 log = logging.getLogger("lamina.agent")
 
 _Made = TypeVar("_Made", bound=Resident)
-_Measure = Callable[[ExecutionMode], float]
-
-
-class TuningResult(msgspec.Struct, frozen=True):
-    """What was found.
-
-    Attributes:
-        form: of the graph.
-        spinning: whether threads wait actively.
-        step_ms: of every mode that was measured, by its name.
-    """
-
-    form: str
-    spinning: bool
-    step_ms: dict[str, float]
-
-    @property
-    def mode(self) -> ExecutionMode:
-        """The chosen mode."""
-        return ExecutionMode(self.form, self.spinning)
 
 
 class FormsEngine(Engine, Protocol):
@@ -72,9 +55,15 @@ class FormsEngine(Engine, Protocol):
         """The forms of a sub-model's graphs that it can run here, the standard one first."""
 
     def trainer(
-        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, mode: ExecutionMode = ...
+        self,
+        manifest: Manifest,
+        cut: int,
+        path: PathOf,
+        *,
+        threads: int = 1,
+        mode: ExecutionMode | None = None,
     ) -> SubModelTrainer:
-        """See `Engine.trainer`; the graph is run in this mode."""
+        """See `Engine.trainer`; in a mode, the graph is run as it says."""
 
     def parts_trainer(
         self,
@@ -84,22 +73,43 @@ class FormsEngine(Engine, Protocol):
         *,
         threads: int = 1,
         checkpoints: bool = False,
-        mode: ExecutionMode = ...,
+        mode: ExecutionMode | None = None,
     ) -> InParts:
-        """See `Engine.parts_trainer`; the graphs are run in this mode."""
+        """See `Engine.parts_trainer`; in a mode, the graphs are run as it says."""
+
+
+@dataclass(frozen=True)
+class _TunedGraph:
+    """A training graph on this board.
+
+    Attributes:
+        cut: its first layer.
+        modes: in which it can be run, the plain one first.
+        key: under which the choice is kept.
+    """
+
+    cut: int
+    modes: tuple[ExecutionMode, ...]
+    key: str
 
 
 class Tuned:
-    """An engine that runs each graph in the mode that was fastest; otherwise as the one that it is made of.
+    """An engine that runs each graph in the mode that is fastest; otherwise as the one that it is made of.
 
     Args:
         engine: that has the modes.
         folder: where the choices are kept.
+        comparing: whether steps of training may change the choice.
+        clock: in seconds.
     """
 
-    def __init__(self, engine: FormsEngine, folder: Path) -> None:
+    def __init__(
+        self, engine: FormsEngine, folder: Path, *, comparing: bool = True, clock: Clock = time.perf_counter
+    ) -> None:
         self._engine = engine
         self._file = folder / FILE
+        self._comparing = comparing
+        self._clock = clock
 
     @property
     def name(self) -> str:
@@ -123,13 +133,14 @@ class Tuned:
         x, y = random_batch(manifest.spec, cut, manifest.batch_size)
 
         def make(mode: ExecutionMode) -> SubModelTrainer:
-            return self._engine.trainer(manifest, cut, path, threads=threads, mode=mode)
+            return self._engine.trainer(manifest, cut, path, mode=mode)
 
         def measure(mode: ExecutionMode) -> float:
             trainer = _begun(make(mode))
-            return fastest_ms(lambda: trainer.step(x, y, {}))
+            return step_s(lambda: trainer.step(x, y, {}), self._clock)
 
-        return make(self._chosen(manifest.sub_model(cut), threads, "a step", measure))
+        graph = self._graph(manifest, cut, threads, "a step")
+        return SwitchingTrainer(make, self._compared(graph, measure), partial(self._improved, graph), self._clock)
 
     def parts_trainer(
         self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, checkpoints: bool = False
@@ -140,78 +151,85 @@ class Tuned:
         x, y = random_batch(manifest.spec, cut, PART)
 
         def make(mode: ExecutionMode) -> InParts:
-            return self._engine.parts_trainer(manifest, cut, path, threads=threads, mode=mode)
+            return self._engine.parts_trainer(manifest, cut, path, mode=mode)
 
         def measure(mode: ExecutionMode) -> float:
             trainer = _begun(make(mode))
-            return fastest_ms(lambda: trainer.gather(x, y, 0.5))
+            return step_s(lambda: trainer.gather(x, y, 0.5), self._clock)
 
-        return make(self._chosen(manifest.sub_model(cut), threads, "a micro-batch", measure))
+        graph = self._graph(manifest, cut, threads, "a micro-batch")
+        return SwitchingInParts(make, self._compared(graph, measure), partial(self._improved, graph), self._clock)
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenPiece:
         """See `Engine`."""
         return self._engine.forward(graph, values, threads=threads)
 
-    def _chosen(self, sub_model: SubModel, threads: int, of_what: str, measure: _Measure) -> ExecutionMode:
-        forms = self._engine.forms(sub_model, threads)
-        if len(forms) == 1 and threads == 1:
-            return ExecutionMode(forms[0])
+    def _graph(self, manifest: Manifest, cut: int, threads: int, of_what: str) -> _TunedGraph:
+        sub_model = manifest.sub_model(cut)
+        modes = candidates(self._engine.forms(sub_model, threads), threads)
         key = f"{of_what} of {_digest(sub_model)}, {self.name}, {processor()}, {threads} threads"
-        choices = read_choices(self._file)
-        if key not in choices:
-            began = time.perf_counter()
-            choices[key] = choose(forms, threads, measure)
-            _write_choices(self._file, choices)
-            log.info(
-                "cut %d: of the ways to run it the fastest is %s, found in %.1f s: ms for %s: %s",
-                sub_model.cut,
-                name_of(choices[key].mode),
-                time.perf_counter() - began,
-                of_what,
-                ", ".join(f"{mode} {ms:.1f}" for mode, ms in choices[key].step_ms.items()),
-            )
-        return choices[key].mode
+        return _TunedGraph(cut, tuple(modes), key)
+
+    def _compared(self, graph: _TunedGraph, measure: Measure) -> Comparison[ExecutionMode]:
+        """The graph's modes, beginning with the one that was found before to be the best, or is found now."""
+        if len(graph.modes) == 1:
+            return Comparison(dict.fromkeys(graph.modes, 1.0), graph.modes[0])
+        choice = self._kept(graph) or self._chosen(graph, measure)
+        ways = graph.modes if self._comparing else (choice.mode,)
+        return Comparison(expected_s(ways, choice.seconds), choice.mode)
+
+    def _kept(self, graph: _TunedGraph) -> Measured | None:
+        kept = read_choices(self._file).get(graph.key)
+        return Measured(kept.mode, kept.seconds(graph.modes)) if kept and kept.mode in graph.modes else None
+
+    def _chosen(self, graph: _TunedGraph, measure: Measure) -> Measured:
+        began = self._clock()
+        choice = choose(graph.modes, measure)
+        self._keep(graph, choice.mode, choice.seconds)
+        log.info(
+            "cut %d: the fastest way to run it is %s, found in %.1f s; ms each: %s",
+            graph.cut,
+            choice.mode,
+            self._clock() - began,
+            "; ".join(f"{mode} {1e3 * seconds:.1f}" for mode, seconds in choice.seconds.items()),
+        )
+        return choice
+
+    def _improved(self, graph: _TunedGraph, comparison: Comparison[ExecutionMode]) -> None:
+        """Another mode has turned out to be the best while training."""
+        log.info("cut %d: while training, %s turned out to be the fastest way", graph.cut, comparison.best)
+        self._keep(graph, comparison.best, comparison.expected)
+
+    def _keep(self, graph: _TunedGraph, best: ExecutionMode, seconds: Mapping[ExecutionMode, float]) -> None:
+        step_ms = {str(mode): round(1e3 * each, 3) for mode, each in seconds.items()}
+        keep_choice(self._file, graph.key, TuningResult(best.form, best.threads, best.spinning, step_ms))
 
 
-def choose(forms: list[str], threads: int, measure: _Measure) -> TuningResult:
-    """The fastest form, and whether spinning makes it faster; the standard mode unless another is clearly faster."""
-    taken = {ExecutionMode(form): measure(ExecutionMode(form)) for form in forms}
-    best = min(taken, key=taken.__getitem__)
-    if threads > 1:
-        taken[ExecutionMode(best.form, spinning=True)] = measure(ExecutionMode(best.form, spinning=True))
-        best = min(taken, key=taken.__getitem__)
-    if taken[best] > MUCH_FASTER * taken[ExecutionMode(forms[0])]:
-        best = ExecutionMode(forms[0])
-    return TuningResult(best.form, best.spinning, {name_of(mode): round(ms, 2) for mode, ms in taken.items()})
-
-
-def fastest_ms(step: Callable[[], object]) -> float:
-    """Milliseconds of the fastest of some steps; the first one does not count."""
+def step_s(step: Callable[[], object], clock: Clock) -> float:
+    """Seconds of a step: the median of some; the first one does not count."""
     step()
-    fastest, began = float("inf"), time.perf_counter()
-    for _ in range(STEPS):
-        at = time.perf_counter()
+    taken: list[float] = []
+    while len(taken) < STEPS and sum(taken) < ENOUGH_S:
+        began = clock()
         step()
-        now = time.perf_counter()
-        fastest = min(fastest, now - at)
-        if now - began > ENOUGH_S:
-            break
-    return 1e3 * fastest
+        taken.append(clock() - began)
+    return median(taken)
 
 
-def random_batch(spec: ModelSpec, cut: int, size: int) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-    """What may enter the layers from a cut on: (B, ...), and classes (B,)."""
+def expected_s(modes: Sequence[ExecutionMode], seconds: Mapping[ExecutionMode, float]) -> dict[ExecutionMode, float]:
+    """Each mode's seconds; one that was not measured is expected to be as slow as the slowest."""
+    most = max(seconds.values(), default=1.0)
+    return {mode: seconds.get(mode, most) for mode in modes}
+
+
+def random_batch(spec: ModelSpec, cut: int, size: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """What may enter the layers from a cut on: (B, ...), and targets (B, ...)."""
     rng = np.random.default_rng(0)
     block = spec.blocks[spec.block_at(cut)]
     shape = (size, *block.input_shape)
     # Token ids stay below any vocabulary's size.
     x = rng.integers(0, 2, shape) if block.input_dtype == "int64" else rng.standard_normal(shape, np.float32)
-    return x, rng.integers(0, spec.classes, size)
-
-
-def name_of(mode: ExecutionMode) -> str:
-    """Return the form's name for people."""
-    return f"{mode.form}, spinning" if mode.spinning else mode.form
+    return x, as_taken(spec.wanted, drawn(spec.wanted, size, rng))
 
 
 def processor() -> str:
@@ -224,22 +242,6 @@ def processor() -> str:
     told = {name.strip(): value.strip() for name, value in fields.items()}
     named = [told[name] for name in ("model name", "CPU implementer", "CPU part") if name in told]
     return " ".join(named) or platform.processor() or platform.machine()
-
-
-def read_choices(path: Path) -> dict[str, TuningResult]:
-    """What was found before, by what it was found for; nothing where the file is not there, or damaged."""
-    try:
-        return from_json(path.read_bytes(), dict[str, TuningResult])
-    except (OSError, msgspec.DecodeError):
-        return {}
-
-
-def _write_choices(path: Path, choices: dict[str, TuningResult]) -> None:
-    """The file appears whole or not at all; without it, the next start measures again."""
-    try:
-        replace_file(path, msgspec.json.format(msgspec.json.encode(choices)))
-    except OSError as error:
-        log.warning("can't keep in %s what runs fastest: %s", path, error.strerror)
 
 
 def _digest(sub_model: SubModel) -> str:

@@ -24,6 +24,7 @@ from lamina.emulation.changes import changed, parse_change, with_devices
 from lamina.emulation.experiment import DEMO, BrokerKind, Experiment, PartitionKind, read_experiment
 from lamina.emulation.progress import ProgressDisplay
 from lamina.models.errors import ConfigError
+from lamina.models.readers.settings import source_of
 
 HELP = "train a federation of virtual devices on this machine"
 
@@ -32,7 +33,7 @@ BROKER_VARIABLE = "BROKER"
 # flag, key in the experiment, what argparse needs besides
 _FLAGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("--name", "name", {"help": "of the experiment"}),
-    ("--data", "data", {"help": "digits, an .npz file, or a folder of CIFAR or IDX files"}),
+    ("--data", "data", {"help": "digits, an .npz file, a table, a folder, or {path = ...}"}),
     ("--model", "model", {"help": "a network of the zoo, or path/to/file.py:function"}),
     ("--batch-size", "batch_size", {"type": int, "help": "samples a training step"}),
     ("--rounds", "training.rounds", {"type": int, "help": "rounds to train"}),
@@ -90,6 +91,8 @@ def chosen(options: argparse.Namespace, environment: Mapping[str, str]) -> Exper
     experiment = read_experiment(options.experiment)
     flags = vars(options)
     changes = {key: flags[key] for _, key, _ in _FLAGS if flags[key] is not None}
+    if options.data is not None:
+        changes["data"] = msgspec.to_builtins(source_of(options.data))
     if broker := options.broker or _broker_of(environment):
         changes["broker"] = broker
     if options.devices is not None:

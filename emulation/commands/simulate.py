@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -20,6 +21,7 @@ from lamina.emulation.changes import parse_change
 from lamina.emulation.commands.emulate import ended_by_sigterm
 from lamina.emulation.simulator.studies.study import Scale, Study, read_study, with_methods, with_seeds
 from lamina.models.errors import ConfigError
+from lamina.models.readers.settings import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +133,7 @@ def means_of(options: argparse.Namespace) -> Means:
 def changes_of(options: argparse.Namespace) -> dict[str, object]:
     """What the options change in every setting, by dotted key."""
     changes = dict(parse_change(text) for text in options.set)
-    return {**changes, **({"data": options.data} if options.data else {})}
+    return {**changes, **({"data": msgspec.to_builtins(source_of(options.data))} if options.data else {})}
 
 
 def parse_sweep(text: str) -> tuple[str, list[object]]:

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.session.events import Outcome
-from lamina.edge_agent.session.local_memory import LocalMemory
-from lamina.edge_agent.training.activation_cache import Element
-from lamina.edge_agent.training.engine import Engine
+from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.input_side import Stop
 from lamina.edge_agent.training.learner import Learner
 from lamina.emulation.faults.virtual_time import spend
 from lamina.models.arrays import Vector
-from lamina.models.manifest import FileEntry, Manifest
-from lamina.models.samples import LabelledSamples
 
 _LR, _MOMENTUM = np.float32(0.1), np.float32(0.5)
 
@@ -32,25 +27,10 @@ class ScriptedLearner(Learner):
 
     pace_s: Callable[[], float] = staticmethod(lambda: 0.1)
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        cut: int,
-        path: Callable[[FileEntry], Path],
-        data: LabelledSamples,
-        cache_folder: Path,
-        engine: Engine,
-        *,
-        threads: int = 1,
-        micro_batch: int = 0,
-        checkpoints: bool = False,
-        cache_element: Element = "float32",
-        further: tuple[str, ...] = (),
-    ) -> None:
-        self._spec, self._cut, self._input_side = manifest.spec, cut, None
-        self.memory = LocalMemory()
-        self._global: list[Vector | None] = [None] * len(manifest.spec.layers)
-        sizes = {layer: spec.vector_size for layer, spec in enumerate(manifest.spec.layers) if layer >= cut}
+    def __init__(self, assignment: Assignment) -> None:
+        self._begin(assignment)
+        layers = assignment.manifest.spec.layers
+        sizes = {layer: spec.vector_size for layer, spec in enumerate(layers) if layer >= assignment.cut}
         self._mine = {layer: np.zeros(size, np.float32) for layer, size in sizes.items()}
         self._momentum = {layer: np.zeros(size, np.float32) for layer, size in sizes.items()}
 

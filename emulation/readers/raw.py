@@ -12,15 +12,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Samples and their labels.
+    """Samples and their targets.
 
     Attributes:
         x: samples, batch first; unsigned bytes are pixels, other integers are tokens, floats are ready for use.
-        y: labels, (N,).
+        y: targets, (N, ...); ``None`` where there are none.
     """
 
     x: Array
-    y: Array
+    y: Array | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +32,11 @@ class Raw:
         test: what is held out; ``None`` where the source has one set only, which is then split.
         ids: whose each training sample is, (N,), where the source knows; ``None`` elsewhere.
         classes: how many classes the source says there are; ``None`` where only the labels tell.
+        class_names: what they are called, by label; empty where nothing says.
     """
 
     train: Samples
     test: Samples | None = None
     ids: Array | None = None
     classes: int | None = None
+    class_names: tuple[str, ...] = ()

@@ -16,6 +16,8 @@ from lamina.models.storage.replace import replace_file
 
 _SERVER = "server."  # begins the names of what the server's optimiser remembers of a layer
 
+_PERSONAL = "personal."  # begins the names of devices' personal layers
+
 _LOCAL = "local."  # begins the names of what is remembered for the algorithm
 
 
@@ -61,6 +63,7 @@ def write_checkpoint(path: Path, state: SimulationState, history: RunHistory) ->
     arrays: dict[str, NDArray[np.generic]] = {"base": state.base, "rows": state.rows, "momentum": state.momentum}
     arrays |= {f"{_SERVER}{layer}": memory for layer, memory in state.server.items()}
     arrays |= {f"{_LOCAL}{name}": vector for name, vector in state.local.items()}
+    arrays |= {f"{_PERSONAL}{device}": own for device, own in state.personal.items()}
     head = np.frombuffer(msgspec.json.encode(_Head(state.run_state, history)), np.uint8)
     content = io.BytesIO()
     np.savez(content, head=head, **arrays)  # type: ignore[arg-type]  # its annotation takes the names for a flag
@@ -77,6 +80,7 @@ def read_checkpoint(path: Path) -> tuple[SimulationState, RunHistory] | None:
         return None
     server = {int(name.removeprefix(_SERVER)): array for name, array in arrays.items() if name.startswith(_SERVER)}
     local = {name.removeprefix(_LOCAL): array for name, array in arrays.items() if name.startswith(_LOCAL)}
+    personal = {name.removeprefix(_PERSONAL): array for name, array in arrays.items() if name.startswith(_PERSONAL)}
     return SimulationState(
-        head.run_state, arrays["base"], arrays["rows"], arrays["momentum"], server, local
+        head.run_state, arrays["base"], arrays["rows"], arrays["momentum"], server, local, personal
     ), head.history

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import msgspec
 import numpy as np
 
-from lamina.emulation.datasets import Dataset, split_off
+from lamina.emulation.datasets import Dataset, drawn_off, split_off
 from lamina.emulation.readers.raw import Array
 from lamina.models.arrays import Indices
 from lamina.models.errors import require
@@ -58,10 +58,11 @@ def without_public(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, 
     """What devices divide among themselves, and what everybody has, (P, *input_shape)."""
     if not share:
         return dataset, dataset.x_train[:0]
-    stay, out = split_off(dataset.y_train, share, (seed, PUBLIC))
-    x, y = dataset.x_train, dataset.y_train
+    x, y, labels = dataset.x_train, dataset.y_train, dataset.labels
+    stream = (seed, PUBLIC)
+    stay, out = drawn_off(len(x), share, stream) if labels is None else split_off(labels, share, stream)
     ids = None if dataset.ids is None else dataset.ids[stay]
-    return replace(dataset, x_train=x[stay], y_train=y[stay], ids=ids), x[out]
+    return replace(dataset, x_train=x[stay], y_train=None if y is None else y[stay], ids=ids), x[out]
 
 
 def set_aside(held: Mapping[str, Indices], share: float, seed: int, stream: int) -> DeviceSplits:

@@ -24,6 +24,7 @@ class Outline:
         variants: what each tier trains.
         covered: which elements of a row the narrow variants hold, (row_size,); the others hold all.
         initial: the state to start from.
+        personal: layers that every device trains for itself, ascending.
     """
 
     spec: ModelSpec
@@ -31,3 +32,4 @@ class Outline:
     variants: Mapping[Tier, Variant]
     covered: Mapping[Variant, NDArray[np.bool_]]
     initial: Row
+    personal: tuple[int, ...] = ()

@@ -17,6 +17,7 @@ from lamina.models.capacity import capacity
 from lamina.models.definition import Definition, load_definition
 from lamina.models.errors import ConfigError
 from lamina.models.layout import derive_spec
+from lamina.models.personal import divided, personal_layers, personal_tensors
 from lamina.models.spec import ModelSpec
 
 
@@ -29,10 +30,13 @@ def outlined(setting: Setting) -> Outline:
     """
     definition = load_definition(setting.model, seed=setting.seed)
     layered = derive_spec(definition)
+    personal = personal_tensors(layered, setting.aggregation.personal)
+    layered = divided(layered, personal)
     spec, relaxable = by_kernel(layered) if setting.granularity == "kernel" else (layered, None)
     variants = _variants(setting, definition, spec)
     covered = {variant: _covered(definition, spec, variant) for variant in variants.values() if variant.ratio < 1}
-    return Outline(spec, relaxable, variants, covered, to_row(spec, initial_tensors(definition)))
+    initial = to_row(spec, initial_tensors(definition))
+    return Outline(spec, relaxable, variants, covered, initial, personal_layers(spec, personal))
 
 
 def initial_tensors(definition: Definition) -> dict[str, Row]:

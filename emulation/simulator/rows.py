@@ -35,6 +35,19 @@ def runs(offsets: Sequence[int], layers: Sequence[int]) -> Runs:
     return tuple(found)
 
 
+def chosen(row: Row, where: Runs) -> Row:
+    """A copy of a row's elements there, (n,)."""
+    return np.concatenate([row[start:stop] for start, stop in where]) if where else row[:0].copy()
+
+
+def choose(row: Row, where: Runs, values: Row) -> None:
+    """Write what `chosen` gave into a row."""
+    at = 0
+    for start, stop in where:
+        row[start:stop] = values[at : at + stop - start]
+        at += stop - start
+
+
 def places(spec: ModelSpec) -> Iterator[tuple[TensorSpec, slice]]:
     """Every tensor of the model, and where it stands in a row."""
     start = 0

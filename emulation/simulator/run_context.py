@@ -20,11 +20,12 @@ from lamina.emulation.simulator.backends.run_arrays import RunArrays
 from lamina.emulation.simulator.backends.tasks import TaskSettings, Variant
 from lamina.emulation.simulator.holdout import PER_DEVICE, VALIDATION, set_aside, without_public
 from lamina.emulation.simulator.outline import Outline
-from lamina.emulation.simulator.rows import Row
+from lamina.emulation.simulator.rows import Row, layer_offsets, runs
 from lamina.emulation.simulator.setting import Setting
 from lamina.models.arrays import Indices
 from lamina.models.errors import ConfigError
 from lamina.models.spec import ModelSpec
+from lamina.models.targets import as_taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +44,7 @@ class RunContext:
         own: where the samples of each device stand that judge the model for it; empty without federated evaluation.
         public: samples that everybody has, without labels, (P, *input_shape).
         covered: which elements of a row the narrow variants hold; the others hold all.
+        personal: layers that every device trains for itself, ascending.
     """
 
     setting: Setting
@@ -55,6 +57,7 @@ class RunContext:
     own: Mapping[str, range] = field(default_factory=dict)
     public: Array = field(default_factory=lambda: np.zeros(0, np.float32))
     covered: Mapping[Variant, NDArray[np.bool_]] = field(default_factory=dict)
+    personal: tuple[int, ...] = ()
 
     def on(self, arrays: RunArrays) -> RunContext:
         """The same, with the data where they lie in a run's arrays; what they were read into can be let go."""
@@ -104,7 +107,10 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
     shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
     validation = set_aside(shares, holdout.validation, seed, VALIDATION)
     own = set_aside(validation.trained, holdout.own, seed, PER_DEVICE)
-    x_judge, y_judge = _judging(dataset, validation.aside.values())
+    y_train, y_test = (
+        _taken(x, y, spec) for x, y in ((dataset.x_train, dataset.y_train), (dataset.x_test, dataset.y_test))
+    )
+    x_judge, y_judge = _judging((dataset.x_train, y_train, dataset.x_test, y_test), validation.aside.values())
     common = _task_settings(setting, drawn, {name: own.trained[name] for name in names}, device)
     if setting.local.augment and len(spec.input_shape) != 3:
         raise ConfigError(f"local.augment crops images, and samples have the shape {spec.input_shape}")
@@ -112,9 +118,9 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
         setting,
         common,
         (
-            *(dataset.x_train, dataset.y_train),
+            *(dataset.x_train, y_train),
             np.concatenate([x_judge, *(dataset.x_train[indices] for indices in own.aside.values())]),
-            np.concatenate([y_judge, *(dataset.y_train[indices] for indices in own.aside.values())]),
+            np.concatenate([y_judge, *(y_train[indices] for indices in own.aside.values())]),
         ),
         drawn.initial,
         {name: common.variants.index(variants[tier]) for name, tier in zip(names, setting.fleet.tiers, strict=True)},
@@ -123,6 +129,7 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
         _ranges(own.aside, len(y_judge)),
         public,
         drawn.covered,
+        drawn.personal,
     )
 
 
@@ -140,6 +147,7 @@ def _task_settings(setting: Setting, drawn: Outline, held: dict[str, Indices], d
         variants=tuple(dict.fromkeys((Variant(), *drawn.variants.values()))),
         held=held,
         device=device,
+        personal=runs(layer_offsets(drawn.spec), drawn.personal),
     )
 
 
@@ -166,12 +174,19 @@ def _outlined(setting: Setting) -> Outline:
     return outlined(setting)
 
 
-def _judging(dataset: Dataset, validation: Collection[Indices]) -> tuple[Array, Array]:
+def _taken(x: Array, y: Array | None, spec: ModelSpec) -> Array:
+    """Targets as the task takes them; check_fit has passed."""
+    target = spec.wanted
+    return as_taken(target, x if target.is_input or y is None else y)
+
+
+def _judging(data: tuple[Array, Array, Array, Array], validation: Collection[Indices]) -> tuple[Array, Array]:
     """The samples that judge the model for all: the test set, or the validation samples of all devices together."""
+    x_train, y_train, x_test, y_test = data
     if not validation:
-        return dataset.x_test, dataset.y_test
+        return x_test, y_test
     chosen = np.concatenate(list(validation))
-    return dataset.x_train[chosen], dataset.y_train[chosen]
+    return x_train[chosen], y_train[chosen]
 
 
 def _ranges(parts: Mapping[str, Indices], start: int) -> dict[str, range]:

@@ -15,6 +15,7 @@ from lamina.coordinator.settings import Aggregation, Cohorts, Evaluation, Local,
 from lamina.emulation.experiment import Partition, Tier
 from lamina.emulation.simulator.holdout import Holdout
 from lamina.models.errors import ConfigError, require
+from lamina.models.readers.settings import Source
 
 _LR = 0.1  # where the setting has none
 TIERS: tuple[Tier, ...] = ("strong", "moderate", "weak")
@@ -94,7 +95,7 @@ class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One run.
 
     Attributes:
-        data: a built-in data set, or a path (see `lamina.emulation.datasets`).
+        data: a built-in data set, a path, or a table (see `lamina.emulation.datasets`).
         model: a network of the zoo, or ``path/to/file.py:function``.
         batch_size: samples a training step.
         seed: of everything that is drawn: initial values, partition, cohorts, sample orders.
@@ -106,7 +107,7 @@ class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
         holdout: shares of the data that nobody trains on, and what for (see `lamina.emulation.simulator.holdout`).
     """
 
-    data: str = "digits"
+    data: Source = "digits"
     model: str = "digits_cnn"
     batch_size: int = 32
     seed: int = 0
@@ -138,6 +139,10 @@ class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
             not self.algorithm.sgd_only or (self.reduction == "cut" and self.local.momentum_of == "device"),
             f"aggregation.algorithm = {self.aggregation.algorithm!r} needs reduction = 'cut' and "
             "local.momentum_of = 'device'",
+        )
+        require(
+            self.reduction == "cut" or not self.aggregation.personal,
+            "reduction = 'width' averages element by element: leave aggregation.personal out",
         )
         if self.exchange == "logits":
             self._check_exchange()

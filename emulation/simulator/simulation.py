@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from lamina.coordinator.algorithms import fedavg
 from lamina.coordinator.folds.cohort_pass import WORTH_LOADING
 from lamina.coordinator.folds.passes import worth_compiling
 from lamina.coordinator.records import run_state
@@ -28,7 +27,7 @@ from lamina.emulation.simulator.averaging import Averaged, Averaging
 from lamina.emulation.simulator.backends import Backend
 from lamina.emulation.simulator.backends.tasks import EvaluationTask, TaskResult, TrainingTask
 from lamina.emulation.simulator.corrections import Corrections
-from lamina.emulation.simulator.rows import Row, Rows, Runs, layer_offsets, runs, to_tensors
+from lamina.emulation.simulator.rows import Row, Rows, Runs, choose, chosen, layer_offsets, runs, to_tensors
 from lamina.emulation.simulator.run_context import RunContext
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulated_wire import SimulatedWire
@@ -61,6 +60,7 @@ class SimulationState:
         momentum: theirs, (slots, row_size).
         server: what the server's optimiser remembers, by layer; empty without one.
         local: what devices and the coordinator remember for the algorithm, by name; empty where it asks for nothing.
+        personal: the personal layers of every device that has trained, by its name.
     """
 
     run_state: SimulatedRunState
@@ -69,18 +69,19 @@ class SimulationState:
     momentum: Rows
     server: dict[int, Row] = field(default_factory=dict)
     local: dict[str, Row] = field(default_factory=dict)
+    personal: dict[str, Row] = field(default_factory=dict)
 
 
-def simulated_beginning(layers: int, local_steps: int) -> SimulatedRunState:
+def simulated_beginning(layers: int, local_steps: int, personal: tuple[int, ...] = ()) -> SimulatedRunState:
     """The run state before the first round."""
-    return SimulatedRunState(**msgspec.structs.asdict(run_state.beginning(layers, local_steps)))
+    return SimulatedRunState(**msgspec.structs.asdict(run_state.beginning(layers, local_steps, personal)))
 
 
 def beginning(context: RunContext) -> SimulationState:
     """The state before the first round."""
     size = len(context.initial)
     return SimulationState(
-        simulated_beginning(len(context.spec.layers), context.setting.training.local_steps),
+        simulated_beginning(len(context.spec.layers), context.setting.training.local_steps, context.personal),
         context.initial.copy(),
         np.zeros((context.slots, size), np.float32),
         np.zeros((context.slots, size), np.float32),
@@ -128,6 +129,7 @@ class Simulation:
         self._arrays.base[:] = state.base
         self.run_state = state.run_state
         self._server = state.server
+        self._own = dict(state.personal)
         self._corrections = Corrections(context, state.local, state.run_state.versions)
         self._averaging = Averaging(context, self._corrections, wire)
 
@@ -152,7 +154,13 @@ class Simulation:
         for start, stop in self._taken() if run_state.cohort else ():
             rows[: len(run_state.cohort), start:stop] = arrays.base[start:stop]
         return SimulationState(
-            run_state, arrays.base.copy(), rows, arrays.momentum.copy(), dict(self._server), self._corrections.vectors()
+            run_state,
+            arrays.base.copy(),
+            rows,
+            arrays.momentum.copy(),
+            dict(self._server),
+            self._corrections.vectors(),
+            dict(self._own),
         )
 
     def advance(self) -> tuple[RoundRecord, CycleRecord | None]:
@@ -164,8 +172,10 @@ class Simulation:
         slots = {device: slot for slot, device in enumerate(cohort)}
         if self._wire:
             self._wire.begin(before.round, cohort, np.split(self.values, self._offsets[1:-1]))
+        self._give_own(slots)
         tasks = self._training_tasks(slots)
         outcomes = self._backend.carry_out(tasks)
+        self._keep_own(slots)
         for task in tasks:
             self._corrections.stepped(task.device, task.steps, task.lr)
         averaged = self._average(due, slots)
@@ -202,9 +212,24 @@ class Simulation:
     def _taken(self) -> Runs:
         """What devices take of the global state before they train: at a cycle's start all, then what was averaged."""
         run_state, steps = self.run_state, self.context.setting.training.local_steps
-        if not run_state.cohort:
-            return ((0, self._offsets[-1]),)
-        return runs(self._offsets, fedavg.due(run_state.intervals, steps, run_state.round * steps))
+        if run_state.cohort:
+            return runs(self._offsets, run_state.due(run_state.round, steps))
+        layers = range(len(self.context.spec.layers))
+        return runs(self._offsets, [layer for layer in layers if layer not in run_state.personal])
+
+    def _give_own(self, slots: dict[str, int]) -> None:
+        """Personal layers begin as their device left them, and at first from the initial values."""
+        where, arrays = self.context.common.personal, self._arrays
+        for device, slot in slots.items() if where else ():
+            known = self._own.get(device)
+            choose(arrays.rows[slot], where, chosen(arrays.base, where) if known is None else known)
+
+    def _keep_own(self, slots: dict[str, int]) -> None:
+        """What devices made of their personal layers; one that diverged keeps what it had."""
+        where = self.context.common.personal
+        for device, slot in slots.items() if where else ():
+            if np.isfinite(self._arrays.rows[slot]).all():
+                self._own[device] = chosen(self._arrays.rows[slot], where)
 
     def _training_tasks(self, slots: dict[str, int]) -> list[TrainingTask]:
         setting, round_ = self.context.setting, self.run_state.round
@@ -288,9 +313,14 @@ class Simulation:
         return sum(outcome.right for outcome in self._backend.carry_out(tasks)) / samples
 
     def own_accuracies(self) -> dict[str, float]:
-        """Return the averaged model's accuracy by device, on the samples that the device kept: federated evaluation."""
+        """Return the averaged model's accuracy by device, on the samples that the device kept: federated evaluation.
+
+        Each device's personal layers are its own.
+        """
         own = self.context.own
-        outcomes = self._backend.carry_out([EvaluationTask(part.start, part.stop) for part in own.values()])
+        outcomes = self._backend.carry_out(
+            [EvaluationTask(part.start, part.stop, self._own.get(device)) for device, part in own.items()]
+        )
         return {device: outcome.right / outcome.samples for device, outcome in zip(own, outcomes, strict=True)}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lamina.emulation.readers.raw import Array
-from lamina.emulation.simulator.rows import Row, Rows, Runs
+from lamina.emulation.simulator.rows import Row, Rows, Runs, choose, chosen
 
 _MEMORY_FILES = Path("/dev/shm")
 _ROOM = 1.5  # of what is needed: others use the memory's file system, too
@@ -58,6 +58,14 @@ class RunArrays:
             self.rows[slot, start:stop] = self.base[start:stop]
         row: Row = self.rows[slot]
         return row
+
+    def anchor(self, slot: int, personal: Runs) -> Row:
+        """What FedProx pulls a device towards, to be read: the global state, with the device's own personal layers."""
+        if not personal:
+            return self.base
+        anchor = self.base.copy()
+        choose(anchor, personal, chosen(self.rows[slot], personal))
+        return anchor
 
 
 @dataclass(frozen=True)

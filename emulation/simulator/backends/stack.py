@@ -73,7 +73,8 @@ class Stack:
         momentum = torch.from_numpy(arrays.momentum[slots, start:]).to(common.device)
         momentum[[index for index, task in enumerate(tasks) if task.forgets]] = 0.0
         frozen, trained = rows[:, :start], rows[:, start:]
-        base = torch.from_numpy(arrays.base).to(common.device)[start:].expand_as(trained)
+        anchors = np.stack([arrays.anchor(slot, common.personal) for slot in slots]) if common.personal else arrays.base
+        base = torch.from_numpy(anchors).to(common.device)[..., start:].expand_as(trained)
         decay = torch.from_numpy(marks(common.spec, KERNELS)[start:]).to(common.device) * common.weight_decay
         kept = torch.from_numpy(marks(common.spec, TRAINED)[start:]).to(common.device)
         shifts = [task.shift[start:] for task in tasks if task.shift is not None]

@@ -28,7 +28,7 @@ from lamina.emulation.simulator.backends.tasks import (
     Variant,
 )
 from lamina.emulation.simulator.research.width import narrowed, positions
-from lamina.emulation.simulator.rows import KERNELS, TRAINED, marks
+from lamina.emulation.simulator.rows import KERNELS, TRAINED, choose, marks
 from lamina.emulation.simulator.samples import Augmentation, batches
 from lamina.models.definition import load_definition
 from lamina.models.spec import ModelSpec
@@ -104,7 +104,11 @@ class TaskRunner:
         state = arrays.entering(task.slot, task.takes)
         network.row.copy_(torch.from_numpy(state[loaded.place]))
         momentum = self._momentum(task, loaded)
-        base = self.moved(arrays.base[loaded.place])[start:] if common.mu else network.row[start:]
+        base = (
+            self.moved(arrays.anchor(task.slot, common.personal)[loaded.place])[start:]
+            if common.mu
+            else network.row[start:]
+        )
         order = batches(common.seed, task.device, task.round, common.held[task.device], task.steps, common.batch_size)
         augment = Augmentation(common.seed, task.device, task.round, order.size).apply if common.augment else None
         shift = None if task.shift is None else self.moved(task.shift[loaded.place])[start:]
@@ -152,7 +156,10 @@ class TaskRunner:
 
     def _judge(self, task: EvaluationTask) -> TaskResult:
         arrays, network = self.arrays, self.loaded(0).network
-        network.row.copy_(torch.from_numpy(arrays.base))
+        state = arrays.base if task.own is None else arrays.base.copy()
+        if task.own is not None:
+            choose(state, self.common.personal, task.own)
+        network.row.copy_(torch.from_numpy(state))
         samples = slice(task.start, task.stop)
         right, loss = network.judge(self.moved(arrays.x_test[samples]), self.moved(arrays.y_test[samples]))
         return TaskResult(loss, right, task.stop - task.start)

@@ -41,6 +41,7 @@ class TaskSettings:
         variants: all that there are in the run.
         held: indices of the samples that each device holds, by its name.
         device: torch's name of where to compute.
+        personal: elements of a row that are a device's own.
     """
 
     model: str
@@ -54,6 +55,7 @@ class TaskSettings:
     variants: tuple[Variant, ...]
     held: dict[str, Indices]
     device: str = "cpu"
+    personal: Runs = ()
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,12 @@ class EvaluationTask:
     Attributes:
         start: first sample.
         stop: after the last one.
+        own: personal elements, (n,), in place of the global state's; ``None``: those of the global state.
     """
 
     start: int
     stop: int
+    own: Row | None = field(default=None, compare=False)
 
 
 RunTask = TrainingTask | EvaluationTask

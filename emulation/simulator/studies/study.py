@@ -226,6 +226,8 @@ def _placed(tree: Tree, here: Path) -> Tree:
     data, model = placed.get("data"), placed.get("model")
     if isinstance(data, str) and data not in BUILT_IN:
         placed["data"] = str(here / data)
+    if isinstance(data, dict) and "path" in data:
+        placed["data"] = {**data, "path": str(here / str(data["path"]))}
     if isinstance(model, str) and ":" in model:
         placed["model"] = str(here / model)
     return placed

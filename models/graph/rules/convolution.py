@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lamina.models.graph.registry import rule
 from lamina.models.graph.rules.blocked import blocked_convolution, blocked_input_gradient, fits_blocks
-from lamina.models.graph.rules.geometry import Geometry, geometry_of, turned
+from lamina.models.graph.rules.geometry import Geometry, geometry_of, times, turned
 from lamina.models.graph.rules.kernel_gradient import kernel_gradient
 from lamina.models.graph.values import Call, Value
 from lamina.models.graph.writer import GraphWriter
@@ -79,9 +79,8 @@ def convolution_backward(
         return dx, kernel_gradient(g, x, dy, geometry) if mask[1] else None, dbias
     geometry = geometry_of(x.shape, weight.shape, dy.shape, stride, padding, dilation, groups)
     unscaled, *factors = g.recall(dy) or (dy,)
-    by_output = [g.Reshape(factor, [-1, *[1] * (len(weight.shape) - 1)]) for factor in factors]
-    dx = _input_gradient(g, unscaled, _product(g, weight, *by_output), geometry) if mask[0] else None
-    dkernel = _product(g, kernel_gradient(g, unscaled, x, geometry), *by_output) if mask[1] else None
+    dx = _input_gradient(g, unscaled, weight, factors, geometry) if mask[0] else None
+    dkernel = times(g, kernel_gradient(g, unscaled, x, geometry), factors, len(weight.shape)) if mask[1] else None
     return dx, dkernel, dbias
 
 
@@ -99,16 +98,11 @@ def _widely_padded(g: GraphWriter, x: str, weight: str, bias: str | None, geomet
     return g.Add(bare, g.Reshape(bias, [-1, *[1] * len(zeros)]))
 
 
-def _product(g: GraphWriter, x: str, *factors: str) -> str:
-    for factor in factors:
-        x = g.Mul(x, factor)
-    return x
-
-
-def _input_gradient(g: GraphWriter, dy: str, weight: str, geometry: Geometry) -> str:
-    """Gradient of x: dy, convolved backwards."""
+def _input_gradient(g: GraphWriter, dy: str, weight: str, factors: Sequence[str], geometry: Geometry) -> str:
+    """Gradient of x: dy, convolved backwards with the weight times the factors."""
     if geometry.is_reversible and fits_blocks(g, geometry.backwards):
-        return blocked_input_gradient(g, dy, weight, geometry)
+        return blocked_input_gradient(g, dy, weight, factors, geometry)
+    scaled = times(g, weight, factors, len(geometry.kernel_shape))
     if geometry.is_plain and not g.serial:
-        return g.Conv(dy, turned(g, weight, geometry), **geometry.backwards.attributes)
-    return g.ConvTranspose(dy, weight, output_padding=geometry.rest, **geometry.attributes)
+        return g.Conv(dy, turned(g, scaled, geometry), **geometry.backwards.attributes)
+    return g.ConvTranspose(dy, scaled, output_padding=geometry.rest, **geometry.attributes)

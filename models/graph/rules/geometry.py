@@ -132,3 +132,10 @@ def turned(g: GraphWriter, weight: str, geometry: Geometry) -> str:
         return ahead
     beyond = [-extent - 1 for extent in geometry.kernel]
     return g.Slice(ahead, [-1] * rank, beyond, list(range(2, 2 + rank)), [-1] * rank)
+
+
+def times(g: GraphWriter, kernel: str, factors: Sequence[str], rank: int) -> str:
+    """The kernel (O, ...) of that rank times factors (O,)."""
+    for factor in factors:
+        kernel = g.Mul(kernel, g.Reshape(factor, [-1, *[1] * (rank - 1)]))
+    return kernel

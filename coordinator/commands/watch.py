@@ -1,0 +1,57 @@
+"""``lamina watch federation.toml``: the dashboard in the terminal, until training ends or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import shutil
+import sys
+from pathlib import Path
+
+from lamina.coordinator.commands.federation_file import load_federation
+from lamina.coordinator.commands.looking import add_arguments, overview_by, show, wall_clock
+from lamina.coordinator.dashboard import client
+from lamina.coordinator.dashboard.client import NobodyRuns
+from lamina.coordinator.dashboard.overview import Overview
+from lamina.coordinator.dashboard.source import rounds_after
+from lamina.coordinator.dashboard.text import device_lines, layer_lines, sparkline, summary_lines
+
+HELP = "watch a federation in the terminal"
+
+_CLEAR = "\x1b[H\x1b[J"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw it anew whenever it changes; without a terminal, or with --json, print each change below the last one."""
+    settings = load_federation(options.config)
+    try:
+        asyncio.run(_watch(options, Path(settings.folder)))
+    except NobodyRuns:
+        overview = overview_by(settings)
+        show(options, overview, _screen(overview, Path(settings.folder)))
+    return 0
+
+
+async def _watch(options: argparse.Namespace, folder: Path) -> None:
+    async for overview in client.overviews(folder):
+        if options.json:
+            show(options, overview, [])
+            continue
+        if sys.stdout.isatty():
+            print(_CLEAR, end="")
+        show(options, overview, [*_screen(overview, folder), ""])
+
+
+def _screen(overview: Overview, folder: Path) -> list[str]:
+    width = shutil.get_terminal_size().columns
+    lines = summary_lines(overview, wall_clock())
+    accuracies = [record["accuracy"] for record in rounds_after(folder, 0) if record["accuracy"] is not None]
+    if len(accuracies) > 1:
+        lines.append(f"  accuracy {sparkline(accuracies[-(width - 12) :])}")
+    lines += ["", *layer_lines(overview), "", *device_lines(overview, wall_clock())]
+    return [line[:width] for line in lines]

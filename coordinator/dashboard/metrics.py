@@ -1,0 +1,76 @@
+"""The federation's figures as Prometheus reads them. https://prometheus.io/docs/instrumenting/exposition_formats/"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from lamina.coordinator.dashboard.overview import DeviceView, LayerView, Overview
+
+_WHOLE: tuple[tuple[str, str, Callable[[Overview], float | None]], ...] = (
+    ("lamina_round", "Rounds done.", lambda o: o.round),
+    ("lamina_rounds", "Rounds to do.", lambda o: o.rounds),
+    ("lamina_accuracy", "Accuracy of the averaged model when it was last evaluated.", lambda o: o.accuracy),
+    ("lamina_c_ratio", "Parameters communicated, relative to FedAvg.", lambda o: o.c_ratio),
+    ("lamina_waiting_since", "Since when the coordinator waits for the same.", lambda o: o.waiting_since),
+    ("lamina_training_seconds", "Seconds since the first round began.", lambda o: o.wall_s),
+)
+_BYTES: tuple[tuple[str, str, Callable[[Overview], int]], ...] = (
+    ("lamina_uplink_bytes", "Payload bytes of updates received.", lambda o: o.uplink_bytes),
+    ("lamina_downlink_bytes", "Payload bytes of layer values that devices received.", lambda o: o.downlink_bytes),
+    ("lamina_fedavg_uplink_bytes", "What FedAvg would have sent up.", lambda o: o.fedavg_uplink_bytes),
+)
+_LAYER: tuple[tuple[str, str, Callable[[LayerView], float | None]], ...] = (
+    ("lamina_layer_interval_steps", "Local steps between two aggregations of a layer.", lambda v: v.interval),
+    ("lamina_layer_discrepancy", "Last discrepancy of a layer.", lambda v: v.discrepancy),
+    ("lamina_layer_aggregations", "Times a layer was averaged.", lambda v: v.aggregations),
+    ("lamina_layer_uplink_bytes", "Payload bytes of a layer's updates since the start.", lambda v: v.uplink_bytes),
+)
+_DEVICE: tuple[tuple[str, str, Callable[[DeviceView], float | None]], ...] = (
+    ("lamina_device_online", "Whether a device is there and takes part.", lambda v: v.state == "online"),
+    ("lamina_device_rounds", "Rounds of which a device delivered everything.", lambda v: v.rounds_done),
+    ("lamina_device_owes", "Whether the open round waits for a device.", lambda v: v.owes),
+    ("lamina_device_step_seconds", "Mean time of a device's training step.", lambda v: v.step_s),
+    ("lamina_device_peak_mebibytes", "Peak memory above a device's idle agent.", lambda v: v.peak_mib),
+    ("lamina_device_seen_at", "When a device was last heard of.", lambda v: v.seen_at),
+    ("lamina_device_uplink_bytes", "Payload bytes of a device's updates since the start.", lambda v: v.uplink_bytes),
+    ("lamina_device_refused_updates", "Updates that no honest device sends.", lambda v: v.refused),
+)
+
+
+class _Figures:
+    def __init__(self, overview: Overview) -> None:
+        self._overview = overview
+
+    def collect(self) -> Iterator[Metric]:
+        overview, name = self._overview, self._overview.federation
+        for metric, text, whole in _WHOLE:
+            if (value := whole(overview)) is not None:
+                gauge = GaugeMetricFamily(metric, text, labels=["federation"])
+                gauge.add_metric([name], value)
+                yield gauge
+        for metric, text, size in _BYTES:
+            counter = CounterMetricFamily(metric, text, labels=["federation"])
+            counter.add_metric([name], size(overview))
+            yield counter
+        for metric, text, of_layer in _LAYER:
+            gauge = GaugeMetricFamily(metric, text, labels=["federation", "layer"])
+            for layer in overview.layers:
+                if (value := of_layer(layer)) is not None:
+                    gauge.add_metric([name, layer.name], value)
+            yield gauge
+        for metric, text, of_device in _DEVICE:
+            gauge = GaugeMetricFamily(metric, text, labels=["federation", "device"])
+            for device in overview.devices:
+                if (value := of_device(device)) is not None:
+                    gauge.add_metric([name, device.id], value)
+            yield gauge
+
+
+def exposition(overview: Overview) -> bytes:
+    """The figures in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(overview))
+    return generate_latest(registry)

@@ -1,0 +1,217 @@
+"""How a federation stands, as one value: what the dashboard shows and the commands print. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import msgspec
+
+from lamina.broker.wire.messages import DeviceProfile, Report
+from lamina.coordinator.records.records import DeviceRecord
+from lamina.coordinator.records.run_state import RunState
+from lamina.models.spec import ModelSpec
+
+State = Literal["waiting", "training", "paused", "finished", "stopped"]
+
+
+class LayerView(msgspec.Struct, frozen=True):
+    """One layer.
+
+    Attributes:
+        name: its name.
+        parameters: elements that are averaged, statistics included.
+        interval: local steps between two aggregations (tau_l).
+        aggregations: how often it was averaged.
+        discrepancy: last d_l.
+        uplink_bytes: payload bytes of its updates since the coordinator started; ``None`` where nobody counted.
+    """
+
+    name: str
+    parameters: int
+    interval: int
+    aggregations: int
+    discrepancy: float
+    uplink_bytes: int | None
+
+
+class DeviceView(msgspec.Struct, frozen=True):
+    """One device, as the coordinator knows it.
+
+    Attributes:
+        id: its name.
+        state: ``online``, ``away`` or ``refused``.
+        reason: why it is refused, or why it trains from its cut.
+        cut: first layer that it trains; ``None`` when refused.
+        layer: that layer's name.
+        tier: strong, moderate or weak; empty when refused.
+        budget_mib: its declared memory for training.
+        cores: of its processor.
+        architecture: of its processor.
+        engine: name and version.
+        examples: its samples.
+        rounds_done: rounds of which it delivered everything.
+        owes: whether the open round still waits for it.
+        seen_at: when it was last heard of, in seconds since 1970.
+        step_s: mean time of a training step.
+        peak_mib: measured peak memory above its idle agent.
+        loss: its last training loss.
+        accuracy: its last training accuracy.
+        uplink_bytes: payload bytes of its updates since the coordinator started.
+        downlink_bytes: payload bytes of layer values that it received, as it reported.
+        refused: updates of it that no honest device sends.
+    """
+
+    id: str
+    state: Literal["online", "away", "refused"]
+    reason: str
+    cut: int | None
+    layer: str
+    tier: str
+    budget_mib: float
+    rounds_done: int
+    refused: int
+    step_s: float | None
+    peak_mib: float | None
+    cores: int | None = None
+    architecture: str = ""
+    engine: str = ""
+    examples: int | None = None
+    owes: bool = False
+    seen_at: float | None = None
+    loss: float | None = None
+    accuracy: float | None = None
+    uplink_bytes: int | None = None
+    downlink_bytes: int | None = None
+
+
+class Overview(msgspec.Struct, frozen=True):
+    """A federation at one instant.
+
+    Attributes:
+        federation: its name.
+        live: whether a coordinator runs; else it is what the folder tells.
+        state: what goes on.
+        waiting: for what or whom the coordinator waits now; empty where it does not.
+        waiting_since: since when, in seconds since 1970.
+        round: rounds done.
+        rounds: rounds to do.
+        phi: rounds of a cycle.
+        local_steps: tau'.
+        accuracy: of the averaged model when it was last evaluated.
+        best_round: rounds done when it was best.
+        best_accuracy: its accuracy then.
+        c_ratio: parameters communicated, relative to FedAvg.
+        uplink_bytes: payload bytes of updates received.
+        downlink_bytes: payload bytes of layer values that devices received.
+        fedavg_uplink_bytes: what FedAvg, float32, would have sent up for the same steps.
+        wall_s: seconds since the first round began.
+        left_s: an estimate of the seconds to the end; ``None`` before the first round and after the last one.
+        layers: from input to output.
+        devices: ascending by name.
+        aside: devices that the operator put aside.
+    """
+
+    federation: str
+    live: bool
+    state: State
+    waiting: str
+    waiting_since: float | None
+    round: int
+    rounds: int
+    phi: int
+    local_steps: int
+    accuracy: float | None
+    best_round: int | None
+    best_accuracy: float | None
+    c_ratio: float
+    uplink_bytes: int
+    downlink_bytes: int
+    fedavg_uplink_bytes: int
+    wall_s: float
+    left_s: float | None
+    layers: tuple[LayerView, ...]
+    devices: tuple[DeviceView, ...]
+    aside: tuple[str, ...] = ()
+
+
+def layer_views(
+    spec: ModelSpec, state: RunState, uplink_bytes: Mapping[int, int] | None = None
+) -> tuple[LayerView, ...]:
+    """The layers of a run.
+
+    Args:
+        spec: of its model.
+        state: how far it is.
+        uplink_bytes: payload bytes by layer index; ``None`` where nobody counted.
+    """
+    return tuple(
+        LayerView(
+            layer.name,
+            layer.vector_size,
+            state.intervals[index],
+            state.versions[index],
+            state.discrepancy[index],
+            None if uplink_bytes is None else uplink_bytes.get(index, 0),
+        )
+        for index, layer in enumerate(spec.layers)
+    )
+
+
+def device_views(
+    spec: ModelSpec,
+    records: Iterable[DeviceRecord],
+    online: Mapping[str, bool],
+    profiles: Mapping[str, DeviceProfile],
+    reports: Mapping[str, Report],
+    *,
+    owing: Sequence[str] = (),
+    seen_at: Mapping[str, float] | None = None,
+    uplink_bytes: Mapping[str, int] | None = None,
+) -> tuple[DeviceView, ...]:
+    """The devices of a run, of which some have only been heard of in an earlier run of the program.
+
+    Args:
+        spec: of the model.
+        records: every device that ever registered.
+        online: whether each one is there; nobody is where it is left out.
+        profiles: of those that registered since the program started.
+        reports: the last of each.
+        owing: who the open round waits for.
+        seen_at: when each was last heard of, in seconds since 1970.
+        uplink_bytes: payload bytes by device.
+    """
+    views = []
+    for record in records:
+        profile, report = profiles.get(record.id), reports.get(record.id)
+        views.append(
+            DeviceView(
+                id=record.id,
+                state="refused" if not record.accepted else "online" if online.get(record.id) else "away",
+                reason=record.reason,
+                cut=record.cut if record.accepted else None,
+                layer=spec.layers[record.cut].name if record.accepted else "",
+                tier=record.tier,
+                budget_mib=record.budget_mib,
+                rounds_done=record.rounds_done,
+                refused=record.refused,
+                step_s=record.step_s,
+                peak_mib=record.peak_mib,
+                cores=profile.cores if profile else None,
+                architecture=profile.architecture if profile else "",
+                engine=profile.engine if profile else "",
+                examples=profile.num_examples if profile else None,
+                owes=record.id in owing,
+                seen_at=(seen_at or {}).get(record.id),
+                loss=report.loss if report else None,
+                accuracy=report.accuracy if report else None,
+                uplink_bytes=None if uplink_bytes is None else uplink_bytes.get(record.id, 0),
+                downlink_bytes=report.downlink_bytes if report else None,
+            )
+        )
+    return tuple(views)
+
+
+def left_s(round_: int, rounds: int, wall_s: float) -> float | None:
+    """The seconds to the end, if the rounds to come take as long as those that are done."""
+    return None if not 0 < round_ < rounds else wall_s / round_ * (rounds - round_)

@@ -1,0 +1,1 @@
+"""What ``lamina-agent`` does besides taking part: one module a subcommand."""

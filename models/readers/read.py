@@ -1,0 +1,26 @@
+"""What a reader returns: inputs, targets, and the names of the classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lamina.models.readers.rows import Array, Rows
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Samples as their source has them.
+
+    Attributes:
+        x: inputs, (N, ...).
+        y: targets: labels (N,) int64, numbers (N, ...) float32, or ``None`` where the source has none.
+        classes: names of the classes, by label; empty where labels are numbers.
+        numbered: whether the operator said in which order the classes are numbered.
+        series: which series each sample is of, (N,), where the source tells them apart.
+    """
+
+    x: Array | Rows
+    y: Array | Rows | None
+    classes: tuple[str, ...] = ()
+    numbered: bool = False
+    series: Array | None = None

@@ -1,0 +1,80 @@
+"""Cuts the rows of a table into samples: a row each, or windows of a time series with what follows them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamina.models.arrays import Indices
+from lamina.models.errors import DataError
+from lamina.models.readers.read import Read
+from lamina.models.readers.rows import Array, Rows, Windows
+from lamina.models.readers.settings import DataSettings
+
+
+class Gathered(NamedTuple):
+    """The columns of a table, as arrays.
+
+    Attributes:
+        inputs: (T, C) float32.
+        targets: (T, K) float32; or labels, (T,) or (T, K) int64; ``None`` without a target.
+        groups: which series each row belongs to, (T,); ``None`` where all are of one.
+        classes: names of the classes, if the target is one.
+    """
+
+    inputs: Array
+    targets: Array | None
+    groups: NDArray[np.int32] | None
+    classes: tuple[str, ...] = ()
+
+
+def cut(source: str, gathered: Gathered, settings: DataSettings) -> Read:
+    """The samples of a table's rows.
+
+    Windows stay views of the series: they take no memory of their own.
+
+    Raises:
+        DataError: no series is as long as a window and its horizon.
+    """
+    named = bool(settings.classes)
+    if not settings.window:
+        return Read(gathered.inputs, gathered.targets, gathered.classes, named, gathered.groups)
+    inputs, targets, groups = _by_group(gathered)
+    starts = starts_of(_lengths(groups, len(inputs)), settings.window + settings.horizon, settings.stride or 1)
+    if not len(starts):
+        longest = max(_lengths(groups, len(inputs)))
+        horizon = f" and a horizon of {settings.horizon}" if settings.horizon else ""
+        raise DataError(
+            f"{source}: its longest series has {longest} rows, too few for a window of {settings.window}{horizon}"
+        )
+    x = Windows(inputs, starts, settings.window)
+    y: Array | Rows | None = targets
+    if targets is not None and settings.horizon:
+        y = Windows(targets, starts + settings.window, settings.horizon)
+    elif targets is not None:
+        y = targets[starts + settings.window - 1]
+    return Read(x, y, gathered.classes, named, None if groups is None else groups[starts])
+
+
+def starts_of(lengths: list[int], span: int, stride: int) -> Indices:
+    """First rows of all windows, (N,), each with ``span`` rows inside one of the series that lie one after another."""
+    starts, begin = [np.zeros(0, np.int64)], 0
+    for length in lengths:
+        starts.append(np.arange(begin, begin + length - span + 1, stride, dtype=np.int64))
+        begin += length
+    return np.concatenate(starts)
+
+
+def _by_group(gathered: Gathered) -> tuple[Array, Array | None, NDArray[np.int32] | None]:
+    """The rows of each series together, in their order; they are copied only where they are not."""
+    inputs, targets, groups, _ = gathered
+    if groups is None or (np.diff(groups) >= 0).all():  # groups are numbered as they come
+        return inputs, targets, groups
+    order = np.argsort(groups, kind="stable")
+    return inputs[order], None if targets is None else targets[order], groups[order]
+
+
+def _lengths(groups: NDArray[np.int32] | None, rows: int) -> list[int]:
+    return [rows] if groups is None else [int(count) for count in np.bincount(groups)]
