@@ -237,7 +237,7 @@ class Coordinator:
                 await broadcast.forget(topics.round)  # the end of an earlier training is not the end of this one
         await broadcast.say(topics.coordinator_status, self._status())
         for name, device in list(federation.devices.items()):  # more may come meanwhile
-            await broadcast.say(topics.device(name, "task"), device.task)
+            await broadcast.say(topics.device(name, "task"), self._dated(device.task))
         await broadcast.files()
 
     async def _say_plan(self, plan: RoundPlan) -> None:
@@ -317,7 +317,11 @@ class Coordinator:
         verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
         log.info("%s %s: %s", profile.device, verdict, task.reason)
         known = profile.device in self._federation.devices  # the others may be without number: nothing is kept of them
-        await broadcast.say(self._topics.device(profile.device, "task"), task, retain=known)
+        await broadcast.say(self._topics.device(profile.device, "task"), self._dated(task), retain=known)
+
+    def _dated(self, task: Task) -> Task:
+        """The task, with the round at which it is said."""
+        return msgspec.structs.replace(task, round=self._federation.snapshot.round) if task.accepted else task
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)
