@@ -149,7 +149,7 @@ class LabelledSamples:
         y = np.asarray(self.y[:])
         if (nameless := y >= len(place)).any():
             raise self._error(f"label {int(y[nameless][0])} has no name: there are {len(place)}, from 0 on")
-        return replace(self, y=np.where(y < 0, y, place[y]), class_names=spec.names, numbered=True)
+        return replace(self, y=np.where(y < 0, y, place[np.maximum(y, 0)]), class_names=spec.names, numbered=True)
 
     def check(self, spec: ModelSpec) -> None:
         """See that a network can learn from these samples.
