@@ -36,6 +36,7 @@ def test_a_backbone_is_run_once_and_adapters_stand_in_layers_of_their_own() -> N
     assert all(layer.name == "head" or layer.size < 2000 for layer in lora.layers)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / name
