@@ -22,6 +22,7 @@ from lamina.edge_agent.training.trainer import INSTALLED
 from lamina.models.definition import Definition
 from lamina.models.graph import TrainingGraph
 from lamina.models.graph import training_graph as training_graph_for
+from lamina.models.segments import joined, spread
 from lamina.models.spec import ModelSpec, TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -95,16 +96,17 @@ def graph_steps(
     anchor = {"anchor": state.parameters} if graph.anchored else {}
     running = session(graph.model)
     names = [output.name for output in running.get_outputs()]
+    shapes = {place.name: place.shape for place in running.get_inputs()}
     given = graph.hyperparameters | HYPERPARAMETERS | hyperparameters
     for x, y in batches:
         feeds = {"x": x, "y": y, "parameters": state.parameters, **resident, **anchor}
         feeds |= {name: np.array(given[name], np.float32) for name in graph.hyperparameters}
         if state.statistics.size:
             feeds["statistics"] = state.statistics
-        after = dict(zip(names, running.run(None, feeds), strict=True))
-        resident = {name: after[f"{name}_next"] for name in resident}
+        after = dict(zip(names, running.run(None, spread(feeds, shapes)), strict=True))
+        resident = {name: joined(after, name) for name in resident}
         statistics = after.get("statistics_next", state.statistics)
-        state = State(after["parameters_next"], statistics, float(after["loss"]), int(after["correct"]))
+        state = State(joined(after, "parameters"), statistics, float(after["loss"]), int(after["correct"]))
     return state
 
 

@@ -19,6 +19,7 @@ from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph import TrainingGraph, inference_graph, training_graph
 from lamina.models.layout import derive_spec
+from lamina.models.segments import joined, spread
 from lamina.models.spec import ModelSpec, TensorSpec
 
 Array = NDArray[Any]
@@ -133,9 +134,9 @@ def _graph_step(graph: TrainingGraph, spec: ModelSpec, start: Mapping[str, Array
     if moving:
         feeds["statistics"] = _flat(start, moving)
     names = [output.name for output in session.get_outputs()]
-    wanted = {value.name for value in session.get_inputs()}
-    after = dict(zip(names, session.run(None, {k: v for k, v in feeds.items() if k in wanted}), strict=True))
-    gradients = before.astype(np.float64) - after["parameters_next"]
+    wanted = {value.name: value.shape for value in session.get_inputs()}
+    after = dict(zip(names, session.run(None, spread(feeds, wanted)), strict=True))
+    gradients = before.astype(np.float64) - joined(after, "parameters")
     statistics = _split(after["statistics_next"], moving) if moving else {}
     return _Step(float(after["loss"]), _split(gradients, trained), statistics)
 
