@@ -57,4 +57,7 @@ class Evaluator:
         options.add_external_initializers(
             list(tensors), [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in tensors.values()]
         )
+        if self._bundle.manifest.constants is not None:  # frozen tensors, in a file beside the graph
+            folder = str(self._bundle.folder.resolve())
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])
