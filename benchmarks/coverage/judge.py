@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lamina.edge_agent.admission.graphs import check_content
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph import TrainingGraph, inference_graph, training_graph
@@ -60,6 +61,10 @@ def judged(definition: Definition, x: Array, y: Array) -> Verdict:
     except Exception as error:
         return Verdict("crashed", f"while its graphs are written: {_told(error)}")
     start = _tensors(definition.module)
+    try:
+        check_content("step", graph.model.SerializeToString(), batch=len(x), budget_mib=None)
+    except ModelError as error:
+        return Verdict("crashed", f"a board would not load it: {error}")
     try:
         step, logits = _graph_step(graph, spec, start, x, y), _graph_logits(inference, start, x)
     except Exception as error:
@@ -204,7 +209,8 @@ def _input(x: Array, dtype: torch.dtype) -> Tensor:
 
 
 def _array(tensor: Tensor) -> Array:
-    return tensor.detach().numpy().astype(np.float64)
+    known = tensor.new_zeros(tensor.shape) if tensor._is_zerotensor() else tensor  # zeros that torch has not written
+    return known.detach().numpy().astype(np.float64)
 
 
 def _told(error: Exception) -> str:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lamina.models.bundle import Bundle
+from lamina.models.export import with_constants
 from lamina.models.metrics import Sums, added, finished
 from lamina.models.samples import LabelledSamples
 from lamina.models.values import layer_tensors
@@ -32,7 +33,7 @@ class Evaluator:
         samples = samples.numbered_for(bundle.manifest.spec)
         samples.check(bundle.manifest.spec)
         self._bundle, self._samples, self._batch_size = bundle, samples, batch_size
-        self._graph = bundle.path(bundle.manifest.inference).read_bytes()  # the file may be gone when it is needed
+        self._graph = with_constants(bundle).SerializeToString()  # the files may be gone when they are needed
         metrics = bundle.manifest.metrics
         self._metrics = _session(bundle.path(metrics.graph).read_bytes(), _options()) if metrics else None
 
@@ -81,6 +82,9 @@ class Evaluator:
         options.add_external_initializers(
             list(tensors), [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in tensors.values()]
         )
+        if self._bundle.manifest.constants is not None:  # frozen tensors, in a file beside the graph
+            folder = str(self._bundle.folder.resolve())
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         return _session(self._graph, options)
 
 

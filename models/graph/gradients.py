@@ -9,9 +9,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx
 
-from lamina.models.errors import ModelError
+from lamina.models.errors import ModelError, first_line
 from lamina.models.graph.flattening import flatten, without_values
 from lamina.models.graph.objectives import targets_without_values
+from lamina.models.graph.places import last_line
 from lamina.models.graph.sections import CutPoint, run_to_end, starts
 from lamina.models.graph.tracing import TracedForward, example
 from lamina.models.graph.translation import translate
@@ -132,7 +133,7 @@ def flat_step(forward: TracedForward, start: CutPoint, objective: Objective, par
         moved = {tensor.name: tensors[tensor.name].clone() for tensor in part.moving}
         results = run_to_end(forward, start, tensors | leaves | moved, x)
         value = _loss(forward, objective, forward.arranged(results), y)
-        gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        gradients = _gradients(forward, value, list(leaves.values()))
         correct = _correct(objective, forward.arranged([result.detach() for result in results]), y)
         return [value.detach(), correct, *gradients, *moved.values()]
 
@@ -160,6 +161,24 @@ def _correct(objective: Objective, outputs: Outputs, y: Tensor) -> Tensor:
     if objective.correct is None:
         return torch.zeros((), dtype=torch.int64)
     return objective.correct(outputs, y)
+
+
+def _gradients(forward: TracedForward, value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    """What autograd makes of the loss.
+
+    Raises:
+        ModelError: torch can't trace the gradient of an operator.
+    """
+    try:
+        return torch.autograd.grad(value, leaves, materialize_grads=True)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever torch raises of its own operators
+        where = last_line(fx.traceback.get_current_meta().get("stack_trace"))
+        raise ModelError(
+            f"model {forward.name}: the gradient of an operator{where} can't be traced: {first_line(error)}; "
+            f"write it in other operators"
+        ) from error
 
 
 def _shaped(g: GraphWriter, piece: str, shape: Sequence[int]) -> str:
