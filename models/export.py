@@ -10,17 +10,19 @@ from onnx.external_data_helper import load_external_data_for_tensor
 from lamina.models.bundle import Bundle
 from lamina.models.constants import is_given
 from lamina.models.errors import BundleError
+from lamina.models.model_card import ModelFacts, Port, card, metadata, movements
 from lamina.models.storage.replace import replace_file
 from lamina.models.values import Tensors, flatten, unflatten
 
 
-def export_model(bundle: Bundle, tensors: Tensors, path: Path) -> None:
+def export_model(bundle: Bundle, tensors: Tensors, path: Path, facts: ModelFacts | None = None) -> None:
     """Write the bundle's inference graph with the values ``tensors`` inside: ``x`` (N, ...) to ``logits`` (N, classes).
 
     Args:
         bundle: of the model.
         tensors: every tensor of the model by name, statistics included.
         path: of the ``.onnx`` file; an existing one is replaced.
+        facts: of the federation; with them the file says how it is used, and beside it there is a model card ``.md``.
 
     Raises:
         ModelError: a tensor is missing, or has another shape.
@@ -37,7 +39,27 @@ def export_model(bundle: Bundle, tensors: Tensors, path: Path) -> None:
                 load_external_data_for_tensor(initializer, str(bundle.folder))
                 initializer.data_location = onnx.TensorProto.DEFAULT
                 del initializer.external_data[:]
+    if facts is not None:
+        _describe(model, bundle, tensors, path, facts)
     replace_file(path, model.SerializeToString(deterministic=True))
+
+
+def _describe(model: onnx.ModelProto, bundle: Bundle, tensors: Tensors, path: Path, facts: ModelFacts) -> None:
+    manifest = bundle.manifest
+    given = {initializer.name for initializer in model.graph.initializer}
+    inputs = [_port(value) for value in model.graph.input if value.name not in given]
+    outputs = [_port(value) for value in model.graph.output]
+    model.producer_name = "lamina"
+    onnx.helper.set_model_props(model, metadata(manifest, facts, inputs, outputs))
+    moved = movements(manifest.spec, bundle.initial_values(), tensors)
+    text = card(manifest, facts, inputs, outputs, moved, path.name)
+    replace_file(path.with_suffix(".md"), text.encode())
+
+
+def _port(value: onnx.ValueInfoProto) -> Port:
+    tensor = value.type.tensor_type
+    extents = [extent.dim_value or extent.dim_param or "?" for extent in tensor.shape.dim]
+    return Port(value.name, tuple(extents), str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
 
 
 def _embedded(initializer: onnx.TensorProto, given: Tensors, graph: str) -> onnx.TensorProto:

@@ -1,5 +1,7 @@
 """An exported model is one file that stock onnxruntime loads, with the trained values inside."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,8 @@ from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.draft import drafted
 from lamina.models.errors import BundleError, ModelError
 from lamina.models.export import export_model
+from lamina.models.model_card import ModelFacts, movements
+from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 from tests.tiny_model import VALUES, inference_graph, manifest_in, write_bundle
 
 
@@ -83,3 +87,34 @@ def with_inference(graph: onnx.ModelProto, folder: Path) -> Bundle:
         entry = draft.add(graph.SerializeToString(), ".onnx")
         draft.close(msgspec.structs.replace(manifest_in(draft), inference=entry))
     return read_bundle(folder / "other")
+
+
+def test_the_file_says_how_it_is_used_and_has_a_card(bundle: Bundle, tmp_path: Path) -> None:
+    spec = msgspec.structs.replace(bundle.manifest.spec, class_names=("cat", "dog | fox", "hen"))
+    named = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, spec=spec))
+    facts = ModelFacts("farm", 12, "ab" * 32, {"accuracy": 0.875}, (4, 8), (6, 3))
+    moved = {**VALUES, "second.bias": VALUES["second.bias"] * 2}
+    export_model(named, moved, tmp_path / "model.onnx", facts)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["lamina.classes"]) == ["cat", "dog | fox", "hen"]
+    assert json.loads(told["lamina.figures"]) == {"accuracy": 0.875}
+    assert [port["name"] for port in json.loads(told["lamina.inputs"])] == ["x"]
+    assert (told["lamina.federation"], told["lamina.round"], told["lamina.task"]) == ("farm", "12", spec.wanted.task)
+    assert "divided by 255" in told["lamina.scaling"]
+    card = (tmp_path / "model.md").read_text()
+    assert "`farm`, 12 rounds. Evaluation: accuracy 0.875" in card
+    assert "| 1 | dog \\| fox |" in card
+    assert "| `first` | 6 | 4 | 6 | 0 |" in card
+    assert logits(tmp_path / "model.onnx", np.ones((1, 2), np.float32)).shape == (1, 3)
+
+
+def test_how_far_a_layer_moved_is_relative_to_its_beginning() -> None:
+    began = {"second.weight": np.full((2, 3), 2, np.float32), "second.bias": np.zeros(3, np.float32)}
+    ended = {"second.weight": np.full((2, 3), 3, np.float32), "second.bias": np.zeros(3, np.float32)}
+    layer = LayerSpec(
+        "second", (TensorSpec("second.weight", (2, 3), "kernel"), TensorSpec("second.bias", (3,), "bias"))
+    )
+    spec = ModelSpec("one", (layer,), (BlockSpec("second", 0, 1, (2,)),), (0,), 3)
+    assert movements(spec, began, ended) == [0.5]  # sqrt(6 * 1) / sqrt(6 * 4)
+    assert np.isnan(movements(spec, {name: 0 * value for name, value in began.items()}, ended)[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.records.commits import Saved
 from lamina.coordinator.records.evaluations import Evaluations
-from lamina.coordinator.records.exporting import export
+from lamina.coordinator.records.exporting import export, facts_of
 from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.kept_model import as_trained, kept_spec
 from lamina.models.bundle import read_bundle
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write ``model``, ``best`` or ``round-N``, as safetensors and ONNX."""
+    """Write ``model``, ``best`` or ``round-N``, as safetensors and ONNX, with a model card."""
     settings = load_federation(options.config)
     bundle, journal = as_trained(read_bundle(Path(settings.bundle)), settings), Journal(Path(settings.folder))
     spec = kept_spec(bundle, settings)
@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
         saved, name = _last(journal, spec), "model"
     if saved.snapshot.manifest != bundle.digest:
         raise ConfigError(f"the state in {settings.folder} is of another bundle than {settings.bundle}")
-    paths = export(bundle, saved.values, options.out or Path(settings.folder), name)
+    facts = facts_of(saved.snapshot, settings.federation, "accuracy", accuracies)
+    paths = export(bundle, saved.values, options.out or Path(settings.folder), name, facts)
     accuracy = accuracies.get(saved.snapshot.round)
     judged = "not evaluated" if accuracy is None else f"accuracy {accuracy:.4f}"
     print(f"after round {saved.snapshot.round}, {judged}: {' and '.join(map(str, paths))}")

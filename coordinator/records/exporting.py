@@ -1,17 +1,21 @@
-"""A model leaves the federation as two files: ``.safetensors``, and ``.onnx``, which any ONNX runtime loads."""
+"""A model leaves the federation as ``.safetensors``, as ``.onnx``, which any ONNX runtime loads, and with a card."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lamina.coordinator.records.snapshot import Snapshot
 from lamina.models.arrays import Vector
 from lamina.models.bundle import Bundle
 from lamina.models.export import export_model
+from lamina.models.model_card import ModelFacts
 from lamina.models.values import layer_tensors, write_values
 
 
-def export(bundle: Bundle, values: Sequence[Vector], folder: Path, name: str) -> tuple[Path, Path]:
+def export(
+    bundle: Bundle, values: Sequence[Vector], folder: Path, name: str, facts: ModelFacts | None = None
+) -> tuple[Path, Path]:
     """Write a model's files, each at once or not at all.
 
     Args:
@@ -19,9 +23,10 @@ def export(bundle: Bundle, values: Sequence[Vector], folder: Path, name: str) ->
         values: every layer's, (vector_size,).
         folder: for the files; it is made if need be.
         name: of the files, without the suffix.
+        facts: of the federation; without them there is no model card.
 
     Returns:
-        the files' paths.
+        the paths of the values and of the graph.
     """
     spec = bundle.manifest.spec
     tensors = {  # without an algorithm's vectors
@@ -31,5 +36,25 @@ def export(bundle: Bundle, values: Sequence[Vector], folder: Path, name: str) ->
     }
     paths = folder / f"{name}.safetensors", folder / f"{name}.onnx"
     write_values(paths[0], bundle.state(tensors))
-    export_model(bundle, tensors, paths[1])
+    export_model(bundle, tensors, paths[1], facts)
     return paths
+
+
+def facts_of(snapshot: Snapshot, federation: str, metric: str, scores: Mapping[int, float]) -> ModelFacts:
+    """What a model card says of a federation.
+
+    Args:
+        snapshot: of the model's round.
+        federation: its name.
+        metric: by which models are judged.
+        scores: evaluations so far, by rounds done.
+    """
+    score = scores.get(snapshot.round)
+    return ModelFacts(
+        federation,
+        snapshot.round,
+        snapshot.manifest,
+        {} if score is None else {metric: score},
+        snapshot.intervals,
+        snapshot.versions,
+    )

@@ -17,7 +17,7 @@ import numpy as np
 
 from lamina.coordinator.records.evaluate import Evaluator
 from lamina.coordinator.records.evaluations import Evaluations
-from lamina.coordinator.records.exporting import export
+from lamina.coordinator.records.exporting import export, facts_of
 from lamina.coordinator.records.history import Evaluated, Past, RoundDone
 from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.recorder import Recorder
@@ -198,7 +198,10 @@ class RoundLog:
 
     def _export(self) -> None:
         """The averaged model as ``model``, and the best one by evaluation as ``best``."""
-        export(self._bundle, self._federation.values, self._folder, "model")
+        last = self.evaluations.last
+        name, scores = self._settings.federation, dict(filter(None, (last, self.evaluations.best)))
+        facts = facts_of(self._federation.snapshot, name, "accuracy", scores)
+        export(self._bundle, self._federation.values, self._folder, "model", facts)
         best = self.evaluations.best
         if best is None or not self._settings.evaluation.keep_best:
             return
@@ -207,7 +210,8 @@ class RoundLog:
         except ConfigError as error:
             log.warning("the best model, of round %d, is not exported: %s", best[0], error)
         else:
-            export(self._bundle, saved.values, self._folder, "best")
+            facts = facts_of(saved.snapshot, name, "accuracy", scores)
+            export(self._bundle, saved.values, self._folder, "best", facts)
 
 
 def _evaluator(settings: FederationSettings, bundle: Bundle) -> Evaluator | None:
