@@ -65,9 +65,11 @@ def _findings(config: Path) -> Iterator[Finding]:
 
 def _engine() -> Finding:
     try:
-        import onnxruntime  # it takes a second, and is not there on every machine
+        from lamina.edge_agent.training.trainer import (
+            OnnxRuntime,
+        )  # it takes a second, and is not there on every machine
 
-        return Finding("engine", "good", f"onnxruntime {onnxruntime.__version__}")
+        return Finding("engine", "good", OnnxRuntime().name)
     except ImportError as error:
         return Finding("engine", "bad", f"onnxruntime can't be imported: {error}", "pip install 'lamina-fl[edge]'")
 
