@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from lamina.models.errors import ConfigError, DataError
 from lamina.models.samples import LabelledSamples
 from lamina.models.sources import CLASS_NAMES
 from lamina.models.spec import ModelSpec
+from lamina.models.storage.replace import replace_file
 
 _PARTITION_STREAM = 1  # of the random numbers that an experiment's seed stands for; the data's split is another
 _WAIT_S = 120.0  # for all devices to start, where the experiment does not say
@@ -82,7 +84,6 @@ def _labels(dataset: Dataset, kind: str) -> Array:
 
 def write_samples(folder: Path, dataset: Dataset, names: Sequence[str], parts: Sequence[Indices]) -> None:
     """Put ``{name}.npz`` for every device into ``folder``, and ``test.npz`` next to it: ``x`` and ``y`` each."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, part in zip(names, parts, strict=True):
         y = None if dataset.y_train is None else dataset.y_train[part]
         _write(folder / f"{name}.npz", dataset.x_train[part], y, dataset.class_names)
@@ -93,7 +94,9 @@ def _write(path: Path, x: Array, y: Array | None, class_names: Sequence[str]) ->
     arrays = {"x": x} if y is None else {"x": x, "y": y}
     if class_names:
         arrays[CLASS_NAMES] = np.array(class_names)
-    np.savez(path, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]  # no array is called allow_pickle
+    replace_file(path, content.getbuffer())
 
 
 def test_file(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Writes a bundle beside its folder, and moves it there when it is whole.
 
-A reader sees the old bundle or the new one, never half of one; and no folder is replaced that holds anything but a
-bundle.
+A reader sees the old bundle or the new one, never half of one, also after a power cut; and no folder is replaced that
+holds anything but a bundle.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Literal
 from lamina.models.bundle import MANIFEST_NAME, digest_of, encode_manifest
 from lamina.models.errors import BundleError
 from lamina.models.manifest import FileEntry, Manifest
+from lamina.models.storage.disk import DISK
 
 _CONTENT_NAME = re.compile(r"[0-9a-f]{64}\.(onnx|safetensors)")
 
@@ -61,7 +62,11 @@ def drafted(folder: Path) -> Iterator[Draft]:
         if not (beside / MANIFEST_NAME).is_file():
             raise BundleError(f"bundle {folder}: its draft has no manifest")
         _check_replaceable(folder)
+        for file in beside.iterdir():
+            DISK.sync(file)
+        DISK.sync_folder(beside)
         _move(beside, folder)
+        DISK.sync_folder(folder.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

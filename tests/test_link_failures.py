@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from lamina.broker.link.mqtt import PUBLISH_WINDOW, PUBLISH_WINDOW_BYTES, mqtt_d
 from lamina.broker.link.seam import Dial, Will
 from lamina.models.errors import ConfigError, LinkError
 from tests.link_traffic import PATIENCE_S, publish_for_ever, real_broker, take
-from tests.scripted_broker import ScriptedBroker, scripted
+from tests.scripted_broker import CONNECT, ScriptedBroker, scripted
 
 pytestmark = pytest.mark.usefixtures("nothing_is_logged")
 
@@ -132,6 +133,28 @@ async def test_broker_that_closes_before_it_answers_is_noticed_at_once() -> None
         with pytest.raises(LinkError, match="closed the connection without an answer"):
             async with mqtt_dial(address, connect_s=60)("a", None):
                 pass
+
+
+async def test_connection_that_drops_behind_the_brokers_answer_counts_as_dropped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """aiomqtt forgets such a drop, and a link that only listens would listen for ever."""
+
+    class Fickle(ScriptedBroker):
+        def answer(self, kind: int, body: bytes) -> bytes:
+            answer = super().answer(kind, body)
+            if kind == CONNECT and self.writer is not None:
+                self.writer.write(answer)
+                self.writer.close()
+            return answer
+
+    async with scripted(Fickle()) as broker:
+        for _ in range(5):  # both may come in one turn of the loop, or in two
+            with pytest.raises(LinkError):
+                async with mqtt_dial(broker.address)("a", None) as link:
+                    await anext(link.deliveries())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_broker_that_falls_silent_is_given_up_after_the_keepalive() -> None:

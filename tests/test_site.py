@@ -49,6 +49,31 @@ def as_update(value: LayerValue) -> PartialUpdate:
     return PartialUpdate("site", value.layer, value.epoch, value.round, value.version, partial)
 
 
+def test_after_a_start_within_a_round_each_update_goes_out_by_itself() -> None:
+    """A killed aggregator doesn't know whose sums it has sent, and one sum with a device twice is refused whole."""
+    subject = Site()
+    subject.use(SPEC, (0, 1, 2))
+    for device in ("ann", "bob"):
+        subject.meet(device, 1)
+        subject.task(device, Task(epoch=7, accepted=True, reason="", cut=0))
+    subject.begin(PLAN, now=100.0, kept=True)
+    subject.begin(PLAN, now=100.0)  # the coordinator says it again
+    whole = central()
+    whole.receive(update("ann"))  # by the sum that was sent before
+    for device in ("ann", "bob"):
+        subject.receive(update(device))
+    values = subject.ready(now=101.0)
+    assert told(values) == [(2, ("ann",)), (2, ("bob",))]
+    with pytest.raises(RejectedUpdate, match="twice"):
+        whole.receive_partial(as_update(values[0]))
+    whole.receive_partial(as_update(values[1]))
+    following = msgspec.structs.replace(PLAN, round=4)
+    subject.begin(following, now=102.0)
+    for device in ("ann", "bob"):
+        subject.receive(update(device, round=4))
+    assert told(subject.ready(now=103.0)) == [(2, ("ann", "bob"))]
+
+
 def test_a_sum_goes_out_once_when_all_devices_of_the_site_have_delivered() -> None:
     subject = site("ann", "bob")
     subject.receive(update("ann"))

@@ -245,7 +245,7 @@ class _Client(aiomqtt.Client):
         self.untrusted: ssl.SSLCertVerificationError | None = None  # why the broker's certificate did not verify
         setattr(self._client, "_create_socket_connection", partial(tunnel_or_direct, address, connect_s))  # noqa: B010
         self._is_5 = protocol == aiomqtt.ProtocolVersion.V5
-        self._dropped = "the connection dropped"
+        self.dropped = "the connection dropped"
         self._client.manual_ack_set(True)
         self._client.connect_timeout = connect_s
         self._incoming = Incoming(self._client)
@@ -260,7 +260,7 @@ class _Client(aiomqtt.Client):
     async def publish_acknowledged(self, topic: str, payload: bytes, retain: bool, timeout_s: float) -> ReasonCode:
         """Publish at QoS 1; returns the PUBACK's reason."""
         if self._disconnected.done():
-            raise aiomqtt.MqttError(self._dropped)
+            raise aiomqtt.MqttError(self.dropped)
         sent = self._client.publish(topic, payload, qos=1, retain=retain)
         if sent.rc != MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(sent.rc)
@@ -283,7 +283,7 @@ class _Client(aiomqtt.Client):
         try:
             return await anext(self.messages)
         except aiomqtt.MqttError:
-            raise aiomqtt.MqttError(self._dropped) from None
+            raise aiomqtt.MqttError(self.dropped) from None
 
     def acknowledge(self, mid: int) -> None:
         """Send a PUBACK."""
@@ -381,7 +381,7 @@ class _Client(aiomqtt.Client):
 
     def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
         if flags.is_disconnect_packet_from_server:  # only MQTT 5 brokers say why
-            self._dropped = f"the connection dropped: {reason_code}"
+            self.dropped = f"the connection dropped: {reason_code}"
             self.taken_over = reason_code.value == _TAKEN_OVER
         if not self._connected.done():
             self._connected.set_exception(aiomqtt.MqttError(_NO_ANSWER))
@@ -394,7 +394,7 @@ class _Client(aiomqtt.Client):
 
     def _fail_publishes(self, disconnected: asyncio.Future[None]) -> None:
         for acknowledgement in self._acknowledgements.values():
-            _fail(acknowledgement, self._dropped)
+            _fail(acknowledgement, self.dropped)
 
     async def _wait_for(self, fut: Awaitable[_T], timeout: float | None) -> _T:
         limit_s = self.timeout if timeout is None else timeout
@@ -405,7 +405,7 @@ class _Client(aiomqtt.Client):
             await asyncio.wait(both, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if awaited.done():
                 return awaited.result()
-            raise aiomqtt.MqttError(self._dropped if dropped.done() else f"no answer within {limit_s:g} s")
+            raise aiomqtt.MqttError(self.dropped if dropped.done() else f"no answer within {limit_s:g} s")
         finally:
             if awaited is not dropped:
                 awaited.cancel()
@@ -454,11 +454,17 @@ async def _connect(options: _Options, client_id: str, will: Will | None) -> _Cli
 
 
 async def _enter(client: _Client) -> _Client:
+    disconnected = client._disconnected
     try:
-        return await client.__aenter__()
+        await client.__aenter__()
+        if disconnected.done():  # already: aiomqtt forgets it as it connects, and the link would seem to live
+            raise aiomqtt.MqttError(client.dropped)
     except BaseException:
         await client.abandon()
+        if disconnected.done() and not disconnected.cancelled():
+            disconnected.exception()  # or asyncio reports that nobody looked at it
         raise
+    return client
 
 
 def _client(options: _Options, client_id: str, will: Will | None, protocol: str) -> _Client:

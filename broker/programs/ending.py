@@ -33,7 +33,12 @@ def run_until_signalled(main: Coroutine[Any, Any, _T], *, patience_s: float | No
         patience_s: seconds after a signal in which it must have ended: then the process is ended, whatever its threads
             are doing; ``None`` waits for it.
     """
-    return asyncio.run(_until_signalled(main, patience_s))
+    forced: list[threading.Timer] = []
+    try:
+        return asyncio.run(_until_signalled(main, patience_s, forced))
+    finally:  # the loop has waited for its threads by now
+        for timer in forced:
+            timer.cancel()
 
 
 def end_by_force_after(wait_s: float, status: int) -> threading.Timer:
@@ -50,10 +55,11 @@ def end_by_force_after(wait_s: float, status: int) -> threading.Timer:
     return timer
 
 
-async def _until_signalled(main: Coroutine[Any, Any, _T], patience_s: float | None) -> _T | signal.Signals:
+async def _until_signalled(
+    main: Coroutine[Any, Any, _T], patience_s: float | None, forced: list[threading.Timer]
+) -> _T | signal.Signals:
     running = asyncio.ensure_future(main)
     caught: list[signal.Signals] = []
-    forced: list[threading.Timer] = []
     loop = asyncio.get_running_loop()
 
     def end(number: signal.Signals) -> None:
@@ -73,9 +79,6 @@ async def _until_signalled(main: Coroutine[Any, Any, _T], patience_s: float | No
         if caught:
             return caught[0]
         raise
-    finally:
-        for timer in forced:
-            timer.cancel()
 
 
 def refuse_windows(platform: str = sys.platform) -> None:

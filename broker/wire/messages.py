@@ -261,6 +261,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         aside: whether a refused device stays, since the operator may take it back; left out: it ends.
         personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
         run: the epoch in which this run began, where a rollback has given it another since: personal layers are kept.
+        round: at which the coordinator is as it says this; a plan of another round that the broker kept is an old one.
     """
 
     epoch: Epoch
@@ -272,6 +273,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     aside: bool | msgspec.UnsetType = msgspec.UNSET
     personal: Numbers | msgspec.UnsetType = msgspec.UNSET
     run: Epoch | msgspec.UnsetType = msgspec.UNSET
+    round: Count | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):

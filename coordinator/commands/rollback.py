@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 
 from lamina.coordinator.commands.federation_file import load_federation
+from lamina.coordinator.records.exporting import set_results_aside
 from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.kept_model import as_trained, kept_spec
 from lamina.coordinator.records.recorder import Recorder
@@ -29,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
     with held(folder, "lamina rollback"):
         journal = Journal(folder, settings.state.generations)
         journal.roll_back(options.round, kept_spec(bundle, settings), epoch=secrets.randbits(53))
+        set_results_aside(folder)
         Recorder(folder, journal.history.rounds(journal.history.past()))
     print(f"`lamina run {options.config}` goes on after round {options.round}; what came later is set aside")
     return 0

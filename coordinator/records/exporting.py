@@ -10,7 +10,23 @@ from lamina.models.arrays import Vector
 from lamina.models.bundle import Bundle
 from lamina.models.export import export_model
 from lamina.models.model_card import ModelFacts
+from lamina.models.storage.disk import DISK
 from lamina.models.values import layer_tensors, write_values
+
+_RESULTS = (
+    "summary.json",
+    *(f"{name}{suffix}" for name in ("model", "best") for suffix in (".safetensors", ".onnx", ".md")),
+)
+_ASIDE = ".aside"
+
+
+def set_results_aside(folder: Path) -> None:
+    """Give what a run wrote at its end other names: it has gone back since, and they would pass for its result."""
+    found = [folder / name for name in _RESULTS if (folder / name).exists()]
+    for path in found:
+        DISK.rename(path, path.with_name(path.name + _ASIDE))
+    if found:
+        DISK.sync_folder(folder)
 
 
 def export(

@@ -49,7 +49,7 @@ class Site:
     def __init__(self, most_devices: int = MOST_DEVICES) -> None:
         self.round: Round | None = None
         self._plan: RoundPlan | None = None  # that of the round, as the coordinator said it
-        self._most_devices = most_devices
+        self._most_devices, self._most_now = most_devices, most_devices
         self._spec: ModelSpec | None = None
         self._layers: Collection[int] = ()
         self._devices: dict[str, int] = {}  # and how many examples each has
@@ -92,14 +92,21 @@ class Site:
         if self.round:
             self.round.lose(device, at)
 
-    def begin(self, plan: RoundPlan, now: float) -> bool:
+    def begin(self, plan: RoundPlan, now: float, *, kept: bool = False) -> bool:
         """Fold the round of a plan; ``now`` is in seconds on the clock of all other times here.
 
-        Whether it is folded from its beginning, whatever was folded before; else the plan is a repetition.
+        A plan that the broker kept, heard first of all, may be of a round in which this aggregator has sent sums before
+        it was killed. Nobody tells it of whom, and a sum that has one device twice is refused as a whole: so each
+        update of that round goes out by itself.
+
+        Whether the round is folded from its beginning, whatever was folded before; else the plan is a repetition.
         """
+        self._most_now = 1 if kept and self._plan is None else self._most_now
         if self.round and self._plan is not None and _asked_of_devices(plan) == _asked_of_devices(self._plan):
             self._outbox = list(self._sent)
             return False
+        if self._plan is not None:
+            self._most_now = self._most_devices
         self._plan = plan
         due = tuple(layer for layer in plan.due if layer in self._layers)
         ours = msgspec.structs.replace(plan, due=due, deadline_s=_IN_TIME * plan.deadline_s)
@@ -127,7 +134,7 @@ class Site:
         if self.round is None:
             raise RejectedUpdate("round", f"{update.device} sent layer {update.layer} before there was a plan")
         self.round.receive(update)
-        if self.round.untaken(update.layer) >= self._most_devices:
+        if self.round.untaken(update.layer) >= self._most_now:
             self._outbox += self._taken(self.round, update.layer)
 
     def ready(self, now: float) -> list[LayerValue]:

@@ -183,7 +183,7 @@ class Aggregator:
             self._finished = self._site.round is not None or not retained
             return
         self._chunk_bytes = plan.chunk_bytes
-        begins = self._site.begin(plan, now())
+        begins = self._site.begin(plan, now(), kept=retained)
         if self._joiner is not None:
             if begins:  # what came of a round of this number before counts as new when it is sent again
                 self._joiner.follow(plan.epoch, None)

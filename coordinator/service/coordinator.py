@@ -47,7 +47,7 @@ from lamina.coordinator.service.arrivals import joined_partial, joined_update, j
 from lamina.coordinator.service.broadcast import Broadcast
 from lamina.coordinator.service.lease import Leadership, Superseded
 from lamina.coordinator.service.operator import Operator
-from lamina.coordinator.service.refusals import Refusals
+from lamina.coordinator.service.refusals import Refusals, Verdicts
 from lamina.coordinator.service.round_log import RoundLog
 from lamina.coordinator.service.round_loop import RoundLoop
 from lamina.coordinator.service.signing import Signer
@@ -121,6 +121,7 @@ class Coordinator:
         self.refused: Counter[str] = Counter()
         self._leadership = leadership(self._topics)
         self._refusals = Refusals()
+        self._verdicts = Verdicts()
 
     async def run(self) -> RunResult:
         """Train until all rounds are done.
@@ -237,7 +238,7 @@ class Coordinator:
                 await broadcast.forget(topics.round)  # the end of an earlier training is not the end of this one
         await broadcast.say(topics.coordinator_status, self._status())
         for name, device in list(federation.devices.items()):  # more may come meanwhile
-            await broadcast.say(topics.device(name, "task"), device.task)
+            await broadcast.say(topics.device(name, "task"), self._dated(device.task))
         await broadcast.files()
 
     async def _say_plan(self, plan: RoundPlan) -> None:
@@ -313,11 +314,17 @@ class Coordinator:
     async def _hear_profile(self, broadcast: Broadcast, profile: DeviceProfile, address: Address) -> None:
         if profile.device != address.device:
             raise RejectedUpdate("stranger", f"{address.device} sent the profile of {profile.device}")
+        before = self._federation.devices.get(profile.device)
         task = self._federation.register(profile)
-        verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
-        log.info("%s %s: %s", profile.device, verdict, task.reason)
         known = profile.device in self._federation.devices  # the others may be without number: nothing is kept of them
-        await broadcast.say(self._topics.device(profile.device, "task"), task, retain=known)
+        if self._verdicts.is_news(before.task if before else None, task, known=known):
+            verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
+            log.info("%s %s: %s", profile.device, verdict, task.reason)
+        await broadcast.say(self._topics.device(profile.device, "task"), self._dated(task), retain=known)
+
+    def _dated(self, task: Task) -> Task:
+        """The task, with the round at which it is said."""
+        return msgspec.structs.replace(task, round=self._federation.snapshot.round) if task.accepted else task
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
         self._hear_of(address.device)

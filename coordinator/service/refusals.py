@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+from lamina.broker.wire.messages import Task
 from lamina.models.errors import RejectedUpdate, RemoteError
 
 log = logging.getLogger("lamina.coordinator")
@@ -28,9 +29,29 @@ class Refusals:
         self._counts[sender, reason] += 1
         count = self._counts[sender, reason]
         if is_worth_saying(count):
-            often = f" (the {count}th time for this reason, from {sender or 'strangers'})" if count > 1 else ""
+            often = f" ({count} times by now for this reason, from {sender or 'strangers'})" if count > 1 else ""
             log.info("refused: %s%s", error, often)
         return reason
+
+
+class Verdicts:
+    """Which verdicts on devices are said in the log: each device's when it changes, strangers' more and more rarely."""
+
+    def __init__(self) -> None:
+        self._strangers = 0
+
+    def is_news(self, before: Task | None, task: Task, *, known: bool) -> bool:
+        """Whether to say a verdict.
+
+        Args:
+            before: the one before on the same device, if there was one.
+            task: it.
+            known: whether the device is kept; those for which there is no place may be without number.
+        """
+        if known:
+            return task != before
+        self._strangers += 1
+        return is_worth_saying(self._strangers)
 
 
 def is_worth_saying(count: int) -> bool:

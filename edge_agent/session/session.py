@@ -11,6 +11,8 @@
 The rules, which hold in every state and for every order of events:
 
 1.  The last task and the last plan heard count, and no others. A plan means something under a task of its epoch only.
+    What the broker kept may be from before it was killed (`session.kept_plans`): another task than the present one, or
+    a plan from before the one that is followed, counts only when the coordinator says so itself.
 2.  A task that differs in epoch, bundle or cut begins everything anew.
 3.  Nothing changes under a running training. A newer plan or task makes it leave off, and is looked at when it has.
 4.  The device is *in step* when it has done the whole round before the planned one, in the same cycle, and no layer
@@ -75,6 +77,7 @@ from lamina.edge_agent.session.events import (
     Withdraw,
 )
 from lamina.edge_agent.session.followable import fault_of
+from lamina.edge_agent.session.kept_plans import goes_back, is_from_before
 from lamina.models.errors import brief
 from lamina.models.manifest import Manifest
 
@@ -99,6 +102,9 @@ class Session:
         self._ended = False
         self._linked = False
         self._heard = False  # the plan, on the present link
+        self._at_round: int | None = None  # where the coordinator says on the present link that it is
+        self._doubted: RoundPlan | None = None  # a plan that the broker kept, from before the one that is followed
+        self._kept = False  # the plan was heard from the broker's memory alone
         self._task: Task | None = None
         self._plan: RoundPlan | None = None
         self._alive: set[int] = set()  # epochs that this agent has seen running
@@ -184,6 +190,7 @@ class Session:
                 self._linked, self._heard = True, False
             case Unlinked():
                 self._linked, self._heard = False, False
+                self._at_round = self._doubted = None
                 self._preparing = None
                 self._subscribed.clear()
                 self._advancing = False
@@ -225,8 +232,9 @@ class Session:
         self._aside_in = None
         if not retained:
             self._alive.add(task.epoch)
-        if self._task is not None and _identity(task) == _identity(self._task):
-            return []
+            self._at_round = None if task.round is msgspec.UNSET else task.round
+        if self._task is not None and (retained or _identity(task) == _identity(self._task)):
+            return self._note_plan(self._doubted, retained=True) if self._doubted else []
         commands = [*self._withdraw(), *self._stand_by()]
         self._forget()
         self._task = task
@@ -244,6 +252,10 @@ class Session:
             return [Complain(fault)]
         if plan.state == "finished" and retained and plan.epoch not in self._alive:
             return self._tell(plan)
+        if retained and is_from_before(plan, self._latest, self._at_round):
+            self._doubted = plan
+            return []
+        self._doubted, self._kept = None, retained
         first, self._heard = not self._heard, True
         self._plan = plan
         self._note_versions()
@@ -270,6 +282,8 @@ class Session:
         if self._plan is not None and (fault := self._fault(self._plan)):
             self._plan = None
             return [Complain(fault)]
+        if self._plan is not None and self._kept and is_from_before(self._plan, self._latest, self._at_round):
+            self._doubted, self._plan, self._heard = self._plan, None, False
         self._note_versions()
         if self._plan is not None and self._is_done(self._plan):  # heard on this link, while there was no trainer
             self._owe(self._plan)
@@ -286,7 +300,7 @@ class Session:
             or plan.epoch != task.epoch
         ):
             return
-        if self._latest is not None and _goes_back(plan, self._latest):
+        if self._latest is not None and goes_back(plan, self._latest):
             self._versions = [None] * len(plan.versions)
             self._done = None
             self._void = self._running is not None
@@ -489,12 +503,3 @@ class Session:
 
 def _identity(task: Task) -> tuple[int, str, int]:
     return task.epoch, task.manifest, task.cut
-
-
-def _goes_back(plan: RoundPlan, followed: RoundPlan) -> bool:
-    """Whether the coordinator has resumed from before the plan that was followed last.
-
-    Then a version is lower, or, where rounds have passed again meanwhile, as high and another value.
-    """
-    values = zip(plan.versions, plan.checks, followed.versions, followed.checks, strict=True)
-    return any(new < old or (new == old and check != before) for new, check, old, before in values)

@@ -324,11 +324,17 @@ class World:
                 self._throw_junk(target)
 
     def _throw_junk(self, device: str) -> None:
-        """Somebody with the device's rights publishes nonsense on its topics."""
+        """Somebody publishes nonsense: noise on every topic, and what belongs to topics of another kind."""
         rng = random.Random(f"{self.scenario.seed} junk {self.loop.time()}")
         topics = Topics(NAME)
-        for leaf in ("status", "profile", "report", "request", "updates"):
-            self.broker.inject(topics.device(device, leaf), rng.randbytes(rng.choice((1, 20, 2000))))
+        own = [topics.device(device, leaf) for leaf in ("status", "profile", "report", "request", "updates", "task")]
+        for topic in (*own, topics.round, topics.advance(0), topics.kept, topics.lease, topics.coordinator_status):
+            self.broker.inject(topic, rng.randbytes(rng.choice((1, 20, 2000))))
+        kept = sorted(self.broker.retained.items())
+        for topic, _ in kept:
+            _, payload = rng.choice(kept)
+            if all(topics.parse(topic).kind != topics.parse(other).kind for other, same in kept if same == payload):
+                self.broker.inject(topic, payload)
 
     def _autosave(self) -> None:
         self.broker.save()

@@ -4,8 +4,7 @@ Always: it finishes; no program crashes, and nobody waits for ever; ``rounds.csv
 round waits for its deadline; and no round is without an update, unless every device may have been lost.
 
 Where no device was lost, every update that was planned was folded, and the final model has the bits of the undisturbed
-run. A power cut, or the stale memory of a broker that was killed, may cost a device its drift within a cycle: that
-changes bits, and nothing else.
+run. A power cut may cost a device its drift within a cycle: that changes bits, and nothing else.
 """
 
 from __future__ import annotations

@@ -158,8 +158,6 @@ def _longest(spans: list[tuple[float, float]]) -> float:
 def loses_drift(scenario: Scenario, events: tuple[Event, ...]) -> bool:
     """Whether a device may have begun afresh within a cycle, which changes what it trains, and nothing else.
 
-    A power cut takes what was not synced. A broker that is killed comes back with the plan that it saved last, and
-    devices that hear it before the coordinator is back take it for the coordinator's.
+    A power cut takes what was not synced.
     """
-    forgetful = scenario.broker_keeps and any(event.target == BROKER and event.kind == "kill" for event in events)
-    return scenario.phi > 1 and (forgetful or any(event.kind == "power" for event in events))
+    return scenario.phi > 1 and any(event.kind == "power" for event in events)
