@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +188,7 @@ class _Writing:
             self.spec,
             cut,
             graphs,
-            self.pieces[: self.spec.cuts.index(cut)],
+            self.pieces[: sum(stop <= self.spec.block_at(cut) for _, stop in self.spec.spans)],
             self.batch_size,
             vectors=1 + len(step.optimiser_state),
             single=gradients + step.anchored,
@@ -213,7 +212,7 @@ def _written(
 ) -> Manifest:
     spec = derive_spec(definition)
     _check_batch(trace(definition, training=True), batch_size)
-    spans = list(pairwise(spec.block_at(cut) for cut in spec.cuts))
+    spans = spec.spans
     pieces = [forward_graph(definition, spec, first, stop) for first, stop in spans]
     state = module_state(definition, spec)
     constants = _constants(draft, state.frozen)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +141,9 @@ def _check_order(manifest: Manifest) -> None:
     cuts = tuple(sub_model.cut for sub_model in manifest.sub_models)
     if cuts != spec.cuts:
         raise ModelError(f"its sub-models start at {cuts}, its spec's cuts are {spec.cuts}")
-    blocks = [spec.block_at(cut) for cut in spec.cuts]
-    leading = [(piece.first_block, piece.stop_block) for piece in manifest.pieces]
-    if leading != list(pairwise(blocks)):
-        raise ModelError(f"its pieces span the blocks {leading}, its cuts start the blocks {blocks}")
+    leading, spans = [(piece.first_block, piece.stop_block) for piece in manifest.pieces], list(spec.spans)
+    if leading != spans:
+        raise ModelError(f"its pieces span the blocks {leading}, and must span {spans}")
 
 
 def _verify(path: Path, entry: FileEntry) -> None:

@@ -25,7 +25,7 @@ from lamina.models.errors import ModelError
 from lamina.models.graph.activations import outputs_of_layers
 from lamina.models.graph.anatomy import Anatomy, changed_inputs, dissect
 from lamina.models.graph.recurrent_stacks import layer_of_stack
-from lamina.models.graph.sections import CutPoint, block_starts
+from lamina.models.graph.sections import CutPoint, backbone_end, block_starts
 from lamina.models.graph.tracing import TracedForward, example, trace
 from lamina.models.spec import BlockSpec, Kind, LayerSpec, ModelSpec, TensorSpec
 
@@ -55,7 +55,7 @@ def derive_spec(definition: Definition) -> ModelSpec:
         for index, (name, group) in enumerate(zip(names, groups, strict=True))
     ]
     starts = _common(block_starts(training, layer_of), block_starts(inference, layer_of))
-    blocks = _blocks(layers, starts)
+    blocks = _blocks(layers, starts, _backbone(training, inference, layer_of))
     return ModelSpec(
         definition.name,
         tuple(layers),
@@ -171,7 +171,36 @@ def _common(training: dict[int, CutPoint], inference: dict[int, CutPoint]) -> di
     }
 
 
-def _blocks(layers: Sequence[LayerSpec], starts: dict[int, CutPoint]) -> tuple[BlockSpec, ...]:
+def _backbone(training: TracedForward, inference: TracedForward, layer_of: dict[str, int]) -> CutPoint | None:
+    """The end of a frozen backbone that computes the same in both modes; ``None`` where there is none."""
+    point = backbone_end(training, layer_of)
+    if point is None or _computed(training, point.index) != _computed(inference, point.index):
+        return None
+    return point
+
+
+def _computed(forward: TracedForward, stop: int) -> list[tuple[object, str]]:
+    """The first operators, each with what it is given beside tensors."""
+    anchored = dissect(forward).anchored
+    operators = [operator for operator in forward.operators[:stop] if operator in anchored]
+    return [
+        (operator.target, str(fx.node.map_arg((operator.args, operator.kwargs), lambda node: None)))
+        for operator in operators
+    ]
+
+
+def _blocks(
+    layers: Sequence[LayerSpec], starts: dict[int, CutPoint], backbone: CutPoint | None
+) -> tuple[BlockSpec, ...]:
+    blocks = _blocks_of_layers(layers, starts if backbone is None else {**starts, 0: backbone})
+    if backbone is None:
+        return blocks
+    name = next(name for name in ("backbone", "frozen backbone") if name not in [block.name for block in blocks])
+    first = starts[0]
+    return (BlockSpec(name, 0, 0, first.shape, first.dtype), *blocks)  # type: ignore[arg-type]  # a sample's
+
+
+def _blocks_of_layers(layers: Sequence[LayerSpec], starts: dict[int, CutPoint]) -> tuple[BlockSpec, ...]:
     firsts = sorted(starts)
     stops = [*firsts[1:], len(layers)]
     names = _unique([_common_path(layers[first:stop]) for first, stop in zip(firsts, stops, strict=True)])
@@ -189,15 +218,15 @@ def _common_path(layers: Sequence[LayerSpec]) -> str:
 
 
 def _cuts(definition: Definition, layers: Sequence[LayerSpec], blocks: Sequence[BlockSpec]) -> tuple[int, ...]:
-    firsts = [block.first for block in blocks]
+    firsts = sorted({block.first for block in blocks})
     if definition.cuts is None:
         return _told_apart(layers, firsts)
-    index_of = _first_layers(layers) | {block.name: block.first for block in blocks}
+    index_of = _first_layers(layers) | {block.name: block.first for block in blocks if block.stop}
     chosen = {0}
     for cut in definition.cuts:
         first = index_of.get(cut, -1) if isinstance(cut, str) else cut
         if first not in firsts:
-            offered = ", ".join(f"{block.name} (layer {block.first})" for block in blocks)
+            offered = ", ".join(f"{block.name} (layer {block.first})" for block in blocks if block.stop)
             raise ModelError(f"model {definition.name}: no block starts at {cut!r}; its blocks are {offered}")
         chosen.add(first)
     return tuple(sorted(chosen))

@@ -172,7 +172,8 @@ class Manifest(msgspec.Struct, frozen=True):
         spec: the model.
         batch_size: samples a step, for which peaks were measured.
         sub_models: one for each cut of the spec, in the same order.
-        pieces: the frozen input sides between consecutive cuts: ``pieces[i]`` goes from ``cuts[i]`` to ``cuts[i+1]``.
+        pieces: the frozen input sides, one for each of the spec's `spans`: a frozen backbone's, if there is one, and
+            then from each cut to the next.
         inference: the whole network in inference mode, ``x`` to ``logits``; its values are external initialisers.
         values: initial values of every tensor, safetensors.
         optimiser: name of the optimiser inside the training graphs.

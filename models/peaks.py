@@ -90,8 +90,8 @@ def batches(batch_size: int) -> list[int]:
 
 def _row_mib(spec: ModelSpec, cut: int) -> float:
     """What enters the cut for one sample."""
-    item_bytes = 8 if cut == 0 and spec.input_dtype == "int64" else 4
-    return item_bytes * math.prod(spec.blocks[spec.block_at(cut)].input_shape) / MIB
+    block = spec.blocks[spec.block_at(cut)]
+    return (8 if block.input_dtype == "int64" else 4) * math.prod(block.input_shape) / MIB
 
 
 def _piece_mib(piece: onnx.ModelProto) -> float:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Literal
 
 import msgspec
@@ -126,7 +126,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     Attributes:
         name: for people and for file names.
         layers: in forward order.
-        blocks: consecutive, tiling the layers.
+        blocks: consecutive, tiling the layers. The first may be a frozen backbone, without any.
         cuts: layer indices from which a device may train, ascending; the first is 0, each starts a block.
         classes: number of classes, or of outputs.
         loss: name of the loss in the training graphs.
@@ -160,6 +160,11 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
             raise ModelError(
                 f"model {self.name}: no block starts at layer {stray[0]}; blocks start at {sorted(starts)}"
             )
+
+    @property
+    def has_backbone(self) -> bool:
+        """Whether frozen operators stand before the first layer, in a block of their own, which has no layers."""
+        return self.blocks[0].stop == 0
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -206,6 +211,12 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         """dim_l of every layer."""
         return tuple(layer.size for layer in self.layers)
 
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """The blocks [first, stop) of every frozen piece: a backbone, and then from each cut to the next."""
+        edges = [0] * self.has_backbone + [self.block_at(cut) for cut in self.cuts]
+        return tuple(pairwise(edges))
+
     def block_at(self, cut: int) -> int:
         """Index of the block that starts at layer ``cut``.
 
@@ -213,7 +224,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
             ModelError: no block starts there.
         """
         for index, block in enumerate(self.blocks):
-            if block.first == cut:
+            if block.first == cut and block.stop > cut:
                 return index
         raise ModelError(f"model {self.name}: no block starts at layer {cut}")
 

@@ -8,7 +8,8 @@ each piece is loaded, run in micro-batches and freed before the next one is load
 one micro-batch. As the layers are frozen, their norms in inference mode, the result is that of one forward pass.
 
 What was computed stays on disk while the frozen values stay the same: a round computes only samples that none before
-it has visited.
+it has visited. A frozen backbone is the piece before the first layer, and its values never change: where it alone is
+run, each sample is computed once.
 
 Source: the multi-step forward of EmbracingFL, layer-wise partial training for unequal devices.
 """

@@ -24,7 +24,7 @@ from lamina.models.errors import ModelError
 from lamina.models.graph.flattening import flatten, without_values
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import operator_name
-from lamina.models.graph.sections import CutPoint, end, is_random, run_section, starts
+from lamina.models.graph.sections import CutPoint, beginning, end, is_random, run_section, start_of
 from lamina.models.graph.tracing import TracedForward, example, trace
 from lamina.models.graph.translation import translate
 from lamina.models.graph.writer import GraphWriter
@@ -38,11 +38,11 @@ def forward_graph(definition: Definition, spec: ModelSpec, first_block: int, sto
         ModelError: an operator has no rule.
     """
     forward = trace(definition, training=False)
-    points = starts(forward, spec)
     blocks = spec.blocks[first_block:stop_block]
-    stop = points[blocks[-1].stop] if stop_block < len(spec.blocks) else end(forward)
     layers = spec.layers[blocks[0].first : blocks[-1].stop]
-    return _written(forward, points[blocks[0].first], stop, layers, "boundary")
+    training = trace(definition, training=True)
+    section = [start_of(forward, spec, block, training) for block in (first_block, stop_block)]
+    return _written(forward, section[0], section[1], layers, "boundary")
 
 
 def inference_graph(definition: Definition, spec: ModelSpec) -> onnx.ModelProto:
@@ -52,7 +52,7 @@ def inference_graph(definition: Definition, spec: ModelSpec) -> onnx.ModelProto:
         ModelError: an operator has no rule.
     """
     forward = trace(definition, training=False)
-    return _written(forward, starts(forward, spec)[0], end(forward), spec.layers, "logits")
+    return _written(forward, beginning(forward), end(forward), spec.layers, "logits")
 
 
 def _written(

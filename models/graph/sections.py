@@ -24,6 +24,9 @@ from lamina.models.graph.stand_ins import STAND_INS
 from lamina.models.graph.tracing import TracedForward, example
 from lamina.models.spec import ModelSpec
 
+_PRODUCTS = ("conv", "linear", "mm.", "matmul", "attention")
+_WORTH_KEEPING = 32  # multiplications for each number that is read from the disk in their place
+
 # Names of the argument by which an operator draws: 0 means that it draws nothing.
 _PROBABILITIES = ("p", "dropout", "dropout_p")
 
@@ -61,14 +64,62 @@ def end(forward: TracedForward) -> CutPoint:
     return CutPoint(len(forward.operators), forward.output)
 
 
-def starts(forward: TracedForward, spec: ModelSpec) -> dict[int, CutPoint]:
-    """Return the points where the blocks of ``spec`` start in ``forward``, by the index of their first layer."""
+def beginning(forward: TracedForward) -> CutPoint:
+    """The point before the first operator, where the sample is live."""
+    return CutPoint(0, forward.sample)
+
+
+def starts(forward: TracedForward, spec: ModelSpec, training: TracedForward | None = None) -> dict[int, CutPoint]:
+    """Return the points where the blocks of ``spec`` start in ``forward``, by the index of their first layer.
+
+    A frozen backbone is a block without layers before that of layer 0, and starts at the `beginning`. Where it ends is
+    decided in training mode: the trace in that mode is ``training``, where ``forward`` is another one.
+    """
     layer_of = {
         tensor.name: index
         for index, layer in enumerate(spec.layers)
         for tensor in (*layer.parameters, *layer.statistics)
     }
-    return block_starts(forward, layer_of)
+    points = block_starts(forward, layer_of)
+    training = training or forward
+    if spec.has_backbone and (point := backbone_end(training, layer_of)):
+        points[0] = CutPoint(point.index, forward.operators[training.operators.index(point.activation)])
+    return points
+
+
+def start_of(forward: TracedForward, spec: ModelSpec, block: int, training: TracedForward) -> CutPoint:
+    """The point where a block of ``spec`` starts; after the last one, the `end`."""
+    if block == len(spec.blocks):
+        return end(forward)
+    return beginning(forward) if block == 0 else starts(forward, spec, training)[spec.blocks[block].first]
+
+
+def backbone_end(forward: TracedForward, layer_of: Mapping[str, int]) -> CutPoint | None:
+    """The point up to which nothing is trained nor drawn, where that much is computed before it that it is worth being
+    kept: then a sample's activation there never changes. Of several points, the last with the smallest activation.
+    """
+    anatomy = dissect(forward)
+    points = [
+        candidate.point
+        for candidate in _candidates(forward, anatomy, layer_of)
+        if candidate.layers_before == 0 and candidate.point.index > 0 and not candidate.after_random
+    ]
+    if not points or not layer_of:
+        return None
+    point = min(points, key=lambda point: (point.size_bytes, -point.index))
+    multiplications = sum(_multiplications(operator, anatomy) for operator in forward.operators[: point.index])
+    return point if multiplications >= _WORTH_KEEPING * math.prod(point.shape) else None
+
+
+def _multiplications(operator: fx.Node, anatomy: Anatomy) -> int:
+    """Of a convolution or a product, for one sample."""
+    name, inputs = str(operator.target), [node for node in operator.all_input_nodes if node in anatomy.active]
+    if operator not in anatomy.active or not inputs or not any(kind in name for kind in _PRODUCTS):
+        return 0
+    weights = [example(node) for node in operator.all_input_nodes if node not in anatomy.active]
+    shapes = [weight.shape for weight in weights if isinstance(weight, Tensor) and weight.dim() > 2]
+    fan_in = math.prod(shapes[0][1:]) if "conv" in name and shapes else example(inputs[0]).shape[-1]
+    return int(math.prod(example(operator).shape[1:]) * fan_in)
 
 
 def block_starts(forward: TracedForward, layer_of: Mapping[str, int]) -> dict[int, CutPoint]:
@@ -82,7 +133,7 @@ def block_starts(forward: TracedForward, layer_of: Mapping[str, int]) -> dict[in
         forward: the pass to be cut.
         layer_of: index of the layer that a parameter or statistic belongs to, by its name; layers are in forward order.
     """
-    starts = {0: CutPoint(0, forward.sample)}
+    starts = {0: beginning(forward)}
     ranks: dict[int, tuple[int, bool, int]] = {}
     for candidate in _candidates(forward, dissect(forward), layer_of):
         point, layer = candidate.point, candidate.layers_before

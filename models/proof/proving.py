@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lamina.models.definition import Definition, initial_values
 from lamina.models.engine_facts import LOAD_ERRORS, REORDERING, block_size
 from lamina.models.errors import ModelError
-from lamina.models.graph.sections import run_section, starts
+from lamina.models.graph.sections import run_section, start_of, starts
 from lamina.models.graph.tracing import trace
 from lamina.models.manifest import BLOCKS, FileEntry, Manifest, SubModel
 from lamina.models.proof import judging
@@ -227,16 +227,16 @@ class _Proof:
     def _check_pieces(self, trial: Trial) -> None:
         """Compare each piece with its section of the traced pass, whose outputs were seen to be torch's."""
         spec, inference = self._manifest.spec, trace(self._definition, training=False)
-        points = starts(inference, spec)
         tensors = {name: tensor.detach().clone() for name, tensor in inference.values.items()}
         tensors |= {name: torch.from_numpy(value.copy()) for name, value in trial.values.items()}
         x: NDArray[Any] = trial.x
         for piece in self._manifest.pieces:
-            first, stop = (spec.blocks[block].first for block in (piece.first_block, piece.stop_block))
+            first = spec.blocks[piece.first_block].first
             entering, x = x, self._forwarded(piece.graph, trial.values, x)
             with torch.no_grad():
-                section = points[first], points[stop]
-                expected = run_section(inference, *section, tensors, torch.from_numpy(entering), stand_ins={})
+                blocks = piece.first_block, piece.stop_block
+                start, stop = (start_of(inference, spec, block, self._forward) for block in blocks)
+                expected = run_section(inference, start, stop, tensors, torch.from_numpy(entering), stand_ins={})
             errors = judging.relative_errors({"output": x}, {"output": expected.numpy()})
             if errors["output"] > 10 * judging.TOLERANCE:
                 different = [Difference("output", errors["output"], 0.0)]

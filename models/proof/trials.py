@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
-from lamina.models.graph.sections import CutPoint, run_section
+from lamina.models.graph.sections import CutPoint, beginning, run_section
 from lamina.models.graph.tracing import TracedForward, mode_of
 from lamina.models.proof.draws import Recording
 from lamina.models.proof.eager import Step, step
@@ -67,7 +67,7 @@ class Trial:
 
     def entering(self, cut: int) -> NDArray[Any]:
         """What enters the layers from ``cut`` on, where those before it are in training mode."""
-        return self._head(cut)[0] if cut else self.x
+        return self._head(cut)[0] if self._starts[cut].index else self.x
 
     def expected(self, cut: int, drawn: Sequence[Tensor]) -> Step:
         """Torch's step in float32, where the layers from ``cut`` on draw ``drawn``."""
@@ -114,14 +114,14 @@ class Trial:
 
     def _before(self, cut: int) -> list[Tensor]:
         """What the layers before ``cut`` draw."""
-        return self._head(cut)[1] if cut else []
+        return self._head(cut)[1] if self._starts[cut].index else []
 
     def _head(self, cut: int) -> tuple[NDArray[Any], list[Tensor]]:
         if cut not in self._heads:
             tensors = {name: tensor.detach().clone() for name, tensor in self._forward.values.items()}
             tensors |= {name: torch.from_numpy(value.copy()) for name, value in self.values.items()}
             samples = torch.from_numpy(self.x.copy())
-            points = self._starts[0], self._starts[cut]
+            points = beginning(self._forward), self._starts[cut]
             with mode_of(self._definition.module, training=True), torch.no_grad(), Recording() as recording:
                 entering = run_section(self._forward, *points, tensors, samples, stand_ins={})
             self._heads[cut] = np.ascontiguousarray(entering.numpy()), recording.drawn
