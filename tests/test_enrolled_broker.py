@@ -5,17 +5,23 @@ Raw clients say what no program of Lamina would.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from lamina import broker
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.link.mqtt import mqtt_dial
 from lamina.coordinator.enrolment.certificates import Authority, utc_now
 from lamina.coordinator.enrolment.home import Home
-from lamina.models.errors import ConfigError
+from lamina.emulation.rig.mosquitto import free_port
+from lamina.models.errors import ConfigError, LinkError
 from tests.conftest import missing
 from tests.enrolled import (
     GREENHOUSE,
@@ -31,6 +37,7 @@ from tests.enrolled import (
     settled,
     until,
 )
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.broker
 
@@ -226,12 +233,12 @@ def test_mosquittos_own_tools_find_the_same(home: Home) -> None:
 
 def test_what_is_revoked_is_shut_out_at_once_and_nobody_else(tmp_path: Path, mosquitto_program: str) -> None:
     home = made(tmp_path / "greenhouse", "pi-1", "pi-2")
-    with broker_of(home) as broker:
+    with broker_of(home) as running:
         with Client(coordinator_pass(home)) as coordinator, Client(board_pass(home, "pi-1"), clean=False) as stolen:
             stolen.subscribe(GREENHOUSE.round)
             assert stolen.publish(GREENHOUSE.device("pi-1", "status"))
             home.revoke("pi-1")
-            until(lambda: "reads its files again" in broker.words, "a broker that knows")
+            until(lambda: "reads its files again" in running.words, "a broker that knows")
             until(lambda: not stolen.publish(GREENHOUSE.device("pi-1", "report")), "the rules")
             assert coordinator.publish(GREENHOUSE.round, b"plan", retain=True)
             settled()
@@ -259,11 +266,11 @@ def test_a_renewed_coordinator_and_a_renewed_broker_are_taken_while_it_runs(
     tmp_path: Path, mosquitto_program: str
 ) -> None:
     home = made(tmp_path / "greenhouse", "pi-1")
-    with broker_of(home) as broker:
+    with broker_of(home) as running:
         home.revoke("coordinator")
         home.renew_coordinator()
         home.renew_broker()
-        until(lambda: "reads its files again" in broker.words, "a broker that knows")
+        until(lambda: "reads its files again" in running.words, "a broker that knows")
         until(lambda: is_let_in(coordinator_pass(home)), "the new coordinator")
         assert is_let_in(board_pass(home, "pi-1"))
 
@@ -278,3 +285,61 @@ def test_strangers_that_hold_connections_open_keep_no_coordinator_out(tmp_path: 
             for one in held:
                 one.close()
         until(lambda: is_let_in(board_pass(home, "pi-1")), "room for the device")
+
+
+# The programs' own link.
+
+
+def address(at: Pass, **changes: str) -> BrokerAddress:
+    certificate = str(at.certificate) if at.certificate else ""
+    key = str(at.certificate.with_suffix(".key")) if at.certificate else ""
+    given = {"ca_file": str(at.home.broker / "ca.crt"), "cert_file": certificate, "key_file": key, **changes}
+    return BrokerAddress(host="localhost", port=at.port, **given)
+
+
+async def test_a_client_without_a_certificate_is_told_something(home: Home) -> None:
+    with pytest.raises(LinkError, match="closed the connection without an answer"):
+        await mqtt_dial(address(Pass(home, None, home.register.port)))("x", None).__aenter__()
+
+
+async def test_a_broker_of_another_authority_is_not_trusted(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "other.crt").write_text(Authority.new("lamina greenhouse devices", utc_now()).pem)
+    at = Pass(home, None, home.register.port)
+    with pytest.raises(LinkError, match="certificate verify failed"):
+        await mqtt_dial(address(at, ca_file=str(tmp_path / "other.crt")))("x", None).__aenter__()
+
+
+async def test_large_messages_pass_over_tls(home: Home) -> None:
+    payloads = [bytes([n]) * (256 * 1024) for n in range(8)]
+    async with mqtt_dial(address(coordinator_pass(home)))("c", None) as link, asyncio.timeout(PATIENCE_S):
+        await link.subscribe(GREENHOUSE.bundle("cd" * 32, 1))
+        await asyncio.gather(*(link.publish(GREENHOUSE.bundle("cd" * 32, 1), payload) for payload in payloads))
+        deliveries = link.deliveries()
+        assert [(await anext(deliveries)).payload for _ in payloads] == payloads
+
+
+def test_a_sites_broker_passes_on_what_its_own_boards_say_and_no_more(home: Home, tmp_path: Path) -> None:
+    """The README's bridge: even a site's broker that lets others in speaks for its own boards alone."""
+    site = Home(tmp_path / "site")
+    register = msgspec.structs.replace(home.register, port=free_port(), coordinator_port=free_port(), certificates=())
+    site.make(register, (home.folder / "authority" / "operator.pub").read_text())
+    for board in ("pi-3", "pi-1"):
+        site.enrol(board, days=30, budget_mib=None, data="x.npz")
+        opened(site, board)
+    bridge = (Path(broker.__file__).parent / "mosquitto" / "site.conf").read_text()
+    (site.broker / "bridge.conf").write_text(bridge.replace("broker.example:8883", f"localhost:{home.register.port}"))
+    shutil.copy(home.broker / "ca.crt", site.broker / "federation-ca.crt")
+    for suffix in ("crt", "key"):
+        shutil.copy(home.folder / "boards" / f"barn.{suffix}", site.broker)
+    with broker_of(site), Client(coordinator_pass(home)) as coordinator:
+        coordinator.subscribe(f"{GREENHOUSE.root}/device/#")
+        assert coordinator.publish(GREENHOUSE.device("pi-3", "task"), b"go", retain=True)
+        assert coordinator.publish(GREENHOUSE.round, b"plan", retain=True)
+        with Client(board_pass(site, "pi-3")) as own, Client(board_pass(site, "pi-1")) as other:
+            own.subscribe(GREENHOUSE.device("pi-3", "task"), GREENHOUSE.round)
+            until(lambda: {payload for _, payload in own.heard} >= {b"go", b"plan"}, "what the coordinator says")
+            assert other.publish(GREENHOUSE.device("pi-1", "profile"), b"not the site's to say")
+            assert own.publish(GREENHOUSE.device("pi-3", "profile"), b"own")
+        until(lambda: b"own" in {payload for _, payload in coordinator.heard}, "the site's board")
+        settled()
+        assert b"not the site's to say" not in {payload for _, payload in coordinator.heard}

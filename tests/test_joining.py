@@ -22,7 +22,7 @@ from lamina.broker.wire.join_code import (
     SERVER,
     BoardFile,
     JoinCode,
-    Request,
+    JoinRequest,
     fingerprint,
     parsed,
     read_board_file,
@@ -268,4 +268,12 @@ def test_a_carried_file_does_what_a_code_does_and_joining_again_keeps_the_settin
 
 
 def test_requests_are_small() -> None:
-    assert len(msgspec.json.encode(Request(ask="board", token="f" * 12))) < 100
+    assert len(msgspec.json.encode(JoinRequest(ask="board", token="f" * 12))) < 100
+
+
+async def test_a_code_whose_file_is_gone_is_answered(home: Home) -> None:
+    code = home.code("pi-3", 10**6, "127.0.0.1", PORT)
+    home.board_path("pi-3").unlink()
+    async with served(home, Clock()) as port:
+        with pytest.raises(ConfigError, match="`lamina renew`"):
+            await asyncio.to_thread(fetched, at(code, port))

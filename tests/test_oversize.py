@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lamina.broker.link.oversize import CERTAIN, SUSPICIOUS, Deaths, MessageTooLarge
+from lamina.models.errors import ConfigError
 
 
 def die(deaths: Deaths, *on_the_way: tuple[str, int], passed: tuple[tuple[str, int], ...] = ()) -> str:
@@ -72,3 +73,28 @@ def test_the_same_message_twice_on_its_way_is_counted(twice: int) -> None:
     for _ in range(twice):
         deaths.passed("b", 5000)
     assert (next(iter(deaths._on_the_way), None) is None) == (twice == 2)
+
+
+def test_links_that_die_at_a_message_to_be_kept_where_none_ever_was_point_at_a_broker_that_keeps_none() -> None:
+    deaths = Deaths()
+    for _ in range(CERTAIN + 2):
+        deaths.begin()
+        deaths.sending("lab/question", 50)
+        deaths.passed("lab/question", 50)
+        deaths.sending("lab/lease", 90, retain=True)
+        verdict = deaths.verdict()
+    assert verdict is not None
+    error = verdict.error("the connection dropped")
+    assert "retain_available" in str(error)
+    assert not isinstance(error, ConfigError)  # the link may be as bad as that
+
+
+def test_a_broker_that_has_kept_a_message_is_not_suspected() -> None:
+    deaths = Deaths()
+    deaths.begin()
+    deaths.sending("lab/lease", 90, retain=True)
+    deaths.passed("lab/lease", 90)
+    for _ in range(CERTAIN):
+        deaths.begin()
+        deaths.sending("lab/round", 90, retain=True)
+        assert deaths.verdict() is None

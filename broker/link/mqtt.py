@@ -141,7 +141,7 @@ class MqttLink:
                 f"{len(payload)}: send smaller chunks (wire.chunk_kib of federation.toml), or raise the broker's limit"
             )
         async with self._in_flight, self._room.of(len(payload)):
-            self._deaths.sending(topic, len(payload))
+            self._deaths.sending(topic, len(payload), retain=retain)
             try:
                 reason = await self._client.publish_acknowledged(topic, payload, retain, self._answer_s)
             except aiomqtt.MqttError as error:

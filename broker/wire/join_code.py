@@ -56,14 +56,14 @@ class BoardFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: Annotated[dict[Name, Annotated[str, Meta(max_length=1 << 16)]], Meta(max_length=len(_FILES))]
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class JoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a board says."""
 
     ask: Name
     token: Name = ""
 
 
-class Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class JoinAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What the server says; one of the three."""
 
     authority: Annotated[str, Meta(max_length=1 << 16)] = ""

@@ -66,7 +66,7 @@ def _with_certificates(home: Home, options: argparse.Namespace) -> Never:
         home.write_broker_files()
     tls = Tls(
         folder=home.broker,
-        configuration=lambda extra: configuration(register, host=options.host or "", extra=extra),
+        configuration=lambda extra: configuration(register, host=options.host or "", extra=extra + home.bridge),
     )
     last = register.coordinator_port  # once it is open, so is the one before
     with running_broker("mosquitto", port=last, host=options.host or "0.0.0.0", tls=tls) as broker:

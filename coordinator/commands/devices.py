@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+import msgspec
 
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import add_arguments, overview_by, show, wall_clock
+from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.text import device_lines
+from lamina.coordinator.enrolment.expiry import ends
 
 HELP = "show the devices of a federation"
 
@@ -18,5 +23,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print a line a device."""
-    overview = overview_by(load_federation(options.config))
+    overview = with_certificates(overview_by(load_federation(options.config)), options.config.parent)
     return show(options, overview.devices, device_lines(overview, wall_clock()))
+
+
+def with_certificates(overview: Overview, folder: Path) -> Overview:
+    """The overview with the ends of the devices' certificates, where the federation's authority is in its folder."""
+    until = ends(folder)
+    devices = tuple(
+        msgspec.structs.replace(device, certificate_until=until.get(device.id)) for device in overview.devices
+    )
+    return msgspec.structs.replace(overview, devices=devices)

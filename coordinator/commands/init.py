@@ -9,7 +9,7 @@ from pathlib import Path
 from lamina.broker.wire.topics import check_name
 from lamina.coordinator.enrolment.home import Home
 from lamina.coordinator.enrolment.register import Register
-from lamina.models.errors import require
+from lamina.models.errors import ConfigError, require
 
 HELP = "make a federation's folder: settings, an authority, the broker's configuration, the operator's key"
 
@@ -27,6 +27,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coordinator-port", type=int, default=8884, help="of the broker, for the coordinator (8884)")
     parser.add_argument("--max-devices", type=int, default=1000, help="for how many the broker has room (1000)")
     parser.add_argument("--memory-mib", type=int, default=1024, help="memory that the broker may take (1024)")
+    parser.add_argument(
+        "--operator", type=Path, metavar="FILE", help="public key of an operator whose secret key is elsewhere: that "
+        "of the federation, where this folder is for a site's broker",
+    )  # fmt: skip
+
+
+def _operator(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--operator {path}: can't be read: {error}") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
     require(options.memory_mib >= 64, "--memory-mib must be at least 64")
     hosts = tuple(options.host) or (socket.gethostname(),)
     Home(folder).make(
-        Register(name, hosts, options.port, options.coordinator_port, options.max_devices, options.memory_mib)
+        Register(name, hosts, options.port, options.coordinator_port, options.max_devices, options.memory_mib),
+        _operator(options.operator),
     )
     print(
         f"{folder} is federation {name}; boards reach its broker at {hosts[0]}:{options.port}. Next:\n"

@@ -60,6 +60,7 @@ class DeviceView(msgspec.Struct, frozen=True):
         uplink_bytes: payload bytes of its updates since the coordinator started.
         downlink_bytes: payload bytes of layer values that it received, as it reported.
         refused: updates of it that no honest device sends.
+        certificate_until: when its certificate ends, in seconds since 1970, where the authority is at hand.
     """
 
     id: str
@@ -83,6 +84,7 @@ class DeviceView(msgspec.Struct, frozen=True):
     accuracy: float | None = None
     uplink_bytes: int | None = None
     downlink_bytes: int | None = None
+    certificate_until: int | None = None
 
 
 class Overview(msgspec.Struct, frozen=True):

@@ -44,7 +44,16 @@ def device_lines(overview: Overview, now: float) -> list[str]:
         ("seen", lambda d: "-" if d.seen_at is None else f"{duration(now - d.seen_at)} ago"),
         ("", lambda d: d.reason if d.state == "refused" else ""),
     )
+    if any(device.certificate_until is not None for device in overview.devices):
+        columns = (*columns[:-1], ("certificate", lambda d: until(d.certificate_until, now)), columns[-1])
     return table([name for name, _ in columns], [[cell(device) for _, cell in columns] for device in overview.devices])
+
+
+def until(ends: int | None, now: float) -> str:
+    """For how long a certificate is good."""
+    if ends is None:
+        return "-"
+    return "ended" if ends < now else f"{(ends - now) / 86400:.0f} days"
 
 
 def layer_lines(overview: Overview) -> list[str]:

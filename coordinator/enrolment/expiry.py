@@ -26,9 +26,17 @@ def listed(certificates: Iterable[Certificate], now_s: float) -> list[str]:
 
 def ending_soon(folder: Path, now_s: float) -> list[str]:
     """A line for each certificate that ends soon; none where the folder is not one of ``lamina init``."""
+    return listed((one for one in _present(folder) if one.until < now_s + SOON_S), now_s)
+
+
+def ends(folder: Path) -> dict[str, int]:
+    """When each device's certificate ends, in seconds since 1970; empty where the authority is kept elsewhere."""
+    return {one.name: one.until for one in _present(folder) if one.role == "device"}
+
+
+def _present(folder: Path) -> list[Certificate]:
     try:
         register = read_register(folder / "authority" / "register.json")
     except ConfigError:  # the authority is kept elsewhere
         return []
-    present = register.present("device", "site", "coordinator", "broker")
-    return listed((one for one in present if one.until < now_s + SOON_S), now_s)
+    return register.present("device", "site", "coordinator", "broker")

@@ -19,7 +19,7 @@ from nacl.signing import SigningKey
 
 from lamina.broker.settings import load_toml
 from lamina.broker.wire.join_code import BoardFile, JoinCode, fingerprint, read_board_file
-from lamina.broker.wire.signatures import public_pem, secret_pem
+from lamina.broker.wire.signatures import public_key, public_pem, secret_pem
 from lamina.broker.wire.topics import check_name
 from lamina.coordinator.enrolment import broker_files, texts
 from lamina.coordinator.enrolment.certificates import Authority, Issued, utc_now
@@ -67,12 +67,18 @@ class Home:
 
     # -- beginning ---------------------------------------------------------------------------------------------------
 
-    def make(self, register: Register) -> None:
+    def make(self, register: Register, operator: str = "") -> None:
         """Make the folder.
 
+        Args:
+            register: says how the federation is called, and where its broker is.
+            operator: public key (PEM) of an operator whose secret key is elsewhere; empty: a new one.
+
         Raises:
-            ConfigError: there is something already.
+            ConfigError: there is something already, or the key is none.
         """
+        if operator:
+            public_key(operator, "the operator's public key")
         if self.folder.exists() and any(self.folder.iterdir()):
             raise ConfigError(f"{self.folder} isn't empty: `lamina init` makes a new folder")
         for folder in (self._authority, self.broker, self._coordinator, self._boards):
@@ -83,9 +89,12 @@ class Home:
             authority = Authority.new(f"lamina {name} {title}", now)
             write_secret(self._authority / f"{kind}.key", authority.key_pem)
             replace_file(self._authority / f"{kind}.crt", authority.pem.encode())
-        operator, coordinator = SigningKey.generate(), SigningKey.generate()
-        write_secret(self._authority / "operator.key", secret_pem(operator))
-        replace_file(self._authority / "operator.pub", public_pem(operator.verify_key).encode())
+        coordinator = SigningKey.generate()
+        if not operator:
+            key = SigningKey.generate()
+            write_secret(self._authority / "operator.key", secret_pem(key))
+            operator = public_pem(key.verify_key)
+        replace_file(self._authority / "operator.pub", operator.encode())
         write_secret(self._coordinator / "signing.key", secret_pem(coordinator))
         replace_file(self._coordinator / "signing.pub", public_pem(coordinator.verify_key).encode())
         write_register(self._authority / "register.json", register)
@@ -231,7 +240,7 @@ class Home:
         register = self.register
         before = self._rules()
         texts_of = {
-            broker_files.CONFIGURATION: broker_files.configuration(register),
+            broker_files.CONFIGURATION: broker_files.configuration(register, extra=self.bridge),
             broker_files.RULES: broker_files.rules(register, self.layers()),
             broker_files.COORDINATOR_RULES: broker_files.coordinator_rules(register),
             "ca.crt": self.authority().pem,
@@ -244,6 +253,12 @@ class Home:
         for name, text in texts_of.items():
             replace_file(self.broker / name, text.encode())
         return self._rules() != before
+
+    @property
+    def bridge(self) -> str:
+        """What a site's broker says of its bridge to the federation's (``bridge.conf``); empty where there is none."""
+        path = self.broker / "bridge.conf"
+        return f"\n{path.read_text(encoding='utf-8')}" if path.exists() else ""
 
     def _rules(self) -> str:
         try:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from lamina.broker.wire.join_code import MOST_REQUEST_BYTES, SERVER, Answer, Request
+from lamina.broker.wire.join_code import MOST_REQUEST_BYTES, SERVER, JoinAnswer, JoinRequest
 from lamina.coordinator.enrolment.certificates import Authority, utc_now
 from lamina.coordinator.enrolment.home import Home
 from lamina.coordinator.enrolment.tickets import WrongGuesses
 from lamina.models.decoding import from_json
-from lamina.models.errors import ConfigError, brief
+from lamina.models.errors import ConfigError, LaminaError, brief
 
 log = logging.getLogger("lamina.enrol")
 
@@ -43,7 +43,7 @@ class JoinServer:
         self._connections = 0
 
     async def serve(self, host: str, port: int, began: Callable[[int], None]) -> None:
-        """Answer until no code is open any more.
+        """JoinAnswer until no code is open any more.
 
         Args:
             host: address to listen on.
@@ -76,32 +76,39 @@ class JoinServer:
                 answer = await asyncio.to_thread(self._answer, line, writer.get_extra_info("peername")[0])
                 writer.write(msgspec.json.encode(answer) + b"\n")
                 await writer.drain()
-        except (OSError, ValueError, TimeoutError) as error:  # a line without end is a ValueError
+        except (OSError, ValueError, TimeoutError, LaminaError) as error:  # a line without end is a ValueError
             log.debug("a connection ended: %s", error)
         finally:
             self._connections -= 1
             writer.close()
 
-    def _answer(self, line: bytes, address: str) -> Answer:
+    def _answer(self, line: bytes, address: str) -> JoinAnswer:
         try:
-            request = from_json(line, Request)
+            request = from_json(line, JoinRequest)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            return Answer(error="this is no request that lamina knows")
+            return JoinAnswer(error="this is no request that lamina knows")
         if request.ask == "authority":
-            return Answer(authority=self._authority.pem)
+            return JoinAnswer(authority=self._authority.pem)
         if request.ask != "board":
-            return Answer(error="this is no request that lamina knows")
+            return JoinAnswer(error="this is no request that lamina knows")
         if not self._wrong.may_try(address, self._clock()):
-            return Answer(error="too many wrong codes came; try again in an hour, or start `lamina enrol --serve` anew")
+            return JoinAnswer(
+                error="too many wrong codes came: try again in an hour, or have `lamina enrol --serve` started anew"
+            )
         device = self._home.take_ticket(request.token, self._clock)
         if device is None:
             self._wrong.note(address, self._clock())
             log.warning("a wrong or used code came from %s", brief(address, 60))
-            return Answer(
+            return JoinAnswer(
                 error="this code is wrong, was used, or is over: the operator makes another by `lamina enrol`"
             )
+        try:
+            file = self._home.board_file(device)
+        except LaminaError as error:
+            log.warning("%s: its file can't be sent: %s", device, error)
+            return JoinAnswer(error="the board has no file here any more: the operator makes another by `lamina renew`")
         log.info("%s was fetched from %s", device, brief(address, 60))
-        return Answer(board=self._home.board_file(device))
+        return JoinAnswer(board=file)
 
 
 def _context(authority: Authority) -> ssl.SSLContext:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.broker.settings import read_toml
 from lamina.broker.wire.join_code import (
     MOST_ANSWER_BYTES,
     SERVER,
-    Answer,
     BoardFile,
+    JoinAnswer,
     JoinCode,
-    Request,
+    JoinRequest,
     checked,
     parsed,
     read_board_file,
@@ -55,7 +56,7 @@ def fetched(code: JoinCode) -> BoardFile:
         ConfigError: the server is another's, or does not take the code.
         LinkError: it doesn't answer.
     """
-    authority = _asked(code, Request(ask="authority"), _trusting_nobody()).authority
+    authority = _asked(code, JoinRequest(ask="authority"), _trusting_nobody()).authority
     try:
         certificate = ssl.PEM_cert_to_DER_cert(authority)
     except ValueError:
@@ -66,7 +67,7 @@ def fetched(code: JoinCode) -> BoardFile:
             "somebody stands in between. Nothing was sent there"
         )
     trusting = ssl.create_default_context(cadata=authority)
-    answer = _asked(code, Request(ask="board", token=code.token.hex()), trusting)
+    answer = _asked(code, JoinRequest(ask="board", token=code.token.hex()), trusting)
     if answer.board is None:
         raise ConfigError(f"{code.host}:{code.port}: {brief(answer.error) or 'it sent nothing'}")
     try:
@@ -81,12 +82,10 @@ def written(file: BoardFile, folder: Path) -> None:
     Raises:
         ConfigError: another board's files are there, or the folder can't be written to.
     """
-    mine = f'device = "{file.device}"'
     settings = folder / "agent.toml"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        there = settings.read_text(encoding="utf-8") if settings.exists() else mine
-        if mine not in there.splitlines():
+        if settings.exists() and read_toml(settings).get("device") != file.device:
             raise ConfigError(f"{settings} is another board's: choose another --folder")
         for name, content in file.files.items():
             if name != "agent.toml" or not settings.exists():
@@ -104,7 +103,7 @@ def _from_disk(path: Path) -> BoardFile:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def _asked(code: JoinCode, request: Request, context: ssl.SSLContext) -> Answer:
+def _asked(code: JoinCode, request: JoinRequest, context: ssl.SSLContext) -> JoinAnswer:
     """One line there, and one back."""
     place = f"{code.host}:{code.port}"
     try:
@@ -125,7 +124,7 @@ def _asked(code: JoinCode, request: Request, context: ssl.SSLContext) -> Answer:
             f"{place} doesn't answer: {error.strerror or error}; does `lamina enrol --serve` run?"
         ) from None
     try:
-        return from_json(line, Answer)
+        return from_json(line, JoinAnswer)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise ConfigError(f"{place}: what answers there isn't `lamina enrol --serve`") from None
 
