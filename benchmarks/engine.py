@@ -35,6 +35,7 @@ from statistics import median
 
 import numpy as np
 
+from benchmarks import networks
 from benchmarks.contender import Contender, Part, Seconds
 from benchmarks.exactness import NETWORKS as EXACT_NETWORKS
 from benchmarks.exactness import grad_max_rel_error
@@ -54,6 +55,7 @@ NETWORKS = {
     "leaf_cnn": "leaf_cnn",
     "ds_cnn": "ds_cnn",
     "text_lstm": "text_lstm",
+    **{name: f"{Path(networks.__file__)}:{name}" for name in ("resnet18", "efficientnet_b0", "mobilenet_v3_small")},
 }
 BATCH_SIZE = 32
 OURS, TORCH, COMPILED = "ours", "torch", "torch.compile"

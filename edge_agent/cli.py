@@ -24,9 +24,12 @@ from lamina.broker.programs.ending import drop_output, refuse_windows, run_until
 from lamina.broker.programs.flags import add_broker_flags, broker_table
 from lamina.broker.settings import convert, read_toml
 from lamina.edge_agent.service.agent import Agent
+from lamina.edge_agent.service.data_summary import summary
 from lamina.edge_agent.settings import AgentSettings, anchored
+from lamina.models.bundle import read_bundle
 from lamina.models.errors import ConfigError, LinkError
 from lamina.models.readers.settings import source_of
+from lamina.models.samples import LabelledSamples
 from lamina.models.sources import load_samples, resolved_source
 from lamina.models.storage.folder_lock import held
 from lamina.models.storage.replace import remove_drafts
@@ -74,11 +77,13 @@ def _take_part(words: Sequence[str]) -> int:
         level=logging.DEBUG if options.verbose else logging.INFO, format="%(asctime)s %(name)s: %(message)s"
     )
     settings = settings_of(options)
-    agent = Agent(settings, load_samples(settings.data), mqtt_dial(settings.broker))
+    data = load_samples(settings.data)
+    agent = Agent(settings, data, mqtt_dial(settings.broker))
     if options.check:
         for name, value in msgspec.structs.asdict(agent.profile).items():
-            if name not in ("v", "instance"):  # they say nothing of the board
+            if name not in ("v", "instance") and value is not msgspec.UNSET:  # they say nothing of the board
                 print(f"{name:14}{value}")
+        _check_data(data, options.bundle)
         return 0
     folder = Path(settings.folder)
     with held(folder, f"lamina-agent of device {settings.device}"):
@@ -89,6 +94,18 @@ def _take_part(words: Sequence[str]) -> int:
         return 0
     logging.getLogger("lamina.agent").info("ended by %s; started again, it goes on where it was", ended.name)
     return INTERRUPTED if ended is signal.SIGINT else 0  # a service that is stopped has not failed
+
+
+def _check_data(data: LabelledSamples, bundle: str | None) -> None:
+    """Print what the samples are like, and see that the network of a bundle can learn from them."""
+    if bundle is not None:
+        spec = read_bundle(Path(bundle)).manifest.spec
+        data = data.numbered_for(spec)
+        data.check(spec)
+    for name, value in summary(data):
+        print(f"{name.replace(' ', '_'):14}{value}")
+    if bundle is not None:
+        print(f"{'fits':14}model {spec.name} of {bundle}")
 
 
 def settings_of(options: argparse.Namespace) -> AgentSettings:
@@ -142,7 +159,10 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, metavar="N", help="processor cores for training; 0 takes all")
     parser.add_argument("--folder", metavar="FOLDER", help="for the bundle, activations and state")
     parser.add_argument("--once", action="store_true", default=None, help="end with the federation's training")
-    parser.add_argument("--check", action="store_true", help="check configuration and data, print the profile, and end")
+    parser.add_argument(
+        "--check", action="store_true", help="check configuration and data, say what they are like, and end"
+    )
+    parser.add_argument("--bundle", metavar="FOLDER", help="with --check: see that its network can learn from the data")
     parser.add_argument("-v", "--verbose", action="store_true", help="log everything")
     add_broker_flags(parser)
     return parser.parse_args(arguments)

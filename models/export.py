@@ -30,18 +30,24 @@ def export_model(bundle: Bundle, tensors: Tensors, path: Path, facts: ModelFacts
     """
     spec = bundle.manifest.spec
     given = unflatten(spec, *flatten(spec, tensors))
-    model = onnx.load(bundle.path(bundle.manifest.inference), load_external_data=False)
+    model = with_constants(bundle)
     for initializer in model.graph.initializer:
         if initializer.data_location == onnx.TensorProto.EXTERNAL:
-            if is_given(initializer):
-                initializer.CopyFrom(_embedded(initializer, given, bundle.manifest.inference.file_name))
-            else:  # a frozen tensor: its bytes lie in the file of the constants
-                load_external_data_for_tensor(initializer, str(bundle.folder))
-                initializer.data_location = onnx.TensorProto.DEFAULT
-                del initializer.external_data[:]
+            initializer.CopyFrom(_embedded(initializer, given, bundle.manifest.inference.file_name))
     if facts is not None:
         _describe(model, bundle, tensors, path, facts)
     replace_file(path, model.SerializeToString(deterministic=True))
+
+
+def with_constants(bundle: Bundle) -> onnx.ModelProto:
+    """The bundle's inference graph with its frozen tensors inside; the trained ones are still to be given."""
+    model = onnx.load(bundle.path(bundle.manifest.inference), load_external_data=False)
+    for initializer in model.graph.initializer:
+        if initializer.data_location == onnx.TensorProto.EXTERNAL and not is_given(initializer):
+            load_external_data_for_tensor(initializer, str(bundle.folder))
+            initializer.data_location = onnx.TensorProto.DEFAULT
+            del initializer.external_data[:]
+    return model
 
 
 def _describe(model: onnx.ModelProto, bundle: Bundle, tensors: Tensors, path: Path, facts: ModelFacts) -> None:

@@ -111,7 +111,8 @@ class SubModel(msgspec.Struct, frozen=True):
     The training graph's inputs: ``x`` (N, ...) the activation at the cut, ``y`` (N,) int64, the 0-d float32
     hyperparameters named in the manifest, ``anchor`` where it is anchored, and the resident vectors: ``parameters``,
     ``statistics`` (absent where the sub-model has none), and the optimiser's state. Outputs: ``loss`` (mean over the
-    batch) and ``correct`` (count, int64), both 0-d, and each resident vector's next value, ``<name>_next``.
+    batch) and ``correct`` (count, int64), both 0-d, and each resident vector's next value, ``<name>_next``. Where there
+    are large tensors, the parameters and the optimiser's vectors come in segments (`lamina.models.segments`).
 
     A batch that memory can't hold is trained in parts. The accumulating graph takes a micro-batch: inputs ``x``, ``y``,
     ``share`` (0-d float32, its part of the batch), ``seed`` where the manifest names it, ``parameters``,

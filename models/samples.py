@@ -146,7 +146,10 @@ class LabelledSamples:
                 f"model {spec.name} has no class {brief(unknown[0], 40)!r}; {did_you_mean(unknown[0], spec.names)}"
             )
         place = np.array([spec.names.index(name) for name in self.class_names], np.int64)
-        return replace(self, y=place[self.y[:]], class_names=spec.names, numbered=True)
+        y = np.asarray(self.y[:])
+        if (nameless := y >= len(place)).any():
+            raise self._error(f"label {int(y[nameless][0])} has no name: there are {len(place)}, from 0 on")
+        return replace(self, y=np.where(y < 0, y, place[np.maximum(y, 0)]), class_names=spec.names, numbered=True)
 
     def check(self, spec: ModelSpec) -> None:
         """See that a network can learn from these samples.

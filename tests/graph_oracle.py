@@ -18,10 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lamina.edge_agent.admission.graphs import check_content
 from lamina.edge_agent.training.trainer import INSTALLED
 from lamina.models.definition import Definition
-from lamina.models.graph import TrainingGraph
+from lamina.models.graph import TrainingGraph, inference_graph
 from lamina.models.graph import training_graph as training_graph_for
+from lamina.models.layout import derive_spec
+from lamina.models.segments import joined, spread
 from lamina.models.spec import ModelSpec, TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -95,16 +98,17 @@ def graph_steps(
     anchor = {"anchor": state.parameters} if graph.anchored else {}
     running = session(graph.model)
     names = [output.name for output in running.get_outputs()]
+    shapes = {place.name: place.shape for place in running.get_inputs()}
     given = graph.hyperparameters | HYPERPARAMETERS | hyperparameters
     for x, y in batches:
         feeds = {"x": x, "y": y, "parameters": state.parameters, **resident, **anchor}
         feeds |= {name: np.array(given[name], np.float32) for name in graph.hyperparameters}
         if state.statistics.size:
             feeds["statistics"] = state.statistics
-        after = dict(zip(names, running.run(None, feeds), strict=True))
-        resident = {name: after[f"{name}_next"] for name in resident}
+        after = dict(zip(names, running.run(None, spread(feeds, shapes)), strict=True))
+        resident = {name: joined(after, name) for name in resident}
         statistics = after.get("statistics_next", state.statistics)
-        state = State(after["parameters_next"], statistics, float(after["loss"]), int(after["correct"]))
+        state = State(joined(after, "parameters"), statistics, float(after["loss"]), int(after["correct"]))
     return state
 
 
@@ -184,3 +188,20 @@ def distance(parameters: Array, exact: Array, start: Array) -> float:
     """How far ``parameters`` are from the exact ones, relative to how far these have moved from the start."""
     moved = np.linalg.norm(exact - start.astype(np.float64))
     return float(np.linalg.norm(parameters - exact) / moved)
+
+
+def assert_trains_as_torch_does(definition: Definition, x: Array) -> None:
+    """One step and one inference on ``x``, a batch of four, agree with torch; and a board would load the graph."""
+    spec, start = derive_spec(definition), tensors_of(definition.module)
+    step = [(x, np.array([0, 1, 2, 1]))]
+    plain = {"lr": 1.0, "momentum": 0.0, "weight_decay": 0.0}  # so the parameters move by the gradient
+    graph = training_graph(definition, spec, 0)
+    check_content("step", graph.model.SerializeToString(), batch=len(x), budget_mib=None)
+    state = graph_steps(graph, spec, 0, start, step, **plain)
+    exact = torch_steps(definition, spec, 0, step, torch.float64, **plain)
+    assert distance(state.parameters, exact.parameters, flat(start, trained(spec))) < 1e-5
+    assert math.isclose(state.loss, exact.loss, rel_tol=1e-5)
+    np.testing.assert_allclose(state.statistics, exact.statistics, rtol=1e-5, atol=1e-6)
+    definition.module.eval()
+    logits = definition.module(torch.tensor(x)).detach().numpy()
+    np.testing.assert_allclose(run(inference_graph(definition, spec), start, x), logits, rtol=1e-4, atol=1e-5)

@@ -89,8 +89,8 @@ def test_an_unknown_key_names_the_nearest(config: Path, capsys: pytest.CaptureFi
 
 
 def test_labels_that_are_none_are_one_line(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.savez(config.parent / "train.npz", x=np.zeros((2, 2)), y=np.array([0, -1]))
-    assert "train.npz: label 1 is -1; class indices start at 0" in refusal(capsys, "--config", str(config))
+    np.savez(config.parent / "train.npz", x=np.zeros((2, 2)), y=np.array(["a", "b"]))
+    assert "train.npz: y must be numbers, and is <U1: number the classes" in refusal(capsys, "--config", str(config))
 
 
 @pytest.mark.parametrize(

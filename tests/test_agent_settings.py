@@ -8,6 +8,7 @@ from lamina.broker.link.address import BrokerAddress
 from lamina.broker.settings import load_toml
 from lamina.edge_agent.settings import AgentSettings, anchored
 from lamina.models.errors import ConfigError
+from lamina.models.readers.settings import DataSettings
 
 LEAST = 'federation = "lab"\ndevice = "pi-1"\ndata = "train.npz"\n'
 
@@ -76,3 +77,12 @@ def test_a_pair_of_files_is_anchored_and_a_function_is_not(data: str, found: str
 
 def test_an_absent_certificate_stays_absent() -> None:
     assert anchored(AgentSettings("lab", "pi-1", "a.npz"), Path("/board")).broker == BrokerAddress()
+
+
+def test_data_may_be_a_table_whose_path_starts_at_the_file(tmp_path: Path) -> None:
+    table = '[data]\npath = "a.csv"\ninputs = ["t"]\nwindow = 24\nhorizon = 6\nsize = [4, 4]\n'
+    names = 'federation = "lab"\ndevice = "pi-1"\n'
+    found = anchored(load(tmp_path, names + table), tmp_path).data
+    assert found == DataSettings(str(tmp_path / "a.csv"), inputs=("t",), window=24, horizon=6, size=(4, 4))
+    with pytest.raises(ConfigError, match=r"unknown key 'data\.horzon'; did you mean 'data\.horizon'"):
+        load(tmp_path, names + table.replace("horizon", "horzon"))

@@ -27,6 +27,7 @@ from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import Definition
 from lamina.models.errors import ConfigError, DataError
 from lamina.models.readers.settings import DataSettings, Source
+from lamina.models.samples import LabelledSamples
 from lamina.models.sources import load_samples
 from tests.patience import PATIENCE_S
 from tests.test_folders import picture, recording
@@ -172,6 +173,10 @@ def test_a_class_that_the_model_lacks_and_classes_that_nobody_numbers(tmp_path: 
     found = load_samples(DataSettings(str(tmp_path / "a.csv"), target="state"))
     with pytest.raises(DataError, match=r"model kinds has no class 'sokaed'; did you mean 'soaked'\?"):
         found.numbered_for(spec)
+    stored = LabelledSamples(np.zeros((3, 2), np.float32), np.array([1, -100, 0]), "a.npz", ("wet", "dry"))
+    assert np.asarray(stored.numbered_for(spec).y).tolist() == [0, -100, 1]  # what is below 0 is no class
+    with pytest.raises(DataError, match=r"a\.npz: label 2 has no name: there are 2, from 0 on"):
+        LabelledSamples(np.zeros((1, 2), np.float32), np.array([2]), "a.npz", ("wet", "dry")).numbered_for(spec)
     unnamed = msgspec.structs.replace(spec, class_names=msgspec.UNSET)
     with pytest.raises(DataError, match=r"build its bundle with --classes, or give data\.classes"):
         found.numbered_for(unnamed)

@@ -18,6 +18,7 @@ from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import load_definition
 from lamina.models.graph.arena import Arena
 from lamina.models.graph.liveness import Allocation, allocations, engine_order, highest_bytes, tensor_bytes
+from lamina.models.graph.writer import GraphWriter
 from lamina.models.manifest import BLOCKS, PARALLEL
 from lamina.models.peaks import batches
 
@@ -73,6 +74,26 @@ def test_a_tensor_lives_to_its_last_reader_and_a_view_is_no_tensor_of_its_own() 
 def _zeros(place: ort.NodeArg) -> np.ndarray:
     shape = [2 if isinstance(extent, str) else extent for extent in place.shape]
     return np.zeros(shape, np.float32 if "float" in place.type else np.int64)
+
+
+def test_two_transposes_that_undo_each_other_take_nothing() -> None:
+    """As a dense layer has them: its weight goes transposed into a product, and turned back into the gradient's."""
+    g = GraphWriter("transposes")
+    x, weight = g.input("x", "float32", ("N", 3)), g.Relu(g.input("weight", "float32", (5, 3)))
+    turned = g.Transpose(weight, perm=[1, 0])
+    y = g.MatMul(x, turned)
+    g.output("y", g.MatMul(g.Relu(y), g.Transpose(turned, perm=[1, 0])), "float32", ("N", 3))
+    (run,) = allocations(g.model(), 2)
+    assert {each.tensor for each in run} == {weight, y, g.Relu(y)}
+
+
+def test_transposes_that_do_not_undo_each_other_take_what_they_write() -> None:
+    g = GraphWriter("transposes")
+    x = g.input("x", "float32", ("N", 2, 3))
+    once = g.Transpose(x, perm=[1, 2, 0])
+    g.output("y", g.Relu(g.Transpose(once, perm=[1, 2, 0])), "float32", (3, "N", 2))
+    (run,) = allocations(g.model(), 2)
+    assert len({each.tensor for each in run}) == 2
 
 
 def test_the_order_is_the_engines(bundle: Bundle, tmp_path: Path) -> None:

@@ -190,6 +190,8 @@ def test_parquet_says_which_package_it_needs(tmp_path: Path, monkeypatch: pytest
 def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.labels means nothing for csv"):
         read(DataSettings(put(tmp_path, "a\n1\n"), labels="x.csv"))
+    with pytest.raises(ConfigError, match=r"data\.table means nothing for csv"):
+        read(DataSettings(put(tmp_path, "a\n1\n"), table="x"))
     for wrong, message in (
         ({"horizon": 2}, "needs data.window"),
         ({"window": -1}, "can't be negative"),

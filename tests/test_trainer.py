@@ -109,7 +109,7 @@ def test_a_graph_of_another_size_is_refused(manifest: Manifest, tmp_path: Path) 
     layers = manifest.spec.layers
     smaller = msgspec.structs.replace(layers[1], parameters=layers[1].parameters[:1])
     spec = msgspec.structs.replace(manifest.spec, layers=(layers[0], smaller))
-    with pytest.raises(ModelError, match=r"must have 12 elements, not \[15\]"):
+    with pytest.raises(ModelError, match=r"must have 12 elements, not 15"):
         Trainer(msgspec.structs.replace(manifest, spec=spec), 0, tmp_path / manifest.sub_model(0).graph.file_name)
 
 

@@ -67,6 +67,42 @@ def under_autocast(module: Between, h: Tensor) -> Tensor:
         return h.tanh()
 
 
+def counted(module: Between, h: Tensor) -> Tensor:
+    return h * h.max().item()
+
+
+def chosen(module: Between, h: Tensor) -> Tensor:
+    return h + h[h > 0].mean()
+
+
+def places(module: Between, h: Tensor) -> Tensor:
+    return h + torch.nonzero(h > 0).float().mean()
+
+
+def different(module: Between, h: Tensor) -> Tensor:
+    return h + torch.unique(h.detach().round()).mean()
+
+
+def of_four(module: Between, h: Tensor) -> Tensor:
+    return h.view(4, 8)
+
+
+def with_four(module: Between, h: Tensor) -> Tensor:
+    return h + torch.zeros(4, 8)
+
+
+def by_numpy(module: Between, h: Tensor) -> Tensor:
+    return h + torch.from_numpy(np.tanh(h.detach().numpy()))
+
+
+def decomposed(module: Between, h: Tensor) -> Tensor:
+    return h + torch.linalg.svdvals(h.unsqueeze(1) * torch.eye(8))
+
+
+def in_a_loop(module: Between, h: Tensor) -> Tensor:
+    return torch.stack([row.tanh() for row in h])
+
+
 def one_more(module: Between, h: Tensor) -> Tensor:
     return torch.cat([h, h[:1]])
 
@@ -86,6 +122,15 @@ def refusal(module: nn.Module) -> str:
         (of_two_samples, "keep the samples in dimension 0"),
         (without_the_last, "keep the samples in dimension 0"),
         (packed, "packed sequences are not supported"),
+        (counted, "write torch.where(condition, a, b)"),
+        (chosen, "write torch.where(condition, a, b)"),
+        (places, "write torch.where(condition, a, b)"),
+        (different, "write torch.where(condition, a, b)"),
+        (of_four, "keep the samples in dimension 0"),
+        (with_four, "keep the samples in dimension 0"),
+        (in_a_loop, "keep the samples in dimension 0"),
+        (by_numpy, "compute with torch"),
+        (decomposed, "write it in other operators, or add one to models/graph/rules"),
         (halved, "leave out half()"),
         (under_autocast, "leave the block out"),
     ],

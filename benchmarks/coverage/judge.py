@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lamina.edge_agent.admission.graphs import check_content
 from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph import TrainingGraph, inference_graph, training_graph
 from lamina.models.layout import derive_spec
+from lamina.models.segments import joined, spread
 from lamina.models.spec import ModelSpec, TensorSpec
 
 Array = NDArray[Any]
@@ -59,6 +61,10 @@ def judged(definition: Definition, x: Array, y: Array) -> Verdict:
     except Exception as error:
         return Verdict("crashed", f"while its graphs are written: {_told(error)}")
     start = _tensors(definition.module)
+    try:
+        check_content("step", graph.model.SerializeToString(), batch=len(x), budget_mib=None)
+    except ModelError as error:
+        return Verdict("crashed", f"a board would not load it: {error}")
     try:
         step, logits = _graph_step(graph, spec, start, x, y), _graph_logits(inference, start, x)
     except Exception as error:
@@ -133,9 +139,9 @@ def _graph_step(graph: TrainingGraph, spec: ModelSpec, start: Mapping[str, Array
     if moving:
         feeds["statistics"] = _flat(start, moving)
     names = [output.name for output in session.get_outputs()]
-    wanted = {value.name for value in session.get_inputs()}
-    after = dict(zip(names, session.run(None, {k: v for k, v in feeds.items() if k in wanted}), strict=True))
-    gradients = before.astype(np.float64) - after["parameters_next"]
+    wanted = {value.name: value.shape for value in session.get_inputs()}
+    after = dict(zip(names, session.run(None, spread(feeds, wanted)), strict=True))
+    gradients = before.astype(np.float64) - joined(after, "parameters")
     statistics = _split(after["statistics_next"], moving) if moving else {}
     return _Step(float(after["loss"]), _split(gradients, trained), statistics)
 
@@ -203,7 +209,8 @@ def _input(x: Array, dtype: torch.dtype) -> Tensor:
 
 
 def _array(tensor: Tensor) -> Array:
-    return tensor.detach().numpy().astype(np.float64)
+    known = tensor.new_zeros(tensor.shape) if tensor._is_zerotensor() else tensor  # zeros that torch has not written
+    return known.detach().numpy().astype(np.float64)
 
 
 def _told(error: Exception) -> str:

@@ -19,6 +19,7 @@ from lamina.models.definition import Definition
 SAMPLES = 5
 BATCH = 4
 Y = np.array([0, 1, 2, 1])
+_SPATIAL: dict[type[nn.Module], int] = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}
 _TRANSFORMERS = (
     *(nn.MultiheadAttention, nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder),
     *(nn.TransformerEncoderLayer, nn.TransformerDecoderLayer),
@@ -81,7 +82,7 @@ class ModuleNet(nn.Module):
             return value.kept([self._held(f"{name}_{index}", state) for index, state in enumerate(value.tensors)])
         if not isinstance(value, Tensor):
             return value
-        transposed = self.arguments.transposed and value.dim() > 1
+        transposed = self.arguments.transposed and value.dim() > 1 and not self.arguments.labelled
         batch_dim = 1 if transposed or self.arguments.recurrent else 0
         extent = self.arguments.batch
         has_batch = value.dim() > batch_dim and bool(extent) and value.shape[batch_dim] == extent
@@ -125,6 +126,7 @@ class _Arguments:
     floating: bool
     transposed: bool
     recurrent: bool
+    labelled: bool = False  # with labels and lengths, whose batch is first
 
 
 def cases() -> Iterator[tuple[str, Any, Any]]:
@@ -155,10 +157,17 @@ def _made(entry: Any, sample: Any) -> tuple[Definition, Any] | str:
         return "its first argument is no tensor with a batch"
     if any(parameter.dtype != torch.float32 for parameter in module.parameters()):
         return "its parameters are not float32"
-    recurrent = isinstance(module, nn.RNNBase)
-    if recurrent and first.dim() == 2:  # without a batch: one is added
-        first = first.unsqueeze(0 if module.batch_first else 1)
-        others = [_batched_states(each) for each in others]
+    recurrent, attending = isinstance(module, nn.RNNBase), isinstance(module, _TRANSFORMERS)
+    named = dict(sample.forward_input.kwargs)
+    if (recurrent or attending) and first.dim() == 2:  # without a batch: one is added
+        where = 0 if _is_batch_first(module) else 1
+        first = first.unsqueeze(where)
+        others = [each.unsqueeze(where) if attending else _batched_states(each) for each in others]
+        named = {name: _batched_mask(name, value) for name, value in named.items()}
+    if type(module) in _SPATIAL and first.dim() == _SPATIAL[type(module)] + 1:
+        first = first.unsqueeze(0)
+    if isinstance(module, nn.CTCLoss):
+        others = [torch.tensor(each) if isinstance(each, tuple) else each for each in others]
     if recurrent:
         others = [_as_states(each) for each in others]
     transposed = not _is_batch_first(module) and first.dim() == 3
@@ -167,7 +176,7 @@ def _made(entry: Any, sample: Any) -> tuple[Definition, Any] | str:
     if not batch or (not shape and first.is_floating_point()):
         return "its samples have no shape"
     floating = first.is_floating_point()
-    arguments = _Arguments(others, dict(sample.forward_input.kwargs), batch, floating, transposed, recurrent)
+    arguments = _Arguments(others, named, batch, floating, transposed, recurrent, isinstance(module, nn.CTCLoss))
     highest = 1 if floating else max(int(first.max()), 1)
     return _network(entry, sample, shape, arguments, highest)
 
@@ -179,6 +188,8 @@ def _network(
         size = (samples, *shape)
         return torch.randn(size) if arguments.floating else torch.randint(0, highest, size)
 
+    if not _is_finite(entry, sample, shape, arguments, drawn(BATCH)):
+        return "torch itself computes nothing finite"
     probe, shapes = ModuleNet(_module(entry, sample), shape, arguments), {}
     for samples in (arguments.batch, 2, BATCH):
         try:
@@ -201,6 +212,18 @@ def _network(
     return Definition("module", net, shape or (1,), 3, dtype), x.numpy()
 
 
+def _is_finite(entry: Any, sample: Any, shape: tuple[int, ...], arguments: _Arguments, x: Tensor) -> bool:
+    """Whether torch's own results and gradients are numbers, as far as it computes any."""
+    net = ModuleNet(_module(entry, sample), shape, arguments)
+    try:
+        results = net.results(x * net.scale + net.shift if arguments.floating else x)
+        sum(result.mean() for result in results).backward()  # type: ignore[union-attr]  # a tensor
+    except Exception:  # what torch refuses is found out with each batch size
+        return True
+    gradients = [each.grad for each in net.parameters() if each.grad is not None]
+    return all(bool(torch.isfinite(each).all()) for each in (*results, *gradients))
+
+
 def _module(entry: Any, sample: Any) -> nn.Module:
     arguments = sample.constructor_input
     module: nn.Module = entry.module_cls(*arguments.args, **arguments.kwargs)
@@ -214,7 +237,11 @@ def _is_batch_first(module: nn.Module) -> bool:
         return bool(module.self_attn.batch_first)
     if isinstance(module, (nn.RNNBase, *_TRANSFORMERS)):
         return bool(module.batch_first)
-    return True
+    return not isinstance(module, nn.CTCLoss)
+
+
+def _batched_mask(name: str, value: Any) -> Any:
+    return value.unsqueeze(0) if isinstance(value, Tensor) and "padding" in name else value
 
 
 def _batched_states(states: Any) -> Any:

@@ -82,7 +82,10 @@ class OperatorNet(nn.Module):
             name = f"input_{len(list(self.named_parameters())) + len(list(self.named_buffers()))}"
             tensor = value.detach().clone(memory_format=torch.contiguous_format)
             if value.requires_grad and value.dtype == torch.float32 and tensor.numel():
-                self.register_parameter(name, nn.Parameter(tensor))
+                infinite = tensor.isinf()
+                self.register_parameter(name, nn.Parameter(tensor.masked_fill(infinite, 0.0)))
+                if infinite.any():  # as no parameter is: it stands beside it
+                    self.register_buffer(f"{name}_infinite", tensor.where(infinite, 0.0))
             else:
                 self.register_buffer(name, tensor)
             return _Held(name)
@@ -92,7 +95,8 @@ class OperatorNet(nn.Module):
 
     def _given(self, held: Any) -> Any:
         if isinstance(held, _Held):
-            return getattr(self, held.name)
+            tensor, infinite = getattr(self, held.name), getattr(self, f"{held.name}_infinite", None)
+            return tensor if infinite is None else tensor + infinite
         if isinstance(held, _Several):
             values = [self._given(each) for each in held.values]
             return values if held.as_list else tuple(values)

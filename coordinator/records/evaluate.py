@@ -9,6 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lamina.models.bundle import Bundle
+from lamina.models.export import with_constants
 from lamina.models.samples import LabelledSamples
 from lamina.models.values import layer_tensors
 
@@ -29,7 +30,7 @@ class Evaluator:
         samples = samples.numbered_for(bundle.manifest.spec)
         samples.check(bundle.manifest.spec)
         self._bundle, self._samples, self._batch_size = bundle, samples, batch_size
-        self._graph = bundle.path(bundle.manifest.inference).read_bytes()  # the file may be gone when it is needed
+        self._graph = with_constants(bundle).SerializeToString()  # the files may be gone when they are needed
 
     def accuracy(self, values: Sequence[NDArray[np.float32]]) -> float:
         """Share of the samples that the model with these layer vectors classifies right."""
@@ -56,4 +57,7 @@ class Evaluator:
         options.add_external_initializers(
             list(tensors), [ort.OrtValue.ortvalue_from_numpy(tensor) for tensor in tensors.values()]
         )
+        if self._bundle.manifest.constants is not None:  # frozen tensors, in a file beside the graph
+            folder = str(self._bundle.folder.resolve())
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         return ort.InferenceSession(self._graph, options, providers=["CPUExecutionProvider"])

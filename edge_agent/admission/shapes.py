@@ -116,8 +116,15 @@ def _quotient(a: Numbers, b: Numbers) -> Numbers:
     return np.asarray(np.trunc(a / b), np.int64)
 
 
+def _remainder(a: Numbers, b: Numbers) -> Numbers:
+    if not np.all(b):
+        raise ModelError("divides a shape by 0")
+    return np.asarray(np.mod(a, b), np.int64)
+
+
 _COMPUTED: dict[str, Callable[..., Numbers]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": _quotient, "Min": np.minimum, "Max": np.maximum,
+    "Mod": _remainder,
 }  # fmt: skip
 
 
@@ -452,8 +459,8 @@ RULES: dict[str, Rule] = {
     **_all(_tested, "IsInf", "IsNaN"),
     **_all(_passed, "Identity", "com.microsoft.nchwc.ReorderInput", "com.microsoft.nchwc.ReorderOutput"),
     "BitwiseNot": _same,
-    **_all(_elementwise, "Add", "And", "BitShift", "BitwiseXor", "Div", "Max", "Min", "Mod", "Mul", "Or", "Pow",
-           "PRelu", "Sub", "Sum", "Mean", "Xor"),
+    **_all(_elementwise, "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Max", "Min", "Mod",
+           "Mul", "Or", "Pow", "PRelu", "Sub", "Sum", "Mean", "Xor"),
     **_all(_compared, "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
     **_all(_reduced, "ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
            "ReduceSum", "ReduceSumSquare"),

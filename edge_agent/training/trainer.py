@@ -28,6 +28,7 @@ from lamina.models.arrays import Vector
 from lamina.models.engine_facts import LOAD_ERRORS, REORDERING, block_size
 from lamina.models.errors import ConfigError, ModelError
 from lamina.models.manifest import BLOCKS, ONNXRUNTIME, ONNXRUNTIME_TRAINING, PARALLEL, Manifest, SubModel
+from lamina.models.segments import names_of, sizes_of, spread, vector_of
 
 INSTALLED = ONNXRUNTIME_TRAINING if hasattr(engine, "TrainingAgent") else ONNXRUNTIME
 """Which of the two builds it is that is installed under the one name ``onnxruntime``."""
@@ -138,9 +139,10 @@ class Trainer(_Resident):
 
     def _bound(self, source: Mapping[str, Vector], target: Mapping[str, Vector]) -> ort.IOBinding:
         """A binding that reads one set of resident vectors and writes the other, without copies."""
-        outputs: Arrays = {_next(name): place for name, place in target.items()}
+        shapes = {place.name: place.shape for place in self._session.get_inputs()}
+        outputs: Arrays = {_next(name): place for name, place in spread(target, shapes).items()}
         outputs |= {"loss": self._loss, "correct": self._correct}
-        return _bound(self._session, {**self._hyperparameters, **source, **self._anchor}, outputs)
+        return _bound(self._session, spread({**self._hyperparameters, **source, **self._anchor}, shapes), outputs)
 
 
 class PartsTrainer(_Resident):
@@ -401,11 +403,24 @@ def _check(
 ) -> None:
     """See that the graph has the inputs ``sizes``, vectors of that length, and ``others``, and these outputs."""
     for what, expected, found in (
-        ("inputs", {*others, *sizes}, {place.name for place in session.get_inputs()}),
-        ("outputs", outputs, {place.name for place in session.get_outputs()}),
+        ("inputs", {*others, *sizes}, {vector_of(place.name) for place in session.get_inputs()}),
+        ("outputs", outputs, {_whole(place.name) for place in session.get_outputs()}),
     ):
         if found != expected:
             raise ModelError(f"graph {graph}: its {what} must be {sorted(expected)}, and are {sorted(found)}")
-    for place in session.get_inputs():
-        if place.name in sizes and place.shape != [sizes[place.name]]:
-            raise ModelError(f"graph {graph}: {place.name} must have {sizes[place.name]} elements, not {place.shape}")
+    shapes = {place.name: place.shape for place in session.get_inputs() if vector_of(place.name) in sizes}
+    for name in sizes:
+        own = [each for each in shapes if vector_of(each) == name]
+        if {*own} != {*names_of(name, own)}:
+            raise ModelError(f"graph {graph}: the segments of {name} must be numbered from 0 on, and are {own}")
+    for name, shape in shapes.items():
+        if not all(isinstance(extent, int) for extent in shape):
+            raise ModelError(f"graph {graph}: {name} must have a fixed shape, not {shape}")
+    for name, size in sizes_of(shapes).items():
+        if size != sizes[name]:
+            raise ModelError(f"graph {graph}: {name} must have {sizes[name]} elements, not {size}")
+
+
+def _whole(name: str) -> str:
+    """The output, or the one that it is a segment of."""
+    return _next(vector_of(name)) if "." in name else name

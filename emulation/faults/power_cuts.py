@@ -229,7 +229,7 @@ class _TrialRun:
         rolled_back_to: int | None,
     ) -> _State:
         state = self._states.get(snapshot.uplink_bytes)
-        if state is None or msgspec.structs.replace(snapshot, epoch=state.snapshot.epoch) != state.snapshot:
+        if state is None or _by_rounds(snapshot) != _by_rounds(state.snapshot):
             raise Broken(f"a state that was never committed: {snapshot}")
         if any(not np.array_equal(value, was) for value, was in zip(values, state.values, strict=True)):
             raise Broken(f"a mixture: round {snapshot.round} with other values")
@@ -282,6 +282,11 @@ class Cutter:
             _TrialRun(seed, random.Random(f"{seed} {stop_at}"), self.tally).to_its_end(stop_at)
         except (AssertionError, ConfigError) as error:
             raise Broken(f"seed {seed}, stop after {stop_at} changes: {error}") from error
+
+
+def _by_rounds(snapshot: Snapshot) -> Snapshot:
+    """What the rounds have made of a run: a rollback gives it another epoch, and notes in which it began."""
+    return msgspec.structs.replace(snapshot, epoch=0, run=0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

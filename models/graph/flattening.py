@@ -19,6 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from lamina.models.graph.complex_numbers import InPairs, has_complex_numbers
 from lamina.models.graph.decompositions import decompositions
 from lamina.models.graph.tracing import TracedForward, example
 
@@ -41,6 +42,10 @@ def flatten(forward: TracedForward, function: Callable[..., Sequence[Tensor]], *
             placeholders = [example(node) for node in graph.graph.nodes if node.op == "placeholder"]
             graph = make_fx(functionalize(fx.Interpreter(graph).run), decomposition_table=table)(*placeholders)
             _forget_changed_inputs(graph.graph)
+            graph.graph.eliminate_dead_code()
+        if has_complex_numbers(graph.graph):
+            placeholders = [example(node) for node in graph.graph.nodes if node.op == "placeholder"]
+            graph = make_fx(InPairs(graph, forward.name).run, decomposition_table=table)(*placeholders)
             graph.graph.eliminate_dead_code()
     return graph
 

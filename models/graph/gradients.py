@@ -9,13 +9,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor, fx
 
+from lamina.models.errors import ModelError, first_line
 from lamina.models.graph.flattening import flatten, without_values
 from lamina.models.graph.losses import Loss, loss_named
+from lamina.models.graph.places import last_line
 from lamina.models.graph.sections import CutPoint, end, run_section, starts
 from lamina.models.graph.tracing import TracedForward, example
 from lamina.models.graph.translation import translate
 from lamina.models.graph.values import Value
 from lamina.models.graph.writer import GraphWriter
+from lamina.models.segments import names_of, segments_of
 from lamina.models.spec import ModelSpec, TensorSpec
 
 
@@ -54,8 +57,10 @@ class Batch:
     values: list[str]
 
 
-def write_gradients(g: GraphWriter, forward: TracedForward, spec: ModelSpec, cut: int) -> Batch:
-    """Write all of a step but its optimiser.
+def write_gradients(
+    g: GraphWriter, forward: TracedForward, spec: ModelSpec, cut: int, *, segmented: bool = False
+) -> Batch:
+    """Write all of a step but its optimiser; the parameters are one input, or one a segment.
 
     Adds the inputs ``x``, ``y``, ``parameters`` and ``statistics`` to ``g``, and the outputs ``loss``, ``correct`` and
     ``statistics_next``; statistics are absent where the layers have none.
@@ -63,7 +68,7 @@ def write_gradients(g: GraphWriter, forward: TracedForward, spec: ModelSpec, cut
     part = Part.of(spec, cut)
     start, loss = starts(forward, spec)[cut], loss_named(spec.loss)
     inputs = [g.input("x", start.dtype, ("N", *start.shape)), g.input("y", loss.dtype, ("N",))]
-    pieces = split_input(g, "parameters", part.trained)
+    pieces = (segment_inputs if segmented else split_input)(g, "parameters", part.trained)
     values = dict(zip(part.trained, pieces, strict=True))
     values |= dict(zip(part.moving, split_input(g, "statistics", part.moving), strict=True))
     tensors = {tensor.name: _shaped(g, piece, tensor.shape) for tensor, piece in values.items()}
@@ -81,9 +86,22 @@ def write_gradients(g: GraphWriter, forward: TracedForward, spec: ModelSpec, cut
 
 def split_input(g: GraphWriter, name: str, tensors: Sequence[TensorSpec]) -> list[str]:
     """A new input ``name``, a flat vector, as one flat piece for each of ``tensors``; no input where there are none."""
-    if not tensors:
-        return []
-    vector = g.input(name, "float32", (size(tensors),))
+    return _split(g, g.input(name, "float32", (size(tensors),)), tensors) if tensors else []
+
+
+def segment_inputs(g: GraphWriter, name: str, tensors: Sequence[TensorSpec]) -> list[str]:
+    """New inputs for the segments of the vector ``name``, as one flat piece for each of ``tensors``."""
+    segments = segments_of([tensor.size for tensor in tensors])
+    pieces: list[str] = []
+    g.remember(name, names_of(name, segments)[0])
+    for each, segment in zip(names_of(name, segments), segments, strict=True):
+        g.input(each, "float32", segment.shape)
+        flat = each if len(segment.shape) == 1 else g.Reshape(each, [-1])
+        pieces += _split(g, flat, tensors[segment.first : segment.stop])
+    return pieces
+
+
+def _split(g: GraphWriter, vector: str, tensors: Sequence[TensorSpec]) -> list[str]:
     sizes = [tensor.size for tensor in tensors]
     return list(g.many("Split", len(sizes), vector, sizes, axis=0)) if len(sizes) > 1 else [vector]
 
@@ -107,13 +125,31 @@ def flat_step(forward: TracedForward, start: CutPoint, loss: Loss, part: Part) -
         moved = {tensor.name: tensors[tensor.name].clone() for tensor in part.moving}
         logits = run_section(forward, start, end(forward), tensors | leaves | moved, x)
         value = loss.value(logits, y)
-        gradients = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
+        gradients = _gradients(forward, value, list(leaves.values()))
         return [value.detach(), loss.correct(logits.detach(), y), *gradients, *moved.values()]
 
     with without_values(forward):
         x = torch.empty_like(example(start.activation), requires_grad=False)
         y = torch.empty((x.shape[0],), dtype=getattr(torch, loss.dtype))
     return flatten(forward, step, x, y)
+
+
+def _gradients(forward: TracedForward, value: Tensor, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    """What autograd makes of the loss.
+
+    Raises:
+        ModelError: torch can't trace the gradient of an operator.
+    """
+    try:
+        return torch.autograd.grad(value, leaves, materialize_grads=True)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever torch raises of its own operators
+        where = last_line(fx.traceback.get_current_meta().get("stack_trace"))
+        raise ModelError(
+            f"model {forward.name}: the gradient of an operator{where} can't be traced: {first_line(error)}; "
+            f"write it in other operators"
+        ) from error
 
 
 def _shaped(g: GraphWriter, piece: str, shape: Sequence[int]) -> str:

@@ -4,7 +4,8 @@ free.
 ONNX Runtime runs a graph depth first from its last result backwards: of an operator's inputs, the one that was written
 last comes first. A tensor is allocated when its operator runs, and freed after its last reader. It does not write over
 an input, though it might where shapes are known; a Reshape makes no copy; a Transpose before a matrix product is done
-within it; a Where takes two tensors more, as large as its result, while it runs.
+within it, and two that undo each other are left out; a Where takes two tensors more, as large as its result, while it
+runs.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def read(operator: onnx.NodeProto) -> Iterator[str]:
 
 def _lives(graph: onnx.GraphProto) -> list[tuple[str, bool]]:
     """When tensors come to be (true) and when they end, in one run of whatever batch."""
-    order = engine_order(graph.node)
+    order = _without_double_transposes(engine_order(graph.node), {place.name for place in graph.output})
     elsewhere = {place.name for place in (*graph.output, *graph.input, *graph.initializer)}
     reads = [tuple(dict.fromkeys(read(operator))) for operator in order]
     readers = Counter(name for names in reads for name in names)
@@ -172,6 +173,27 @@ def _lives(graph: onnx.GraphProto) -> list[tuple[str, bool]]:
                 del left[owner]
                 lives.append((owner, False))
     return lives
+
+
+def _without_double_transposes(operators: Sequence[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """The operators, where a Transpose that undoes another one is a view of what that one read."""
+    turned = {each.output[0]: each for each in operators if each.op_type == "Transpose"}
+    kept: list[onnx.NodeProto] = []
+    for operator in operators:
+        before = turned.get(operator.input[0]) if operator.op_type == "Transpose" else None
+        if before is not None and _undoes(operator, before):
+            operator = onnx.helper.make_node("Identity", before.input[:1], operator.output)
+        kept.append(operator)
+    needed = outputs.union(*(read(operator) for operator in kept))
+    return [each for each in kept if each.op_type != "Transpose" or each.output[0] in needed]
+
+
+def _undoes(second: onnx.NodeProto, first: onnx.NodeProto) -> bool:
+    """Whether two operators Transpose leave every dimension where it was."""
+    one, other = (
+        next((list(each.ints) for each in node.attribute if each.name == "perm"), []) for node in (first, second)
+    )
+    return len(one) == len(other) > 0 and [one[dim] for dim in other] == list(range(len(one)))
 
 
 def _read_by_products_only(operators: Sequence[onnx.NodeProto]) -> set[str]:

@@ -18,7 +18,7 @@ def place(node: fx.Node) -> str:
         return ""
     path, kind = list(origin.meta["nn_module_stack"].values())[-1]
     kind = kind if isinstance(kind, str) else kind.__qualname__
-    line = _last_line(origin.meta.get("stack_trace"))
+    line = last_line(origin.meta.get("stack_trace"))
     return f" in module {path or '(the whole)'} ({kind.rpartition('.')[2]}){line}"
 
 
@@ -33,8 +33,8 @@ def _with_inputs(node: fx.Node) -> Sequence[fx.Node]:
     return found
 
 
-def _last_line(stack_trace: str | None) -> str:
-    """The innermost line of the author's own code; torch's where there is none, as in a ``nn.Sequential``."""
+def last_line(stack_trace: str | None) -> str:
+    """Return the innermost line of the author's own code; torch's where there is none, as in a ``nn.Sequential``."""
     lines = [line.strip() for line in (stack_trace or "").splitlines() if line.strip().startswith("File ")]
     own = [line for line in lines if str(_TORCH) not in line]
     return f", {(own or lines)[-1].removeprefix('File ')}" if lines else ""

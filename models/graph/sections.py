@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, fx
 from torch.fx import traceback as fx_traceback
 
-from lamina.models.errors import ModelError
+from lamina.models.errors import ModelError, first_line
 from lamina.models.graph.anatomy import Anatomy, dissect
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import operator_name
 from lamina.models.graph.stand_ins import STAND_INS
 from lamina.models.graph.tracing import TracedForward, example
+from lamina.models.graph.values import element_type
 from lamina.models.spec import ModelSpec
 
 _PRODUCTS = ("conv", "linear", "mm.", "matmul", "attention")
@@ -51,7 +52,7 @@ class CutPoint:
     @property
     def dtype(self) -> str:
         """The activation's element type."""
-        return str(example(self.activation).dtype).removeprefix("torch.")
+        return element_type(example(self.activation).dtype)
 
     @property
     def size_bytes(self) -> int:
@@ -211,6 +212,10 @@ class _SectionRun:
             except ModelError as error:
                 name = operator_name(function)
                 raise ModelError(f"model {self._forward.name}: operator {name}{place(operator)}: {error}") from error
+            except Exception as error:  # whatever torch raises of its own operators
+                said = f"can't be traced: {first_line(error)}; write it in other operators"
+                name = operator_name(function)
+                raise ModelError(f"model {self._forward.name}: operator {name}{place(operator)} {said}") from error
 
     def result(self, operator: fx.Node) -> Any:
         if operator not in self._results:
@@ -271,4 +276,8 @@ def _is_batched(activation: fx.Node, batch: object) -> bool:
     tensor = example(activation)
     if not isinstance(tensor, Tensor) or not tensor.dim():
         return False
-    return str(tensor.shape[0]) == str(batch) and all(isinstance(extent, int) for extent in tensor.shape[1:])
+    return (
+        not tensor.is_complex()
+        and str(tensor.shape[0]) == str(batch)
+        and all(isinstance(extent, int) for extent in tensor.shape[1:])
+    )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lamina.models.graph import recurrent
+from lamina.models.graph.frames import IN_MEMORY
 from lamina.models.graph.written_out import WRITTEN_OUT
 
-STAND_INS: dict[Any, Callable[..., Any]] = recurrent.STAND_INS | WRITTEN_OUT
+STAND_INS: dict[Any, Callable[..., Any]] = recurrent.STAND_INS | IN_MEMORY | WRITTEN_OUT

@@ -22,7 +22,7 @@ from lamina.models.errors import ModelError
 from lamina.models.graph.custom_functions import FunctionCall, kept_whole
 from lamina.models.graph.inlining import inline_blocks
 from lamina.models.graph.recurrent_stacks import take_apart, without_dead_ends
-from lamina.models.graph.traceable_losses import traceable_losses
+from lamina.models.graph.traceable import traceable_functions
 from lamina.models.graph.untraceable import Witness, misfit, reason, with_plain_names
 
 
@@ -75,7 +75,7 @@ def trace(definition: Definition, *, training: bool) -> TracedForward:
         kept_whole(functions),
         _no_hooks(),
         witness.watching(),
-        traceable_losses(),
+        traceable_functions(),
         warnings.catch_warnings(action="ignore"),
     ):
         try:

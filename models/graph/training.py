@@ -9,6 +9,7 @@ Inputs and outputs are those of `lamina.models.manifest.SubModel`. The trained l
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -16,13 +17,14 @@ import onnx
 from lamina.models.definition import Definition
 from lamina.models.graph.gradients import Part, size, split_input, write_gradients
 from lamina.models.graph.optimisers import Optimiser, Recipe, TrainedTensor, optimiser_named
-from lamina.models.graph.optimisers.base import joined
+from lamina.models.graph.optimisers.base import Moved, joined
 from lamina.models.graph.optimisers.pulls import ANCHOR, clipped, pulled
 from lamina.models.graph.rules.random import SEED
 from lamina.models.graph.sections import is_random
 from lamina.models.graph.tracing import TracedForward, trace
 from lamina.models.graph.writer import GraphWriter
 from lamina.models.manifest import ONNXRUNTIME
+from lamina.models.segments import Segment, names_of, segments_of
 from lamina.models.spec import ModelSpec
 
 GRADIENTS = "gradients"
@@ -78,8 +80,9 @@ def training_graph(
     forward = _traced(definition, spec, cut)
     hyperparameters = optimiser.hyperparameters | recipe.hyperparameters | _seed(forward)
     g = _writer(f"{spec.name} from layer {cut}", hyperparameters, serial=serial, block=block, engine=engine)
-    batch = write_gradients(g, forward, spec, cut)
-    _write_update(g, Part.of(spec, cut), recipe, optimiser, batch.values, batch.gradients)
+    batch = write_gradients(g, forward, spec, cut, segmented=True)
+    part = Part.of(spec, cut)
+    _write_update(g, part, recipe, optimiser, batch.values, batch.gradients, segments_of(_sizes(part)))
     return TrainingGraph(g.model(), optimiser.vectors, optimiser.scalars, hyperparameters, recipe.proximal)
 
 
@@ -122,14 +125,20 @@ def updating_graph(spec: ModelSpec, cut: int, recipe: Recipe | str = "sgd") -> o
     optimiser, part = optimiser_named(recipe.optimiser), Part.of(spec, cut)
     g = _writer(f"{spec.name} from layer {cut}: update", optimiser.hyperparameters | recipe.hyperparameters)
     values, gradients = split_input(g, "parameters", part.trained), split_input(g, GRADIENTS, part.trained)
-    _write_update(g, part, recipe, optimiser, values, gradients)
+    _write_update(g, part, recipe, optimiser, values, gradients, [Segment(0, len(values), (size(part.trained),))])
     return g.model()
 
 
 def _write_update(
-    g: GraphWriter, part: Part, recipe: Recipe, optimiser: Optimiser, values: list[str], gradients: list[str]
+    g: GraphWriter,
+    part: Part,
+    recipe: Recipe,
+    optimiser: Optimiser,
+    values: list[str],
+    gradients: list[str],
+    segments: Sequence[Segment],
 ) -> None:
-    """Write the optimiser's part into ``g``, and its vectors, which are inputs and outputs."""
+    """Write the optimiser's part into ``g``, and its vectors, which are inputs and outputs, segment by segment."""
     tensors = [
         TrainedTensor(value, gradient, tensor.kind)
         for value, gradient, tensor in zip(values, gradients, part.trained, strict=True)
@@ -138,12 +147,50 @@ def _write_update(
         tensors = pulled(g, tensors, split_input(g, ANCHOR, part.trained))
     if recipe.clipped:
         tensors = clipped(g, tensors)
-    elements = size(part.trained)
-    shapes = dict.fromkeys(optimiser.vectors, (elements,)) | dict.fromkeys(optimiser.scalars, (1,))
-    state = {name: g.input(name, "float32", shape) for name, shape in shapes.items()}
-    moved = optimiser.step(g, tensors, "parameters", state)
-    for name, vector in {"parameters": moved.parameters, **moved.state}.items():
-        g.output(f"{name}_next", vector, "float32", shapes.get(name, (elements,)))
+    names = {name: names_of(name, segments) for name in ("parameters", *optimiser.vectors)}
+    for name in optimiser.vectors:
+        for each, segment in zip(names[name], segments, strict=True):
+            g.input(each, "float32", segment.shape)
+    scalars = {name: g.input(name, "float32", (1,)) for name in optimiser.scalars}
+    for index, segment in enumerate(segments):
+        given = {name: each[index] for name, each in names.items()}
+        some = tensors[segment.first : segment.stop]
+        moved = _moved(g, optimiser, segment, some, given, scalars)
+        for name, vector in {"parameters": moved.parameters, **moved.state}.items():
+            if name in given:
+                g.output(f"{given[name]}_next", vector, "float32", segment.shape)
+            elif index == 0:
+                g.output(f"{name}_next", vector, "float32", (1,))
+
+
+def _moved(
+    g: GraphWriter,
+    optimiser: Optimiser,
+    segment: Segment,
+    tensors: Sequence[TrainedTensor],
+    given: Mapping[str, str],
+    scalars: dict[str, str],
+) -> Moved:
+    """A step of the tensors of one segment, whose inputs are ``given``; of a large one, row by row."""
+    state = {name: given[name] for name in optimiser.vectors}
+    if len(segment.shape) == 1:
+        return optimiser.step(g, tensors, given["parameters"], state | scalars)
+    (tensor,) = tensors
+    body = GraphWriter(f"update_{given['parameters']}", around=g)
+    gradient = g.Reshape(tensor.gradient, list(segment.shape))
+    row = TrainedTensor(body.input("p", "float32", None), body.input("g", "float32", None), tensor.kind)
+    moved = optimiser.step(
+        body, [row], row.value, {name: body.input(name, "float32", None) for name in state} | scalars
+    )
+    for name, vector in {"p": moved.parameters, **{name: moved.state[name] for name in state}}.items():
+        body.output(f"{name}_next", vector, "float32", None)
+    after, *vectors = g.scan(body, [], [given["parameters"], gradient, *state.values()], backwards=False)
+    beside = optimiser.step(g, tensors, tensor.value, state | scalars).state if scalars else {}  # the scalars alone
+    return Moved(after, {name: beside[name] for name in scalars} | dict(zip(state, vectors, strict=True)))
+
+
+def _sizes(part: Part) -> list[int]:
+    return [tensor.size for tensor in part.trained]
 
 
 def _traced(definition: Definition, spec: ModelSpec, cut: int) -> TracedForward:

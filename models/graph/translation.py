@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from lamina.models.errors import ModelError
+from lamina.models.errors import ModelError, first_line
 from lamina.models.graph import rules
+from lamina.models.graph.advice import OF_VALUES, ON_VALUES
 from lamina.models.graph.places import place
 from lamina.models.graph.registry import find_rule, operator_name
 from lamina.models.graph.tracing import TracedForward, example
-from lamina.models.graph.values import Call, TensorType, Value, tensor_type_of
+from lamina.models.graph.values import Call, TensorType, Value, element_type, tensor_type_of
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 _HALF = "numbers of 16 bits are not supported, since devices train in float32: leave out half(), bfloat16(), autocast"
@@ -86,10 +87,12 @@ class _Translation:
         rule = find_rule(name, self._g.engine)
         if rule is None and self._is_constant(node):
             return self._folded(node)
+        if rule is None and name.partition(".")[0] in OF_VALUES:
+            raise ModelError(f"model {self._model}: operator {name}{place(node)}: {ON_VALUES}")
         if rule is None:
             raise ModelError(
                 f"model {self._model}: no rule for the operator {name}{place(node)}; "
-                f"add one to models/graph/rules/{rules.subject(name)}.py"
+                f"write it in other operators, or add one to models/graph/rules/{rules.subject(name)}.py"
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._results.__getitem__)
         try:
@@ -137,8 +140,12 @@ class _Translation:
     def _folded(self, node: fx.Node) -> Value:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._known.__getitem__)
         function: Any = node.target
-        with torch.no_grad():
-            value = self._known[node] = function(*args, **kwargs)
+        try:
+            with torch.no_grad():
+                value = self._known[node] = function(*args, **kwargs)
+        except Exception as error:  # whatever torch raises of its own operators
+            name = f"operator {operator_name(node.target)}{place(node)}"
+            raise ModelError(f"model {self._model}: {name} of constants fails: {first_line(error)}") from error
         return self._value(self._constant(value), value)
 
     def _attribute(self, node: fx.Node) -> Value:
@@ -149,4 +156,4 @@ class _Translation:
         return self._value(self._constant(held), held)
 
     def _constant(self, tensor: Tensor) -> str:
-        return self._g.constant(tensor.detach().numpy(), str(tensor.dtype).removeprefix("torch."))
+        return self._g.constant(tensor.detach().numpy(), element_type(tensor.dtype))

@@ -16,23 +16,14 @@ import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from lamina.models.errors import first_line
+from lamina.models.graph.advice import NUMPY, ON_BATCH, ON_VALUES
+
 _TORCH = Path(torch.__file__).parent
 _OURS = Path(__file__).parent
 _STANDARD_LIBRARY = Path(inspect.__file__).parent
 
-_ON_VALUES = (
-    "what it does depends on the values of a tensor, and a graph has no branches: write torch.where(condition, a, b), "
-    "or a mask, in place of `if`, `while`, float(), bool(), .item() and results that are as long as values say"
-)
-_PACKED = (
-    "packed sequences are not supported: run the layer over the padded sequence, and take each sample's last valid "
-    "output with y[torch.arange(y.shape[0]), lengths - 1]"
-)
 _MOMENTUM = "a batch norm with momentum=None counts its batches, which a graph can't: give it a momentum, such as 0.1"
-_ON_BATCH = (
-    "it works for one batch size only, and devices train with others: don't write the batch size as a number or let a "
-    "decision depend on it, and keep the samples in dimension 0: x.flatten(1) or x.reshape(x.shape[0], -1), not len(x)"
-)
 
 
 def misfit(module: nn.Module) -> str:
@@ -95,17 +86,23 @@ def reason(error: Exception, witness: Witness) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     text = str(error)
     if "Constraints violated" in text or ("specialized" in text and "data-dependent" not in text):
-        return _ON_BATCH + next((line for line in reversed(witness.lines) if line), "")
+        return ON_BATCH + next((line for line in reversed(witness.lines) if line), "")
     if "data-dependent" in text or "unbacked" in text or "DynamicOutputShape" in type(error).__name__:
-        if any("_padded_sequence" in (frame.line or "") or "_packed_" in (frame.line or "") for frame in frames):
-            return _PACKED + _place(frames)
         if any(frame.filename.endswith("batchnorm.py") for frame in frames):
             return _MOMENTUM + _place(frames)
-        return _ON_VALUES + _place(frames)
+        return ON_VALUES + _place(frames)
     if "higher order operator" in text:
-        return _ON_VALUES + _place(frames)
-    first = next(iter(text.strip().splitlines()), "") or type(error).__name__
-    return with_plain_names(first) + _place(frames)
+        return ON_VALUES + _place(frames)
+    said = with_plain_names(first_line(error))
+    if ".numpy()" in said:
+        return NUMPY + _place(frames)
+    instead = f": {ON_BATCH}" if said != first_line(error) else ""  # a shape in which the batch size stands
+    return said + instead + _place(frames)
+
+
+def line_of(error: Exception) -> str:
+    """The author's line that raised it, in brackets; empty where none did."""
+    return _place(traceback.extract_tb(error.__traceback__))
 
 
 def with_plain_names(text: str) -> str:

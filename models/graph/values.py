@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lamina.models.errors import ModelError
+from lamina.models.graph.advice import ON_VALUES
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 
@@ -56,10 +58,16 @@ def tensor_type_of(example: Any, batch: Any) -> TensorType:
         ModelError: an extent depends on the batch, and is no multiple of it.
     """
     if isinstance(example, Tensor):
-        dtype = str(example.dtype).removeprefix("torch.")
+        dtype = element_type(example.dtype)
         return TensorType(tuple(extent_of(extent, batch) for extent in example.shape), dtype)
     dtype = "float32" if isinstance(example, float | torch.SymFloat) else "int64"
     return TensorType((), "bool" if isinstance(example, bool | torch.SymBool) else dtype)
+
+
+def element_type(dtype: torch.dtype) -> str:
+    """The element type that a tensor has in a graph: fractions of 64 bits are computed in 32, as all of training."""
+    name = str(dtype).removeprefix("torch.")
+    return "float32" if name == "float64" else name
 
 
 def extent_of(extent: Any, batch: Any) -> Extent:
@@ -68,6 +76,8 @@ def extent_of(extent: Any, batch: Any) -> Extent:
         return extent
     times = extent // batch
     if str(times * batch) != str(extent):
+        if re.search(r"\bu\d+\b", str(extent)):  # torch's name for what only a run knows
+            raise ModelError(ON_VALUES)
         shown = str(extent).replace(str(batch), "N")
         raise ModelError(
             f"an extent of a tensor is {shown}, with N samples in the batch; it may only be a multiple of N: "

@@ -6,12 +6,13 @@ of. Each takes the operator's arguments, and yields what it yields.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from lamina.models.errors import ModelError
 
@@ -153,6 +154,100 @@ def grid_sampler(image: Tensor, grid: Tensor, mode: int, padding: int, align_cor
     return sampled
 
 
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Elements of x by their places in the order of all elements."""
+    return x.reshape(-1)[index]
+
+
+def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
+    """X with elements of the source put, or added, at places in the order of all elements."""
+    flat = x.reshape(-1).index_put((index.reshape(-1),), source.reshape(-1), accumulate)
+    return flat.reshape(x.shape)
+
+
+def index_fill(x: Tensor, dim: int, index: Tensor, value: Tensor | float) -> Tensor:
+    """X with one value at indices along a dimension."""
+    if not x.dim():
+        return torch.full_like(x, value) if not isinstance(value, Tensor) else value.to(x.dtype).expand(x.shape)
+    extent = x.shape[dim]
+    chosen = (torch.arange(extent).unsqueeze(1) == index.reshape(1, -1) % extent).any(1)
+    mask = chosen.reshape(-1, *[1] * (x.dim() - 1 - dim % x.dim()))
+    return torch.where(mask, torch.as_tensor(value, dtype=x.dtype) if not isinstance(value, Tensor) else value, x)
+
+
+def index_reduce(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """The product, mean or extremum of what the source has for an index along a dimension."""
+    if not x.dim():
+        joined = index_reduce(x[None], 0, index.reshape(-1), source.reshape(-1), reduce, include_self=include_self)
+        return joined[0]
+    at = index.reshape(-1, *[1] * (x.dim() - 1 - dim % x.dim())).expand(source.shape)
+    return x.scatter_reduce(dim, at, source, reduce, include_self=include_self)
+
+
+def bucketize(x: Tensor | float, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """How many of the boundaries lie below each element; with ``right``, or are equal to it."""
+    return searchsorted(boundaries, x, out_int32=out_int32, right=right)
+
+
+def searchsorted(
+    boundaries: Tensor,
+    x: Tensor | float,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    """How many of the boundaries, which stand along the last dimension, lie before each element."""
+    ordered = boundaries if sorter is None else boundaries.gather(-1, sorter)
+    wanted = x.unsqueeze(-1) if isinstance(x, Tensor) else torch.tensor(float(x)).unsqueeze(-1)
+    rows = ordered.unsqueeze(-2) if ordered.dim() > 1 else ordered
+    before = rows <= wanted if right or side == "right" else rows < wanted
+    return before.sum(-1).to(torch.int32 if out_int32 else torch.int64)
+
+
+def nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The middle one along a dimension of those elements that are numbers, the lower of two, and its index."""
+    if not x.dim():
+        return x, torch.zeros_like(x, dtype=torch.int64)
+    missing = x.detach().isnan()
+    order = x.detach().masked_fill(missing, torch.inf).sort(dim)[1]
+    middle = (((~missing).sum(dim, keepdim=True) - 1) // 2).clamp_min(0)
+    indices = order.gather(dim, middle)
+    values = x.gather(dim, indices)
+    return (values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim))
+
+
+def nanmedian_of_all(x: Tensor) -> Tensor:
+    """The middle one of all elements that are numbers."""
+    return nanmedian(x.reshape(-1), 0)[0]
+
+
+def smoothed(name: str) -> Callable[..., Tensor]:
+    """Resampling against aliases, of images (N, C, H, W): torch's own gradient of it knows no open batch size.
+
+    It is linear and works on rows and columns by themselves, by the matrices that it makes of the identity.
+    """
+    operator = getattr(_ATEN, name)
+
+    def resampled(
+        x: Tensor, size: Sequence[int] | None, align_corners: bool, scales: Sequence[float] | None = None, *more: float
+    ) -> Tensor:
+        factors = list(scales) if isinstance(scales, list | tuple) else [scales, *more] if scales else [None, None]
+        extents = size or [int(x.shape[2 + dim] * factors[dim]) for dim in (0, 1)]  # type: ignore[operator]
+        for dim in (0, 1):
+            with unset_fake_temporarily():
+                rows = torch.eye(int(x.shape[2 + dim])).reshape(1, 1, -1, x.shape[2 + dim])
+                sizes = [rows.shape[2], int(extents[dim])]
+                matrix = operator(rows, sizes, align_corners, None, factors[dim])[0, 0].tolist()
+            x = (x.movedim(2 + dim, -1) @ torch.tensor(matrix, dtype=x.dtype)).movedim(-1, 2 + dim)
+        return x
+
+    return resampled
+
+
 def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
     """The loss of several labels, by margins."""
     loss: Tensor = decomposition_table[_ATEN.multilabel_margin_loss_forward.default](x, target, reduction)[0]
@@ -160,12 +255,22 @@ def multilabel_margin_loss(x: Tensor, target: Tensor, reduction: int = 1) -> Ten
 
 
 WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
+    _ATEN._upsample_bicubic2d_aa.default: smoothed("_upsample_bicubic2d_aa"),
+    _ATEN._upsample_bicubic2d_aa.vec: smoothed("_upsample_bicubic2d_aa"),
+    _ATEN._upsample_bilinear2d_aa.default: smoothed("_upsample_bilinear2d_aa"),
+    _ATEN._upsample_bilinear2d_aa.vec: smoothed("_upsample_bilinear2d_aa"),
+    _ATEN.affine_grid_generator.default: decomposition_table[_ATEN.affine_grid_generator.default],
     _ATEN.bilinear.default: bilinear,
+    _ATEN.bucketize.Scalar: bucketize,
+    _ATEN.bucketize.Tensor: bucketize,
     _ATEN.cdist.default: cdist,
     _ATEN.cummax.default: cummax,
     _ATEN.cummin.default: cummin,
     _ATEN.embedding_bag.padding_idx: embedding_bag,
     _ATEN.grid_sampler.default: grid_sampler,
+    _ATEN.index_fill.int_Scalar: index_fill,
+    _ATEN.index_fill.int_Tensor: index_fill,
+    _ATEN.index_reduce.default: index_reduce,
     _ATEN.kthvalue.default: kthvalue,
     _ATEN.logcumsumexp.default: logcumsumexp,
     _ATEN.masked_scatter.default: masked_scatter,
@@ -173,7 +278,13 @@ WRITTEN_OUT: dict[Any, Callable[..., Any]] = {
     _ATEN.median.dim: median,
     _ATEN.multi_margin_loss.default: decomposition_table[_ATEN.multi_margin_loss.default],
     _ATEN.multilabel_margin_loss.default: multilabel_margin_loss,
+    _ATEN.nanmedian.default: nanmedian_of_all,
+    _ATEN.nanmedian.dim: nanmedian,
     _ATEN.pdist.default: pdist,
+    _ATEN.put.default: put,
     _ATEN.rrelu.default: rrelu,
+    _ATEN.searchsorted.Scalar: searchsorted,
+    _ATEN.searchsorted.Tensor: searchsorted,
+    _ATEN.take.default: take,
 }
 """What stands in for each operator."""

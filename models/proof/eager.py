@@ -153,4 +153,5 @@ def _gradient(parameter: nn.Parameter) -> Array:
 
 
 def _array(tensor: Tensor) -> Array:
-    return tensor.detach().numpy().copy()
+    known = tensor.new_zeros(tensor.shape) if tensor._is_zerotensor() else tensor  # zeros that torch has not written
+    return known.detach().numpy().copy()

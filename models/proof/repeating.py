@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lamina.models.definition import Definition
-from lamina.models.errors import ModelError
+from lamina.models.errors import ModelError, first_line
 from lamina.models.graph.tracing import mode_of
+from lamina.models.graph.untraceable import line_of
 from lamina.models.proof.eager import kept
 
 _CALLS = 6
@@ -38,7 +39,7 @@ def check_repeatable(definition: Definition, x: NDArray[Any]) -> None:
         for _ in range(_CALLS):
             with kept(module), mode_of(module, training=True), torch.no_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                result = module(torch.from_numpy(x))
+                result = _called(definition, x)
             for name, generator in generators.items():
                 if _state(generator) != before[name]:
                     raise ModelError(_drawn(definition, name))
@@ -53,6 +54,16 @@ def check_repeatable(definition: Definition, x: NDArray[Any]) -> None:
     finally:
         random.setstate(saved[0])
         np.random.set_state(saved[1])
+
+
+def _called(definition: Definition, x: NDArray[Any]) -> torch.Tensor:
+    try:
+        return definition.module(torch.from_numpy(x))  # type: ignore[no-any-return]  # a tensor
+    except Exception as error:  # whatever the module's own code raises
+        raise ModelError(
+            f"model {definition.name}: its forward pass fails without gradients, as it runs in an evaluation: "
+            f"{first_line(error)}{line_of(error)}"
+        ) from error
 
 
 def _drawn(definition: Definition, name: str) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor
 from lamina.models.constants import is_given
 from lamina.models.graph.writer import DRAWN
 from lamina.models.manifest import Manifest
+from lamina.models.segments import joined, spread
 from lamina.models.spec import LayerSpec, TensorSpec
 
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -81,7 +82,7 @@ class TrainingRun:
         self._drawn = [name for entry in model.metadata_props if entry.key == DRAWN for name in entry.value.split()]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._drawn)
         self._session = session(model.SerializeToString() if self._drawn else str(path), path.parent, {}, disabled)
-        self._inputs = [given.name for given in self._session.get_inputs()]
+        self._inputs = {given.name: given.shape for given in self._session.get_inputs()}
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def step(self, values: Tensors, x: NDArray[Any], y: NDArray[Any]) -> Ran:
@@ -92,16 +93,16 @@ class TrainingRun:
         feeds |= dict.fromkeys(self._manifest.optimiser_state, zeros) | {"gradients": zeros}
         feeds |= dict.fromkeys(self._manifest.optimiser_scalars, zero)
         feeds |= {name: np.array(value, np.float32) for name, value in NEUTRAL.items()}
-        results = self._session.run(None, {name: feeds[name] for name in self._inputs})
+        results = self._session.run(None, spread(feeds, self._inputs))
         after = dict(zip(self._outputs, results, strict=True))
-        whole = "parameters_next" in after
-        gradient = after[f"{self._manifest.optimiser_state[0]}_next" if whole else "gradients_next"]
+        whole = "gradients_next" not in after
+        gradient = joined(after, self._manifest.optimiser_state[0]) if whole else after["gradients_next"]
         return Ran(
             loss=float(after["loss"]),
             correct=int(after["correct"]),
             gradients=_named(gradient, self._trained),
             statistics=_named(after["statistics_next"], self._moving) if self._moving else {},
-            moved=parameters - after["parameters_next"] if whole else None,
+            moved=parameters - joined(after, "parameters") if whole else None,
             drawn=tuple(torch.from_numpy(after[name]) for name in self._drawn),
         )
 

@@ -41,8 +41,17 @@ _FOLDERS: dict[Kind, Callable[[Path, DataSettings], Read]] = {
     "wav": read_sound,
     "npz": read_growing,
 }
-_ONLY_TABLES = ("inputs", "horizon", "group")
-_ONLY_FOLDERS = ("labels",)
+_OF_TABLES = ("inputs", "horizon", "group", "table")
+_OF_FOLDERS = ("labels", "size", "pad")
+_MEANINGLESS: dict[Kind, tuple[str, ...]] = {
+    "csv": (*_OF_FOLDERS, "table"),
+    "parquet": (*_OF_FOLDERS, "table", "delimiter"),
+    "sqlite": (*_OF_FOLDERS, "delimiter"),
+    "images": (*_OF_TABLES, "window", "pad"),
+    "wav": (*_OF_TABLES, "size"),
+    "npz": (*_OF_TABLES, *_OF_FOLDERS, "window", "target", "delimiter"),
+}
+"""Settings that would be passed over in silence, by the kind of a source."""
 
 
 def is_readable(path: str) -> bool:
@@ -104,9 +113,6 @@ def _of_folder(folder: Path) -> Kind:
 
 def _check_settings(kind: Kind, settings: DataSettings) -> None:
     """Refuse what would be passed over in silence."""
-    away = _ONLY_FOLDERS if kind in _TABLES else _ONLY_TABLES
-    if kind in ("npz", "images"):
-        away = (*away, "window")
-    for name in away:
+    for name in _MEANINGLESS[kind]:
         if getattr(settings, name):
             raise ConfigError(f"data.{name} means nothing for {kind}: leave it out")

@@ -8,6 +8,7 @@ from lamina.models.graph.values import Call, Value
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 _OF_TRUTHS = {"and": "And", "or": "Or", "xor": "Xor"}
+_OF_BITS = {"and": "BitwiseAnd", "or": "BitwiseOr", "xor": "BitwiseXor"}
 
 
 @rule("div")
@@ -35,7 +36,11 @@ def remainder(g: GraphWriter, call: Call, x: Operand, y: Operand) -> str:
     a, b = cast(g, x, call.dtype), cast(g, y, call.dtype)
     if call.packet == "fmod":
         return g.Mod(a, b, fmod=1)
-    return g.Sub(a, g.Mul(g.Floor(g.Div(a, b)), b)) if "float" in call.dtype else g.Mod(a, b)
+    if "float" not in call.dtype:
+        return g.Mod(a, b)
+    rest, zero = g.Mod(a, b, fmod=1), g.constant(0, call.dtype)
+    is_beyond = g.And(g.Not(g.Equal(rest, zero)), g.Xor(g.Less(rest, zero), g.Less(b, zero)))
+    return g.Where(is_beyond, g.Add(rest, b), rest)
 
 
 @rule("trunc", "fix")
@@ -63,8 +68,8 @@ def bitwise_not(g: GraphWriter, call: Call, x: Value) -> str:
 def bitwise(g: GraphWriter, call: Call, x: Operand, y: Operand) -> str:
     """Bits of x and y, or truth values, joined one by one."""
     name = call.packet.removeprefix("bitwise_").strip("_")
-    operator = _OF_TRUTHS[name] if call.dtype == "bool" else f"Bitwise{_OF_TRUTHS[name]}"
-    joined: str = getattr(g, operator)(cast(g, x, call.dtype), cast(g, y, call.dtype))
+    operators = _OF_TRUTHS if call.dtype == "bool" else _OF_BITS
+    joined: str = getattr(g, operators[name])(cast(g, x, call.dtype), cast(g, y, call.dtype))
     return joined
 
 

@@ -15,24 +15,18 @@ Operand = Value | float | int | bool
 _UNARY = {
     "abs": "Abs",
     "acos": "Acos",
+    "acosh": "Acosh",
     "asin": "Asin",
     "asinh": "Asinh",
     "atan": "Atan",
     "atanh": "Atanh",
-    "ceil": "Ceil",
     "cos": "Cos",
     "cosh": "Cosh",
     "erf": "Erf",
     "exp": "Exp",
-    "isnan": "IsNaN",
-    "isinf": "IsInf",
-    "floor": "Floor",
     "log": "Log",
-    "logical_not": "Not",
     "neg": "Neg",
     "reciprocal": "Reciprocal",
-    "relu": "Relu",
-    "round.default": "Round",
     "sigmoid": "Sigmoid",
     "sign": "Sign",
     "sin": "Sin",
@@ -41,6 +35,7 @@ _UNARY = {
     "tan": "Tan",
     "tanh": "Tanh",
 }
+_OF_FRACTIONS = {"ceil": "Ceil", "floor": "Floor", "round.default": "Round"}
 _ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul"}
 _OF_TRUTHS = {"add": "Or", "sub": "Xor", "mul": "And"}
 _COMPARISONS = {"le": "LessOrEqual", "lt": "Less", "ge": "GreaterOrEqual", "gt": "Greater", "eq": "Equal"}
@@ -67,6 +62,11 @@ def cast(g: GraphWriter, x: Operand, dtype: str) -> str:
     return x if x.dtype == dtype else g.Cast(x, to=ELEMENT_TYPES[dtype])
 
 
+def is_fraction(x: Value) -> bool:
+    """Whether the elements of x are floating-point numbers."""
+    return x.dtype.startswith("float")
+
+
 def changes_nothing(x: Operand, y: Operand, neutral: int) -> bool:
     """Whether y is the neutral number of an operation on a tensor x.
 
@@ -83,6 +83,8 @@ def full(g: GraphWriter, call: Call, value: Operand) -> str:
 def _register_tables() -> None:
     for name, onnx_name in _UNARY.items():
         rule(name)(lambda g, call, x, op=onnx_name: getattr(g, op)(cast(g, x, _operand_dtype(call, x))))
+    for name, onnx_name in _OF_FRACTIONS.items():
+        rule(name)(lambda g, call, x, op=onnx_name: getattr(g, op)(x) if is_fraction(x) else x)
     for name, onnx_name in _LOGICAL.items():
         rule(name)(lambda g, call, x, y, op=onnx_name: getattr(g, op)(cast(g, x, "bool"), cast(g, y, "bool")))
     rule("operator.neg")(lambda g, call, x: g.Neg(cast(g, x, call.dtype)))
@@ -91,6 +93,26 @@ def _register_tables() -> None:
 
 
 _register_tables()
+
+
+@rule("relu")
+def relu(g: GraphWriter, call: Call, x: Value) -> str:
+    """X, at least 0."""
+    return g.Relu(x) if is_fraction(x) else g.Max(x, g.constant(0, x.dtype))
+
+
+@rule("logical_not")
+def logical_not(g: GraphWriter, call: Call, x: Value) -> str:
+    """Whether x is false, or 0."""
+    return g.Not(cast(g, x, "bool"))
+
+
+@rule("isnan", "isinf")
+def odd_number(g: GraphWriter, call: Call, x: Value) -> str:
+    """Whether x is no number, or infinite; a whole number is neither."""
+    if not is_fraction(x):
+        return full(g, call, False)
+    return g.IsNaN(x) if call.packet == "isnan" else g.IsInf(x)
 
 
 @rule(*_ARITHMETIC)
@@ -134,6 +156,8 @@ def as_float(g: GraphWriter, call: Call, x: Operand) -> str:
 def extremum(g: GraphWriter, call: Call, x: Operand, y: Operand) -> str:
     """The larger or the smaller of x and y."""
     a, b = cast(g, x, call.dtype), cast(g, y, call.dtype)
+    if call.dtype == "bool":
+        return g.Or(a, b) if call.packet == "maximum" else g.And(a, b)
     return g.Max(a, b) if call.packet == "maximum" else g.Min(a, b)
 
 
@@ -259,7 +283,9 @@ def filled(g: GraphWriter, call: Call, like: object, *rest: object, **options: o
     return full(g, call, value)  # type: ignore[arg-type]  # a number
 
 
-@rule("zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty", "new_empty_strided")
+@rule(
+    "zeros", "zeros_like", "new_zeros", "_efficientzerotensor", "empty", "empty_like", "new_empty", "new_empty_strided"
+)
 def zeros(g: GraphWriter, call: Call, *like: object, **options: object) -> str:
     """0 everywhere."""
     return full(g, call, 0)

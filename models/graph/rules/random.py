@@ -16,6 +16,7 @@ from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
 # The graph's input.
 SEED = "seed"
+PARAMETERS = "parameters"
 
 # The finaliser of MurmurHash3 (Appleby, public domain): shifts, and multipliers as signed 32-bit numbers.
 _ROUNDS = ((16, -2048144789), (13, -1028477387))
@@ -128,7 +129,8 @@ def _hashed(g: GraphWriter, shape: tuple[Extent, ...]) -> str:
 def _entropy(g: GraphWriter) -> str:
     """A hash of the batch, the parameters and the input ``seed``, 0-d int32."""
     batch = g.ReduceSum(g.Cast("x", to=ELEMENT_TYPES["float32"]), keepdims=0)
-    parameters = g.ReduceSum("parameters", keepdims=0)
+    [some] = g.recall(PARAMETERS) or (PARAMETERS,)  # of several segments, the first: it too changes at every step
+    parameters = g.ReduceSum(some, keepdims=0)
     mixed = _int32(g, 0)
     for number in (batch, parameters, SEED):
         scattered = g.Mod(g.Mul(number, 1e4), _SCATTER, fmod=1)

@@ -10,6 +10,8 @@ from lamina.models.graph.rules.ranks import along_dimensions
 from lamina.models.graph.values import Call, Value, count, reshaped, static
 from lamina.models.graph.writer import ELEMENT_TYPES, GraphWriter
 
+_NOT_COMPARED = ("bool", "uint8")  # by ONNX Runtime
+
 
 @rule("sum", "mean")
 def sum_or_mean(
@@ -44,8 +46,7 @@ def product(
 def extremum(g: GraphWriter, call: Call, x: Value, dim: Sequence[int] = (), keepdim: bool = False) -> str:
     """Largest or smallest element over some dimensions."""
     operator = "ReduceMax" if call.packet == "amax" else "ReduceMin"
-    result: str = getattr(g, operator)(x, _axes(dim), keepdims=int(keepdim))
-    return result
+    return _as_before(g, x, getattr(g, operator)(_comparable(g, x), _axes(dim), keepdims=int(keepdim)))
 
 
 @rule("all", "any")
@@ -63,7 +64,8 @@ def quantifier(
 @along_dimensions
 def extremum_of_all(g: GraphWriter, call: Call, x: Value) -> str:
     """Largest or smallest element."""
-    return g.ReduceMax(x, keepdims=0) if call.packet == "max" else g.ReduceMin(x, keepdims=0)
+    operator = g.ReduceMax if call.packet == "max" else g.ReduceMin
+    return _as_before(g, x, operator(_comparable(g, x), keepdims=0))
 
 
 @rule("max.dim", "min.dim")
@@ -71,10 +73,9 @@ def extremum_of_all(g: GraphWriter, call: Call, x: Value) -> str:
 def extremum_with_index(g: GraphWriter, call: Call, x: Value, dim: int, keepdim: bool = False) -> tuple[str, str]:
     """Largest or smallest element along a dimension, and its index."""
     value, index = ("ReduceMax", "ArgMax") if call.packet == "max" else ("ReduceMin", "ArgMin")
-    numbers = _comparable(g, x)
-    largest = getattr(g, value)(numbers, [dim], keepdims=int(keepdim))
-    found = getattr(g, index)(numbers, axis=dim, keepdims=int(keepdim))
-    return (largest if numbers == x else g.Cast(largest, to=ELEMENT_TYPES[x.dtype])), found
+    largest = getattr(g, value)(_comparable(g, x), [dim], keepdims=int(keepdim))
+    found = getattr(g, index)(_searchable(g, x), axis=dim, keepdims=int(keepdim))
+    return _as_before(g, x, largest), found
 
 
 @rule("topk")
@@ -89,7 +90,8 @@ def topk(
     sorted: bool = True,  # noqa: A002 - aten's name
 ) -> tuple[str, ...]:
     """The k largest or smallest elements along a dimension, and their indices."""
-    return g.many("TopK", 2, x, [k], axis=dim, largest=int(largest), sorted=int(sorted))
+    values, indices = g.many("TopK", 2, _comparable(g, x), [k], axis=dim, largest=int(largest), sorted=int(sorted))
+    return _as_before(g, x, values), indices
 
 
 @rule("sort")
@@ -98,14 +100,16 @@ def sort(
     g: GraphWriter, call: Call, x: Value, dim: int = -1, descending: bool = False, stable: bool | None = None
 ) -> tuple[str, ...]:
     """All elements along a dimension in order, and their indices; equals stay in theirs."""
-    return g.many("TopK", 2, x, static([x.shape[dim]]), axis=dim, largest=int(descending), sorted=1)
+    extent = static([x.shape[dim]])
+    values, indices = g.many("TopK", 2, _comparable(g, x), extent, axis=dim, largest=int(descending), sorted=1)
+    return _as_before(g, x, values), indices
 
 
 @rule("argmax", "argmin")
 @along_dimensions
 def index_of_extremum(g: GraphWriter, call: Call, x: Value, dim: int | None = None, keepdim: bool = False) -> str:
     """Index of the largest or smallest element along a dimension, or in the order of all elements."""
-    numbers = _comparable(g, x)
+    numbers = _searchable(g, x)
     operator = g.ArgMax if call.packet == "argmax" else g.ArgMin
     if dim is None:
         return reshaped(g, operator(g.Reshape(numbers, [-1]), axis=0, keepdims=0), call.shape)
@@ -142,8 +146,18 @@ def cumsum(g: GraphWriter, call: Call, x: Value, dim: int, dtype: object = None)
 
 
 def _comparable(g: GraphWriter, x: Value) -> str:
-    """X in an element type that ONNX Runtime compares."""
-    return cast(g, x, "int32") if x.dtype in ("bool", "uint8", "int64") else x
+    """X in an element type that ONNX Runtime compares and sorts."""
+    return cast(g, x, "int32") if x.dtype in _NOT_COMPARED else x
+
+
+def _searchable(g: GraphWriter, x: Value) -> str:
+    """X in an element type in which ONNX Runtime finds the place of an extremum."""
+    return cast(g, x, "float64") if x.dtype == "int64" else _comparable(g, x)
+
+
+def _as_before(g: GraphWriter, x: Value, result: str) -> str:
+    """The result in the element type of x, if it was compared in another."""
+    return g.Cast(result, to=ELEMENT_TYPES[x.dtype]) if x.dtype in _NOT_COMPARED else result
 
 
 def _axes(dim: Sequence[int] | int | None) -> list[int] | None:

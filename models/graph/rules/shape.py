@@ -34,7 +34,7 @@ def permute(g: GraphWriter, call: Call, x: Value, dims: Sequence[int]) -> str:
 def transpose(g: GraphWriter, call: Call, x: Value, dim0: int = 0, dim1: int = 1) -> str:
     """Two dimensions swapped."""
     order = list(range(len(x.shape)))
-    if order:
+    if len(order) == 2 or (order and call.packet != "t"):
         order[dim0], order[dim1] = order[dim1], order[dim0]
     return x if order == sorted(order) else g.Transpose(x, perm=order)
 
@@ -63,7 +63,9 @@ def repeat(g: GraphWriter, call: Call, x: Value, repeats: Sequence[int | Value])
 @rule("cat")
 def cat(g: GraphWriter, call: Call, tensors: Sequence[Value], dim: int = 0) -> str:
     """Tensors one after another."""
-    return g.Concat(*tensors, axis=dim)
+    rank = len(call.shape)
+    kept = [cast(g, each, call.dtype) for each in tensors if len(each.shape) == rank]  # torch skips an empty vector
+    return g.Concat(*kept, axis=dim)
 
 
 @rule("select")
@@ -190,7 +192,7 @@ def pad(g: GraphWriter, call: Call, x: Value, pad: Sequence[int], value: float =
     """X with a margin; ``pad`` begins with the last dimension."""
     rest = [0] * (len(x.shape) - len(pad) // 2)
     before, after = rest + list(pad[0::2])[::-1], rest + list(pad[1::2])[::-1]
-    return g.Pad(x, before + after, float(value))
+    return g.Pad(x, before + after, g.constant(value, x.dtype))
 
 
 @rule("gather")
