@@ -39,7 +39,7 @@ PATIENCE_S = 8.0
 
 INTERRUPTED = 130
 
-SUBCOMMANDS = ("allow", "join")
+SUBCOMMANDS = ("allow", "doctor", "join")
 """Modules of `lamina.edge_agent.commands`."""
 
 

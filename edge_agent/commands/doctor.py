@@ -1,0 +1,98 @@
+"""``lamina-agent doctor``: look at what a board needs to take part, and say what to do where something is amiss."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from lamina.broker.link.address import BrokerAddress
+from lamina.broker.programs.findings import (
+    Finding,
+    broker_and_federation,
+    certificate,
+    clock,
+    disk,
+    looked_at,
+    print_report,
+    secret,
+    versions,
+)
+from lamina.broker.settings import load_toml
+from lamina.edge_agent.service.profile import budget_mib
+from lamina.edge_agent.settings import AgentSettings, anchored
+from lamina.models.errors import LaminaError
+from lamina.models.readers.settings import path_of
+from lamina.models.sources import load_samples
+
+_LEAST_MIB = 32.0
+_PACKAGES = ("lamina-fl", "numpy", "aiomqtt")
+
+
+def main(arguments: list[str]) -> int:
+    """Look, and print; the exit status is 1 where the board can't take part as it is."""
+    parser = argparse.ArgumentParser(
+        prog="lamina-agent doctor",
+        description="Look at everything that this board needs to take part: configuration, data, memory, disk, clock, "
+        "keys, the broker and the federation on it.",
+        epilog="example: lamina-agent doctor --config /etc/lamina/agent.toml",
+    )
+    parser.add_argument("--config", type=Path, default=Path("agent.toml"), help="the board's (agent.toml, here)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    options = parser.parse_args(arguments)
+    return print_report(list(_findings(options.config)), as_json=options.json)
+
+
+def _findings(config: Path) -> Iterator[Finding]:
+    yield looked_at("versions", lambda: versions(_PACKAGES))
+    yield looked_at("engine", _engine)
+    yield looked_at("clock", clock)
+    try:
+        settings = anchored(load_toml(config, AgentSettings), config.parent)
+    except LaminaError as error:
+        yield Finding("settings", "bad", str(error))
+        return
+    yield Finding("settings", "good", f"{config}: device {settings.device} of {settings.federation}")
+    yield looked_at("data", lambda: _data(settings))
+    yield looked_at("memory", lambda: _memory(settings))
+    yield looked_at("disk", lambda: disk(Path(settings.folder)))
+    yield from _keys(settings.broker)
+    try:
+        yield from broker_and_federation(settings.broker, settings.federation)
+    except LaminaError as error:
+        yield Finding("broker", "bad", str(error))
+
+
+def _engine() -> Finding:
+    try:
+        from lamina.edge_agent.training.trainer import (
+            OnnxRuntime,
+        )  # it takes a second, and is not there on every machine
+
+        return Finding("engine", "good", OnnxRuntime().name)
+    except ImportError as error:
+        return Finding("engine", "bad", f"onnxruntime can't be imported: {error}", "pip install 'lamina-fl[edge]'")
+
+
+def _data(settings: AgentSettings) -> Finding:
+    samples = load_samples(settings.data)
+    text = f"{len(samples)} samples in {path_of(settings.data)}"
+    return Finding("data", "good" if len(samples) else "doubtful", text)
+
+
+def _memory(settings: AgentSettings) -> Finding:
+    measured = budget_mib()
+    budget = settings.budget_mib if settings.budget_mib is not None else measured
+    text = f"{budget:.0f} MiB for training; {measured:.0f} MiB could be spared now"
+    if budget > measured:
+        return Finding("memory", "doubtful", text, "lower budget_mib, or end what else runs here")
+    if budget < _LEAST_MIB:
+        return Finding("memory", "doubtful", text, "only the smallest sub-models fit")
+    return Finding("memory", "good", text)
+
+
+def _keys(address: BrokerAddress) -> Iterator[Finding]:
+    if address.key_file:
+        yield looked_at("key", lambda: secret(Path(address.key_file)))
+    for path in filter(None, (address.cert_file, address.ca_file)):
+        yield looked_at("certificate", lambda path=path: certificate(Path(path)))  # type: ignore[misc] # bound now
