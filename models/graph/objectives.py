@@ -75,8 +75,8 @@ def metrics_graph(definition: Definition) -> tuple[onnx.ModelProto, tuple[Metric
     inputs.append(g.input("y", objective.target.dtype, ("N", *objective.target.shape)))
     sums, counts = translate(g, forward, flatten(forward, judged, *results, y), {}, inputs)
     size = sum(spec.size for spec in specs)
-    g.output("sums", sums, "float64", (size,))
-    g.output("counts", counts, "float64", (size,))
+    g.output("sums", sums, sums.dtype, (size,))  # a graph has float32: batches are added in float64
+    g.output("counts", counts, counts.dtype, (size,))
     return g.model(), tuple(specs)
 
 
@@ -97,7 +97,7 @@ def _targets(objective: Objective, batch: object) -> Tensor:
 
 
 def _pair(definition: Definition, name: str, metric: Metric, outputs: Outputs, y: Tensor) -> tuple[Tensor, Tensor]:
-    """A metric's sums and counts, each a vector of float64."""
+    """A metric's sums and counts, each a vector."""
     witness = Witness()
     try:
         with witness.watching():
