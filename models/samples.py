@@ -123,7 +123,7 @@ class LabelledSamples:
         """How many classes the targets span: the largest + 1; 0 where they are no class indices."""
         if self.y is None or self.y.dtype.kind not in "iub":
             return 0
-        largest = max(int(block.max(initial=-1)) for block in _blocks(self.y))
+        largest = max(int(block.max(initial=0)) for block in _blocks(self.y))
         return min(max(largest + 1, 0), LARGEST_LABEL)
 
     def numbered_for(self, spec: ModelSpec) -> LabelledSamples:
