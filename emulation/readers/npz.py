@@ -1,7 +1,8 @@
 """Reads a user's own data set: a NumPy archive with a few agreed names.
 
 ``x_train, y_train, x_test, y_test``, or ``x, y``, which are then split. Optional: ``ids`` (whose each training sample
-is; ``ids_train`` means the same), and ``classes`` (their number, or their names). Other entries are left alone.
+is; ``ids_train`` means the same), and ``classes`` (their number, or their names). Other entries are left alone. A task
+without targets takes ``x_train, x_test`` alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from lamina.models.errors import DataError
 
 _WITH_TEST = ("x_train", "y_train", "x_test", "y_test")
 _ONE_SET = ("x", "y")
+_INPUTS_WITH_TEST = ("x_train", "x_test")
 
 
 def read_npz(path: Path) -> Raw:
@@ -40,6 +42,8 @@ def _read(path: Path, archive: NpzFile) -> Raw:
         return Raw(Samples(x_train, y_train), Samples(x_test, y_test), ids, classes)
     if held.issuperset(_ONE_SET):
         return Raw(Samples(archive["x"], archive["y"]), None, ids, classes)
+    if held.issuperset(_INPUTS_WITH_TEST) and not held & set(_WITH_TEST[1::2]):
+        return Raw(Samples(archive["x_train"], None), Samples(archive["x_test"], None), ids, classes)
     raise DataError(
         f"{path}: it holds {', '.join(sorted(held)) or 'nothing'}; "
         f"name the arrays {', '.join(_WITH_TEST)}, or {' and '.join(_ONE_SET)}"
