@@ -37,7 +37,7 @@ def check_fit(dataset: Dataset, spec: ModelSpec) -> None:
     """
     try:
         LabelledSamples(dataset.x_train, dataset.y_train, dataset.name).check(spec)
-        if 0 < spec.wanted.classes < dataset.classes:
+        if spec.wanted.ignored is None and 0 < spec.wanted.classes < dataset.classes:
             raise DataError(
                 f"{dataset.name}: its labels reach {dataset.classes - 1}, and model {spec.name} has the classes "
                 f"0 to {spec.wanted.classes - 1}"
