@@ -18,7 +18,7 @@ from lamina.models.arrays import Vector
 from lamina.models.errors import ModelError, did_you_mean
 from lamina.models.source import Build, building, split_options, told
 from lamina.models.spec import ModelSpec
-from lamina.models.tasks.base import MetricFunction, Task
+from lamina.models.tasks.base import LearningTask, MetricFunction
 from lamina.models.tasks.resolving import USUAL_LOSS, task_of
 from lamina.models.tasks.single_label import SingleLabel
 from lamina.models.values import flatten, unflatten
@@ -58,7 +58,7 @@ class Definition:
     input_dtype: str = "float32"
     cuts: tuple[str | int, ...] | None = None
     loss: str | Callable[..., Any] = USUAL_LOSS
-    task: str | Task = ""
+    task: str | LearningTask = ""
     metrics: Mapping[str, MetricFunction] = field(default_factory=dict, hash=False)
     class_names: tuple[str, ...] = ()
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 LARGE = 1 << 17  # elements
 _LONGEST_ROW, _SHORTEST_ROW = 1 << 17, 1 << 14
 
-Shapes = Mapping[str, Sequence[Any]]
+VectorShapes = Mapping[str, Sequence[Any]]
 """Of a graph's inputs or outputs, by name."""
 
 
@@ -69,7 +69,7 @@ def vector_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def sizes_of(shapes: Shapes) -> dict[str, int]:
+def sizes_of(shapes: VectorShapes) -> dict[str, int]:
     """Elements of each vector that has segments among these."""
     sizes: dict[str, int] = {}
     for name, shape in shapes.items():
@@ -77,7 +77,7 @@ def sizes_of(shapes: Shapes) -> dict[str, int]:
     return sizes
 
 
-def spread(vectors: Mapping[str, NDArray[Any]], shapes: Shapes) -> dict[str, NDArray[Any]]:
+def spread(vectors: Mapping[str, NDArray[Any]], shapes: VectorShapes) -> dict[str, NDArray[Any]]:
     """The segments of some vectors, as views, for those of a graph's inputs that are such; others stay as they are."""
     places: dict[str, NDArray[Any]] = {}
     at = dict.fromkeys(vectors, 0)

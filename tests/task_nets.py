@@ -14,7 +14,7 @@ from lamina.models.tasks.binary import Binary
 from lamina.models.tasks.dense import Dense
 from lamina.models.tasks.regression import Regression
 from lamina.models.tasks.single_label import SingleLabel
-from lamina.models.tasks.tokens import Tokens
+from lamina.models.tasks.tokens import TokenLabels
 
 FEATURES = 6
 Data = tuple[Any, Any]
@@ -119,7 +119,7 @@ def tagging() -> Definition:
 
 
 def tagging_weighted() -> Definition:
-    task = Tokens(ignored=-1, class_weights=(1.0, 2.0, 0.5, 1.0))
+    task = TokenLabels(ignored=-1, class_weights=(1.0, 2.0, 0.5, 1.0))
     return Definition("tagging", Tagger(), (5,), input_dtype="int64", task=task)
 
 

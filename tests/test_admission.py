@@ -210,6 +210,7 @@ def test_the_graphs_of_this_project_pass_and_their_shapes_are_those_of_onnx(netw
         check_graph(tmp_path / "piece.onnx", batch=8, budget_mib=200.0)
 
 
+@pytest.mark.exhaustive
 def test_a_graph_of_a_network_of_many_tensors_passes(tmp_path: Path) -> None:
     definition = resnet20.build()
     spec = derive_spec(definition)

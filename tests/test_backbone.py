@@ -93,6 +93,7 @@ def learner_of(bundle: Bundle, folder: Path, cut: int, data: LabelledSamples, en
     return learner
 
 
+@pytest.mark.exhaustive
 def test_it_is_run_once_for_each_sample_and_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng, runs = np.random.default_rng(0), []
 

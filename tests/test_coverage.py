@@ -11,7 +11,7 @@ from benchmarks.coverage.judge import Verdict
 from benchmarks.coverage.modules import cases, judged_module
 from benchmarks.coverage.operators import entries, entry_name, judged_operator, means_something
 
-MODULES = ("nn.AdaptiveMaxPool2d[1]", "nn.AvgPool2d[1]", "nn.GroupNorm[0]", "nn.SmoothL1Loss[0]", "nn.KLDivLoss[0]")
+MODULES = ("nn.AdaptiveMaxPool2d[1]", "nn.AvgPool2d[1]", "nn.GroupNorm[0]", "nn.SmoothL1Loss[0]", "nn.HuberLoss[0]")
 OPERATORS = (
     *("argmin", "softmax", "clamp", "cummax", "__getitem__", "scatter_reduce.mean", "cdist", "sort", "atan2", "erfinv"),
     *("median", "roll", "diagonal", "nn.functional.grid_sample", "nn.functional.conv_transpose3d", "logcumsumexp"),

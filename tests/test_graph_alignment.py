@@ -82,6 +82,7 @@ def test_inside_a_network_it_trains_as_torch_trains_it() -> None:
     assert_trains_as_torch_does(Definition("speaking", Speaking(), (2 * T,), 3), x)
 
 
+@pytest.mark.exhaustive
 def test_a_long_one_is_refused_with_the_authors_line() -> None:
     definition = Definition("speaking", Speaking(300), (600,), 3)
     with pytest.raises(ModelError, match=r"at most 256 steps: pool or stride over time before it .*alignment\.py"):

@@ -68,6 +68,7 @@ def test_gradients_and_logits_are_torchs(name: str) -> None:
     np.testing.assert_allclose(run(inference_graph(definition, spec), start, x), logits, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_the_graph_does_not_grow_with_the_sequence() -> None:
     sizes = []
     for steps in (5, 50):

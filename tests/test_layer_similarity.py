@@ -37,6 +37,7 @@ def test_pairs_and_curve_by_hand(tmp_path: Path) -> None:
     assert found.curve("SVCCA")[0] == pytest.approx((matrix[0, 1] + matrix[0, 2] + matrix[1, 2]) / 3)
 
 
+@pytest.mark.exhaustive
 def test_a_study_of_similarity_leaves_a_table_curves_and_maps(tmp_path: Path) -> None:
     tree = {
         "name": "alike",

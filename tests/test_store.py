@@ -210,7 +210,7 @@ def test_rolling_back_is_for_good_and_in_another_epoch(tmp_path: Path) -> None:
     Store(tmp_path).roll_back(3, SPEC, epoch=99)
     loaded = Store(tmp_path).load(SPEC, "cafe")
     assert loaded is not None
-    assert loaded.snapshot == msgspec.structs.replace(moved(3, 3, 3, cohort=()), epoch=99)
+    assert loaded.snapshot == msgspec.structs.replace(moved(3, 3, 3, cohort=()), epoch=99, run=1)
     assert [value.tolist() for value in loaded.values] == [[1, 2], [3]]
     assert loaded.owed[0].tolist() == [7, 7]
     assert Store(tmp_path).generations() == [3, 2, 1]

@@ -181,6 +181,7 @@ def test_federated_evaluation_is_in_table_and_csv(tmp_path: Path) -> None:
     assert float(row["device_worst_tenth"]) == pytest.approx(by_device.worst, abs=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_is_judged_by_validation_samples_and_reads_the_cache(tmp_path: Path) -> None:
     shares: list[float] = []
     asked = (study(tmp_path, claim=[]), "full", "training.lr", [0.01, 0.05], tmp_path / "out")
@@ -196,6 +197,7 @@ def test_a_sweep_is_judged_by_validation_samples_and_reads_the_cache(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_run_goes_on_to_the_same_model(tmp_path: Path) -> None:
     chosen = setting(tmp_path, aggregation={"phi": 2}, training={"rounds": 100})
     script = (

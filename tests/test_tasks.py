@@ -26,7 +26,7 @@ from lamina.models.samples import LabelledSamples
 from lamina.models.tasks.dense import Dense
 from lamina.models.tasks.own import Own
 from lamina.models.tasks.regression import Regression
-from lamina.models.tasks.tokens import Tokens
+from lamina.models.tasks.tokens import TokenLabels
 from lamina.models.values import flatten, layer_vector
 from tests import task_nets
 
@@ -120,7 +120,7 @@ def test_a_quantile_is_what_the_loss_finds() -> None:
 
 
 def test_what_is_ignored_counts_for_nothing() -> None:
-    definition = Definition("t", nn.Embedding(5, 3), (4,), input_dtype="int64", task=Tokens(ignored=-100))
+    definition = Definition("t", nn.Embedding(5, 3), (4,), input_dtype="int64", task=TokenLabels(ignored=-100))
     objective, logits = objective_of(definition), torch.randn(2, 4, 3)
     y = torch.tensor([[0, 1, -100, -100], [2, -100, -100, -100]])
     kept = torch.stack([logits[0, 0], logits[0, 1], logits[1, 0]])

@@ -16,7 +16,7 @@ from lamina.models.graph.translation import translate
 from lamina.models.graph.untraceable import Witness, reason
 from lamina.models.graph.writer import GraphWriter
 from lamina.models.metrics import MetricSpec
-from lamina.models.tasks.base import Metric, Network, Objective, Outputs
+from lamina.models.tasks.base import Metric, NetworkFacts, Objective, Outputs
 from lamina.models.tasks.resolving import is_usual, resolved, task_of
 
 
@@ -29,7 +29,7 @@ def objective_of(definition: Definition) -> Objective:
     """
     forward = trace(definition, training=False)
     task, loss = task_of(definition.name, definition.task, definition.loss, definition.classes)
-    network = Network(
+    network = NetworkFacts(
         definition.name,
         forward.arranged([example(output) for output in forward.outputs]),
         definition.classes,

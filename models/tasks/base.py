@@ -74,7 +74,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkFacts:
     """What a task must know of the network that it is given to.
 
     Attributes:
@@ -112,7 +112,7 @@ class Network:
         return ModelError(f"model {self.name}: {what}")
 
 
-class Task(ABC):
+class LearningTask(ABC):
     """A kind of task, with its options.
 
     Attributes:
@@ -124,7 +124,7 @@ class Task(ABC):
     losses: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def objective(self, network: Network, loss: str) -> Objective:
+    def objective(self, network: NetworkFacts, loss: str) -> Objective:
         """What a network is trained and judged by.
 
         Args:

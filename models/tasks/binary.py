@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lamina.models.targets import TargetSpec
-from lamina.models.tasks.base import Metric, Network, Objective, Task, samples, total
+from lamina.models.tasks.base import LearningTask, Metric, NetworkFacts, Objective, samples, total
 
 
 @dataclass(frozen=True)
-class Binary(Task):
+class Binary(LearningTask):
     """Yes or no.
 
     Attributes:
@@ -23,8 +23,8 @@ class Binary(Task):
     losses = ("binary_cross_entropy",)
     class_weights: tuple[float, ...] = ()
 
-    def objective(self, network: Network, loss: str) -> Objective:
-        """See `Task`."""
+    def objective(self, network: NetworkFacts, loss: str) -> Objective:
+        """See `LearningTask`."""
         if network.output_shape not in ((), (1,)):
             raise network.error(f"one logit a sample says yes or no, and it returns {network.output_shape}")
         if self.class_weights and len(self.class_weights) != 2:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lamina.models.targets import TargetSpec
-from lamina.models.tasks.base import Metric, Network, Objective, Task
+from lamina.models.tasks.base import LearningTask, Metric, NetworkFacts, Objective
 from lamina.models.tasks.classes import class_weight, overlap_by_class, right, weighted_cross_entropy
 
 
 @dataclass(frozen=True)
-class Dense(Task):
+class Dense(LearningTask):
     """A class for each place.
 
     Attributes:
@@ -25,15 +25,15 @@ class Dense(Task):
     ignored: int | None = None
     class_weights: tuple[float, ...] = ()
 
-    def objective(self, network: Network, loss: str) -> Objective:
-        """See `Task`."""
+    def objective(self, network: NetworkFacts, loss: str) -> Objective:
+        """See `LearningTask`."""
         shape = network.output_shape
         if len(shape) < 2:
             raise network.error(f"logits (N, classes, ...) for each place are wanted, and it returns {shape} a sample")
         return of_places(self, network, 1, shape[0], shape[1:])
 
 
-def of_places(task: Dense, network: Network, dim: int, classes: int, shape: tuple[int, ...]) -> Objective:
+def of_places(task: Dense, network: NetworkFacts, dim: int, classes: int, shape: tuple[int, ...]) -> Objective:
     """The objective of a task whose logits have their classes along ``dim``."""
     weights, ignored = task.class_weights, task.ignored
     if weights and len(weights) != classes:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lamina.models.targets import TargetSpec
-from lamina.models.tasks.base import Metric, Network, Objective, Task, count, samples, total
+from lamina.models.tasks.base import LearningTask, Metric, NetworkFacts, Objective, count, samples, total
 
 
 @dataclass(frozen=True)
-class MultiLabel(Task):
+class MultiLabel(LearningTask):
     """Several labels a sample, each by itself.
 
     Attributes:
@@ -23,8 +23,8 @@ class MultiLabel(Task):
     losses = ("binary_cross_entropy",)
     class_weights: tuple[float, ...] = ()
 
-    def objective(self, network: Network, loss: str) -> Objective:
-        """See `Task`."""
+    def objective(self, network: NetworkFacts, loss: str) -> Objective:
+        """See `LearningTask`."""
         shape = network.output_shape
         if not shape:
             raise network.error("a logit for each label is wanted (N, K), and it returns one a sample")

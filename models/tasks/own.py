@@ -11,11 +11,11 @@ from torch import Tensor
 
 from lamina.models.errors import ModelError
 from lamina.models.targets import TargetSpec
-from lamina.models.tasks.base import Metric, MetricFunction, Network, Objective, Task, samples
+from lamina.models.tasks.base import LearningTask, Metric, MetricFunction, NetworkFacts, Objective, samples
 
 
 @dataclass(frozen=True)
-class Own(Task):
+class Own(LearningTask):
     """Any targets; it goes with ``module.loss = f(outputs, targets)``.
 
     Attributes:
@@ -32,8 +32,8 @@ class Own(Task):
     classes: int = 0
     ignored: int | None = None
 
-    def objective(self, network: Network, loss: str) -> Objective:
-        """See `Task`."""
+    def objective(self, network: NetworkFacts, loss: str) -> Objective:
+        """See `LearningTask`."""
         shape = network.output_shape if self.target_shape is None else self.target_shape
         classes = self.classes or network.classes
         if self.target_dtype == "int64" and not classes:
@@ -52,7 +52,7 @@ def _no_loss(outputs: Any, y: Tensor) -> Tensor:
 
 
 def with_own(
-    plain: Objective, network: Network, loss: Callable[..., Any] | None, metrics: Mapping[str, MetricFunction]
+    plain: Objective, network: NetworkFacts, loss: Callable[..., Any] | None, metrics: Mapping[str, MetricFunction]
 ) -> Objective:
     """An objective with the user's loss in place of its own, and the user's metrics beside its own.
 
@@ -80,7 +80,7 @@ def name_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", type(function).__name__))[:64]
 
 
-def _metric(network: Network, name: str, function: MetricFunction) -> Metric:
+def _metric(network: NetworkFacts, name: str, function: MetricFunction) -> Metric:
     higher = getattr(function, "higher_is_better", None)
 
     def sums_and_counts(outputs: Any, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,7 +101,7 @@ def _metric(network: Network, name: str, function: MetricFunction) -> Metric:
     return Metric(sums_and_counts, better="" if higher is None else "higher" if higher else "lower")
 
 
-def _tensor(network: Network, name: str, part: Any, y: Tensor) -> Tensor:
+def _tensor(network: NetworkFacts, name: str, part: Any, y: Tensor) -> Tensor:
     """A sum or count as a tensor; a number may be a multiple of the batch size, which only a run knows."""
     if isinstance(part, Tensor):
         return part
@@ -112,7 +112,7 @@ def _tensor(network: Network, name: str, part: Any, y: Tensor) -> Tensor:
     raise network.error(f"metric {name} must return tensors or numbers, and returns a {type(part).__name__}")
 
 
-def _scalar(network: Network, loss: Callable[..., Any], outputs: Any, y: Tensor) -> Tensor:
+def _scalar(network: NetworkFacts, loss: Callable[..., Any], outputs: Any, y: Tensor) -> Tensor:
     value = loss(outputs, y)
     if not isinstance(value, Tensor) or value.numel() != 1:
         what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

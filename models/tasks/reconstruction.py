@@ -15,19 +15,19 @@ from torch import Tensor
 
 from lamina.models.metrics import ERROR_BASE, ERROR_BINS, LEAST_ERROR
 from lamina.models.targets import TargetSpec
-from lamina.models.tasks.base import Metric, Network, Objective, Task, samples
+from lamina.models.tasks.base import LearningTask, Metric, NetworkFacts, Objective, samples
 from lamina.models.tasks.regression import absolute_error, squared_error
 
 
 @dataclass(frozen=True)
-class Reconstruction(Task):
+class Reconstruction(LearningTask):
     """The input once more, as an autoencoder gives it."""
 
     name = "reconstruction"
     losses = ("mse", "mae")
 
-    def objective(self, network: Network, loss: str) -> Objective:
-        """See `Task`."""
+    def objective(self, network: NetworkFacts, loss: str) -> Objective:
+        """See `LearningTask`."""
         if network.output_shape != network.input_shape:
             raise network.error(
                 f"it is to reproduce its input {network.input_shape}, and returns {network.output_shape}"

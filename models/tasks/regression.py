@@ -10,12 +10,12 @@ from torch import Tensor
 
 from lamina.models.targets import TargetSpec
 from lamina.models.tasks.base import (
+    LearningTask,
     LossFunction,
     Metric,
     MetricFunction,
-    Network,
+    NetworkFacts,
     Objective,
-    Task,
     count,
     samples,
     total,
@@ -23,7 +23,7 @@ from lamina.models.tasks.base import (
 
 
 @dataclass(frozen=True)
-class Regression(Task):
+class Regression(LearningTask):
     """Numbers, also those of the future.
 
     Attributes:
@@ -36,8 +36,8 @@ class Regression(Task):
     delta: float = 1.0
     quantiles: tuple[float, ...] = ()
 
-    def objective(self, network: Network, loss: str) -> Objective:
-        """See `Task`."""
+    def objective(self, network: NetworkFacts, loss: str) -> Objective:
+        """See `LearningTask`."""
         shape = network.output_shape
         if self.quantiles or loss == "quantile":
             return self._of_quantiles(network)
@@ -60,7 +60,7 @@ class Regression(Task):
             "huber": lambda outputs, y: F.huber_loss(outputs, y, delta=self.delta),
         }
 
-    def _of_quantiles(self, network: Network) -> Objective:
+    def _of_quantiles(self, network: NetworkFacts) -> Objective:
         shape = network.output_shape
         if not all(0 < quantile < 1 for quantile in self.quantiles) or not self.quantiles:
             raise network.error(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lamina.models.errors import ModelError, did_you_mean
-from lamina.models.tasks.base import MetricFunction, Network, Objective, Task
+from lamina.models.tasks.base import LearningTask, MetricFunction, NetworkFacts, Objective
 from lamina.models.tasks.binary import Binary
 from lamina.models.tasks.dense import Dense
 from lamina.models.tasks.multi_label import MultiLabel
@@ -18,10 +18,10 @@ from lamina.models.tasks.own import Own, with_own
 from lamina.models.tasks.reconstruction import Reconstruction
 from lamina.models.tasks.regression import Regression
 from lamina.models.tasks.single_label import SingleLabel
-from lamina.models.tasks.tokens import Tokens
+from lamina.models.tasks.tokens import TokenLabels
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (SingleLabel, Binary, MultiLabel, Regression, Reconstruction, Dense, Tokens, Own)
+TASKS: dict[str, type[LearningTask]] = {
+    task.name: task for task in (SingleLabel, Binary, MultiLabel, Regression, Reconstruction, Dense, TokenLabels, Own)
 }
 USUAL_LOSS = "cross_entropy"
 """What a definition has for its loss where its author said nothing."""
@@ -32,7 +32,7 @@ _OF_NUMBERS = {name: (Regression, name) for name in ("mse", "mae", "huber")}
 Loss = str | Callable[..., Any]
 
 
-def task_of(model: str, task: str | Task, loss: Loss, classes: int) -> tuple[Task, str]:
+def task_of(model: str, task: str | LearningTask, loss: Loss, classes: int) -> tuple[LearningTask, str]:
     """The task, and the name of its loss.
 
     Args:
@@ -57,7 +57,7 @@ def task_of(model: str, task: str | Task, loss: Loss, classes: int) -> tuple[Tas
             return kind(), name
         task = Own() if callable(loss) and not classes else SingleLabel()
     chosen = _named(model, task) if isinstance(task, str) else task
-    if not isinstance(chosen, Task):
+    if not isinstance(chosen, LearningTask):
         raise ModelError(f"model {model}: task is one of {', '.join(TASKS)}, and not a {type(chosen).__name__}")
     if callable(loss):
         return chosen, next(iter(chosen.losses), "")
@@ -68,12 +68,14 @@ def task_of(model: str, task: str | Task, loss: Loss, classes: int) -> tuple[Tas
     return chosen, name
 
 
-def is_usual(task: Task, loss: Loss, metrics: Mapping[str, MetricFunction]) -> bool:
+def is_usual(task: LearningTask, loss: Loss, metrics: Mapping[str, MetricFunction]) -> bool:
     """Whether bundles say nothing of it: one label a sample, and nothing of the user's own."""
     return task == SingleLabel() and not callable(loss) and not metrics
 
 
-def resolved(task: Task, name: str, loss: Loss, metrics: Mapping[str, MetricFunction], network: Network) -> Objective:
+def resolved(
+    task: LearningTask, name: str, loss: Loss, metrics: Mapping[str, MetricFunction], network: NetworkFacts
+) -> Objective:
     """The objective of a network.
 
     Raises:
@@ -83,7 +85,7 @@ def resolved(task: Task, name: str, loss: Loss, metrics: Mapping[str, MetricFunc
     return with_own(plain, network, loss if callable(loss) else None, metrics)
 
 
-def _named(model: str, name: str) -> Task:
+def _named(model: str, name: str) -> LearningTask:
     if name not in TASKS:
         raise ModelError(f"model {model}: there is no task {name!r}; {did_you_mean(name, TASKS)}")
     return TASKS[name]()

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lamina.models.targets import SINGLE_LABEL, TargetSpec
-from lamina.models.tasks.base import Metric, Network, Objective, Task, samples
+from lamina.models.tasks.base import LearningTask, Metric, NetworkFacts, Objective, samples
 from lamina.models.tasks.classes import class_weight, recall_by_class, weighted_cross_entropy
 
 
 @dataclass(frozen=True)
-class SingleLabel(Task):
+class SingleLabel(LearningTask):
     """One class a sample.
 
     Attributes:
@@ -26,8 +26,8 @@ class SingleLabel(Task):
     losses = ("cross_entropy", "smoothed_cross_entropy", "binary_cross_entropy", "squared_error")
     class_weights: tuple[float, ...] = ()
 
-    def objective(self, network: Network, loss: str) -> Objective:
-        """See `Task`."""
+    def objective(self, network: NetworkFacts, loss: str) -> Objective:
+        """See `LearningTask`."""
         classes = network.classes
         if not isinstance(network.outputs, Tensor) or network.output_shape != (classes,):
             raise network.error(f"its module must return logits (N, {classes}), and returns {network.shown}")

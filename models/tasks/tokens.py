@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from lamina.models.tasks.base import Metric, Network, Objective
+from lamina.models.tasks.base import Metric, NetworkFacts, Objective
 from lamina.models.tasks.classes import counted, right, weighted_cross_entropy
 from lamina.models.tasks.dense import Dense, of_places
 
 
 @dataclass(frozen=True)
-class Tokens(Dense):
+class TokenLabels(Dense):
     """A class for each step.
 
     Attributes:
@@ -26,8 +26,8 @@ class Tokens(Dense):
     name = "tokens"
     ignored: int | None = -100
 
-    def objective(self, network: Network, loss: str) -> Objective:
-        """See `Task`."""
+    def objective(self, network: NetworkFacts, loss: str) -> Objective:
+        """See `LearningTask`."""
         shape = network.output_shape
         if len(shape) < 2:
             raise network.error(f"logits (N, steps, classes) are wanted, and it returns {shape} a sample")
