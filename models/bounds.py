@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from lamina.models.errors import ModelError, brief
-from lamina.models.manifest import Cost, Manifest, SubModel
-from lamina.models.spec import LayerSpec, ModelSpec
+from lamina.models.manifest import Cost, Manifest, Metrics, SubModel
+from lamina.models.spec import InputSpec, LayerSpec, ModelSpec
+from lamina.models.targets import TargetSpec
 
 _LAYER_NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
 _MOST_LAYERS = 1 << 16
@@ -42,6 +43,8 @@ def check_bounds(manifest: Manifest) -> None:
     _require(len(manifest.sub_models) <= _MOST_CUTS, f"{len(manifest.sub_models)} sub-models")
     for sub_model in manifest.sub_models:
         _check_sub_model(sub_model, manifest.batch_size)
+    if manifest.metrics:
+        _check_metrics(manifest.metrics)
 
 
 def _check_spec(spec: ModelSpec) -> None:
@@ -51,12 +54,41 @@ def _check_spec(spec: ModelSpec) -> None:
     _require(len(spec.names) in (0, spec.classes), f"{len(spec.names)} names for {spec.classes} classes")
     _require(len(spec.names) <= _MOST_CLASS_NAMES, f"{len(spec.names)} names of classes")
     _require(all(0 < len(name) <= _MOST_CHARACTERS for name in spec.names), "a class with no name, or a very long one")
+    if spec.target:
+        _check_target(spec.target)
+    _check_inputs(spec.inputs or ())
     for layer in spec.layers:
         _check_layer(layer)
     for block in spec.blocks:
         _check_shape(block.input_shape)
     elements = sum(layer.vector_size for layer in spec.layers)
     _require(elements <= _MOST_ELEMENTS, f"{elements} parameters")
+
+
+def _check_target(target: TargetSpec) -> None:
+    _require(len(target.task) <= _MOST_CHARACTERS, f"a task whose name has {len(target.task)} characters")
+    _check_shape(target.shape)
+    _require(math.prod(target.shape) <= _MOST_EXTENT, f"targets of {math.prod(target.shape)} elements")
+    _require(0 <= target.classes <= _MOST_EXTENT, f"targets of {target.classes} classes")
+    _require(abs(target.ignored or 0) <= _MOST_EXTENT, "an ignored target that no target can be")
+    _require(len(target.weights) in (0, target.classes), f"{len(target.weights)} weights of {target.classes} classes")
+    _require(len(target.weights) <= _MOST_CLASS_NAMES, f"{len(target.weights)} weights of classes")
+    _check_numbers("a class's weight", target.weights)
+    _check_numbers("a largest target", [target.largest])
+
+
+def _check_inputs(inputs: Sequence[InputSpec]) -> None:
+    _check_names("inputs", [each.name for each in inputs])
+    for each in inputs:
+        _check_shape(each.shape)
+
+
+def _check_metrics(metrics: Metrics) -> None:
+    names = [figure.name for figure in metrics.figures]
+    _check_names("metrics", names)
+    _require(0 < len(set(names)) == len(names), "no metrics, or two of one name")
+    _require(metrics.judge in names, f"no metric {brief(metrics.judge, 40)!r} to judge by")
+    _require(all(0 < figure.size <= _MOST_CLASS_NAMES for figure in metrics.figures), "a metric of too many elements")
 
 
 def _check_layer(layer: LayerSpec) -> None:
