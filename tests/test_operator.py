@@ -18,7 +18,7 @@ from lamina.broker.link.memory import MemoryBroker
 from lamina.coordinator.commands.run import seen
 from lamina.coordinator.dashboard import client
 from lamina.coordinator.dashboard.client import NobodyRuns
-from lamina.coordinator.dashboard.hosting import SOCKET
+from lamina.coordinator.dashboard.hosting import SOCKET, socket_path
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.source import cycles_after, overview_of, rounds_after
 from lamina.coordinator.records.orders import StandingOrders, read_orders, write_orders
@@ -202,6 +202,15 @@ async def test_prometheus_reads_the_figures(tmp_path: Path, bundle: Bundle) -> N
     assert figures["lamina_uplink_bytes_total", ""] > 0
     assert figures["lamina_device_online", "d2"] == 1.0
     assert {key for name, key in figures if name == "lamina_layer_interval_steps"} == {"0", "2", "4"}
+
+
+def test_a_folder_with_a_long_path_has_its_socket_elsewhere(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    path = socket_path(deep)
+    assert len(os.fsencode(path)) < 100
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert socket_path(deep) == path != socket_path(tmp_path / ("e" * 120))
 
 
 # -- on a port ---------------------------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ On loopback the port is open. Elsewhere it needs a token and TLS, since who know
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import ipaddress
 import logging
 import os
 import secrets
 import ssl
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -92,14 +94,22 @@ async def served_on_port(dashboard: Dashboard, settings: DashboardSettings) -> A
 
 
 def socket_path(folder: Path) -> Path:
-    """Where commands find the coordinator of a run, in a form that is short enough for a socket."""
+    """Where commands find the coordinator of a run: in its folder, or in one of this user's where its path is too long.
+
+    Raises:
+        ConfigError: that folder of the user's is somebody else's.
+    """
     path = folder.absolute() / SOCKET
     if len(os.fsencode(path)) <= _MOST_PATH:
         return path
-    relative = Path(os.path.relpath(path))
-    if len(os.fsencode(relative)) <= _MOST_PATH:
-        return relative
-    raise ConfigError(f"{folder}: its path is too long for a socket in it: choose a folder with a shorter one")
+    own = Path(f"/tmp/lamina-{os.getuid()}")
+    own.mkdir(mode=0o700, exist_ok=True)
+    facts = own.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o077:
+        raise ConfigError(
+            f"{own} must be a folder of this user's alone: remove it, or choose a shorter path than {folder}"
+        )
+    return own / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:32]}.sock"
 
 
 async def _runner(app: web.Application) -> web.AppRunner:
