@@ -108,9 +108,7 @@ def size(bytes_: float) -> str:
 
 
 def _state(overview: Overview) -> str:
-    if overview.live or overview.state == "finished":
-        return overview.state
-    return "no coordinator runs here"
+    return overview.state if overview.live or overview.state == "finished" else "stopped"
 
 
 def _left(overview: Overview) -> str:
