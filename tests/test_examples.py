@@ -37,12 +37,13 @@ def test_a_backbone_is_run_once_and_adapters_stand_in_layers_of_their_own() -> N
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("name", NAMES)
-def test_an_example_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["backbone", "lora"])
+def test_a_pretrained_network_learns_in_its_last_layers(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     shutil.copytree(EXAMPLES / name, folder, ignore=shutil.ignore_patterns("*.npz", "*.safetensors", "runs"))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "pretrain.py"], cwd=folder, env=environment, check=True, capture_output=True)
+    command = [sys.executable, EXAMPLES / "pretrain.py"]
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     experiment = read_experiment(folder / "experiment.toml")
     experiment = msgspec.structs.replace(
         experiment,

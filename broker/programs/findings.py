@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -118,13 +119,18 @@ def certificate(path: Path, now: float | None = None) -> Finding:
     return Finding("certificate", "good", text)
 
 
-def broker_and_federation(address: BrokerAddress, federation: str) -> list[Finding]:
-    """Find whether the broker lets this program in, and whether the federation's coordinator is there.
+def keys_and_certificates(keys: Iterable[str], certificates: Iterable[str]) -> list[Finding]:
+    """Find how the files of keys and of certificates are; an empty path is a setting that was left out."""
+    found = [looked_at("key", partial(secret, Path(path))) for path in keys if path]
+    return found + [looked_at("certificate", partial(certificate, Path(path))) for path in certificates if path]
 
-    Raises:
-        LinkError: it does not.
-    """
-    return asyncio.run(_ask(address, federation))
+
+def broker_and_federation(address: BrokerAddress, federation: str) -> list[Finding]:
+    """Find whether the broker lets this program in, and whether the federation's coordinator is there."""
+    try:
+        return asyncio.run(_ask(address, federation))
+    except LaminaError as error:
+        return [Finding("broker", "bad", str(error))]
 
 
 def report(findings: Iterable[Finding]) -> list[str]:

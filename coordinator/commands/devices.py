@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import msgspec
 
 from lamina.coordinator.commands.federation_file import load_federation
-from lamina.coordinator.commands.looking import add_arguments, overview_by, show, wall_clock
+from lamina.coordinator.commands.looking import add_arguments, overview_by, show
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.text import device_lines
 from lamina.coordinator.enrolment.expiry import ends
@@ -24,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print a line a device."""
     overview = with_certificates(overview_by(load_federation(options.config)), options.config.parent)
-    return show(options, overview.devices, device_lines(overview, wall_clock()))
+    return show(options, overview.devices, device_lines(overview, time.time()))
 
 
 def with_certificates(overview: Overview, folder: Path) -> Overview:

@@ -10,12 +10,11 @@ from pathlib import Path
 from lamina.broker.programs.findings import (
     Finding,
     broker_and_federation,
-    certificate,
     clock,
     disk,
+    keys_and_certificates,
     looked_at,
     print_report,
-    secret,
     versions,
 )
 from lamina.coordinator.commands.federation_file import load_federation
@@ -59,17 +58,14 @@ def _findings(config: Path) -> Iterator[Finding]:
     else:
         yield Finding("data", "doubtful", "nothing judges the model", "set evaluation.data to held-out samples")
     yield looked_at("disk", lambda: disk(Path(settings.folder)))
-    for path in filter(None, (settings.broker.key_file, settings.signing.key_file)):
-        yield looked_at("key", lambda path=path: secret(Path(path)))  # type: ignore[misc] # bound now
-    for path in filter(None, (settings.broker.cert_file, settings.broker.ca_file, settings.dashboard.cert_file)):
-        yield looked_at("certificate", lambda path=path: certificate(Path(path)))  # type: ignore[misc]
+    broker = settings.broker
+    yield from keys_and_certificates(
+        [broker.key_file, settings.signing.key_file], [broker.cert_file, broker.ca_file, settings.dashboard.cert_file]
+    )
     for line in ending_soon(config.parent, time.time()):
         yield Finding("certificate", "doubtful", line)
     yield looked_at("coordinator", lambda: _coordinator(settings))
-    try:
-        yield from broker_and_federation(settings.broker, settings.federation)
-    except LaminaError as error:
-        yield Finding("broker", "bad", str(error))
+    yield from broker_and_federation(broker, settings.federation)
 
 
 def _bundle(settings: FederationSettings) -> Finding:

@@ -11,7 +11,8 @@ import msgspec
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import add_arguments, show
 from lamina.coordinator.dashboard import client
-from lamina.coordinator.dashboard.source import LogLine, local_time
+from lamina.coordinator.dashboard.source import LogLine
+from lamina.coordinator.dashboard.text import local_time
 
 HELP = "show the last lines of the coordinator's log, or those about a device"
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.dashboard import client
 from lamina.coordinator.dashboard.client import NobodyRuns
 from lamina.coordinator.dashboard.overview import Overview
@@ -37,17 +35,7 @@ def overview_by(settings: FederationSettings) -> Overview:
         return overview_of(folder, settings.federation, read_bundle(Path(settings.bundle)), settings.rounds)
 
 
-def give(options: argparse.Namespace, name: str, **given: str) -> Overview:
-    """Give the running coordinator of a federation an order."""
-    return client.order(Path(load_federation(options.config).folder), name, **given)
-
-
 def show(options: argparse.Namespace, value: object, lines: Sequence[str]) -> int:
     """Print a value as JSON, or its lines."""
     print(msgspec.json.format(msgspec.json.encode(value)).decode() if options.json else "\n".join(lines), flush=True)
     return 0
-
-
-def wall_clock() -> float:
-    """Seconds since 1970."""
-    return time.time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
+import time
 from pathlib import Path
 
 from lamina.broker.link.mqtt import mqtt_dial
@@ -14,7 +15,7 @@ from lamina.broker.wire import messages
 from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, DeviceStatus
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.commands.federation_file import load_federation
-from lamina.coordinator.commands.looking import overview_by, show, wall_clock
+from lamina.coordinator.commands.looking import overview_by, show
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.text import device_lines, summary_lines
 from lamina.coordinator.enrolment.expiry import ending_soon
@@ -33,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print how the coordinator stands, and a line a device: by its folder if that is here, else by the broker."""
     if (overview := _here(options)) is not None:
-        now = wall_clock()
+        now = time.time()
         return show(
             options, overview, [*summary_lines(overview, now), *_ending(options), "", *device_lines(overview, now)]
         )
@@ -48,7 +49,7 @@ def _ending(options: argparse.Namespace) -> list[str]:
     """What ends soon of the certificates in the federation's folder."""
     if not options.federation.endswith(".toml"):
         return []
-    return [f"  {line}" for line in ending_soon(Path(options.federation).parent, wall_clock())]
+    return [f"  {line}" for line in ending_soon(Path(options.federation).parent, time.time())]
 
 
 def _here(options: argparse.Namespace) -> Overview | None:

@@ -6,10 +6,11 @@ import argparse
 import asyncio
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from lamina.coordinator.commands.federation_file import load_federation
-from lamina.coordinator.commands.looking import add_arguments, overview_by, show, wall_clock
+from lamina.coordinator.commands.looking import add_arguments, overview_by, show
 from lamina.coordinator.dashboard import client
 from lamina.coordinator.dashboard.client import NobodyRuns
 from lamina.coordinator.dashboard.overview import Overview
@@ -49,9 +50,9 @@ async def _watch(options: argparse.Namespace, folder: Path) -> None:
 
 def _screen(overview: Overview, folder: Path) -> list[str]:
     width = shutil.get_terminal_size().columns
-    lines = summary_lines(overview, wall_clock())
+    lines = summary_lines(overview, time.time())
     accuracies = [record["accuracy"] for record in rounds_after(folder, 0) if record["accuracy"] is not None]
     if len(accuracies) > 1:
         lines.append(f"  accuracy {sparkline(accuracies[-(width - 12) :])}")
-    lines += ["", *layer_lines(overview), "", *device_lines(overview, wall_clock())]
+    lines += ["", *layer_lines(overview), "", *device_lines(overview, time.time())]
     return [line[:width] for line in lines]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from lamina.coordinator.dashboard.overview import DeviceView, LayerView, Overview
+
+_View = TypeVar("_View", LayerView, DeviceView)
 
 _WHOLE: tuple[tuple[str, str, Callable[[Overview], float | None]], ...] = (
     ("lamina_round", "Rounds done.", lambda o: o.round),
@@ -55,18 +58,23 @@ class _Figures:
             counter = CounterMetricFamily(metric, text, labels=["federation"])
             counter.add_metric([name], size(overview))
             yield counter
-        for metric, text, of_layer in _LAYER:
-            gauge = GaugeMetricFamily(metric, text, labels=["federation", "layer"])
-            for layer in overview.layers:
-                if (value := of_layer(layer)) is not None:
-                    gauge.add_metric([name, layer.name], value)
-            yield gauge
-        for metric, text, of_device in _DEVICE:
-            gauge = GaugeMetricFamily(metric, text, labels=["federation", "device"])
-            for device in overview.devices:
-                if (value := of_device(device)) is not None:
-                    gauge.add_metric([name, device.id], value)
-            yield gauge
+        yield from _by_name(_LAYER, name, "layer", {layer.name: layer for layer in overview.layers})
+        yield from _by_name(_DEVICE, name, "device", {device.id: device for device in overview.devices})
+
+
+def _by_name(
+    figures: Iterable[tuple[str, str, Callable[[_View], float | None]]],
+    federation: str,
+    label: str,
+    views: Mapping[str, _View],
+) -> Iterator[Metric]:
+    """Each figure of all layers, or of all devices, where it is known."""
+    for metric, text, figure in figures:
+        gauge = GaugeMetricFamily(metric, text, labels=["federation", label])
+        for name, view in views.items():
+            if (value := figure(view)) is not None:
+                gauge.add_metric([federation, name], value)
+        yield gauge
 
 
 def exposition(overview: Overview) -> bytes:

@@ -8,8 +8,10 @@ from typing import Literal
 import msgspec
 
 from lamina.broker.wire.messages import DeviceProfile, Report
+from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.records import DeviceRecord
 from lamina.coordinator.records.run_state import RunState
+from lamina.coordinator.records.snapshot import Snapshot
 from lamina.models.spec import ModelSpec
 
 State = Literal["waiting", "training", "paused", "finished", "stopped"]
@@ -135,6 +137,52 @@ class Overview(msgspec.Struct, frozen=True):
     layers: tuple[LayerView, ...]
     devices: tuple[DeviceView, ...]
     aside: tuple[str, ...] = ()
+
+
+def overview(
+    federation: str,
+    rounds: int,
+    snapshot: Snapshot,
+    evaluations: Evaluations,
+    *,
+    live: bool,
+    state: State,
+    layers: tuple[LayerView, ...],
+    devices: tuple[DeviceView, ...],
+    waiting: str = "",
+    waiting_since: float | None = None,
+    downlink_bytes: int | None = None,
+    left_s: float | None = None,
+    aside: tuple[str, ...] = (),
+) -> Overview:
+    """How a federation stands by its snapshot and its evaluations; the other arguments are fields of `Overview`.
+
+    Without ``downlink_bytes``, those of the snapshot are taken.
+    """
+    last, best = evaluations.last, evaluations.best
+    return Overview(
+        federation=federation,
+        live=live,
+        state=state,
+        waiting=waiting,
+        waiting_since=waiting_since,
+        round=snapshot.round,
+        rounds=rounds,
+        phi=snapshot.phi,
+        local_steps=snapshot.local_steps,
+        accuracy=last[1] if last else None,
+        best_round=best[0] if best else None,
+        best_accuracy=best[1] if best else None,
+        c_ratio=snapshot.ledger.c_ratio,
+        uplink_bytes=snapshot.uplink_bytes,
+        downlink_bytes=snapshot.downlink_bytes if downlink_bytes is None else downlink_bytes,
+        fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
+        wall_s=snapshot.wall_s,
+        left_s=left_s,
+        layers=layers,
+        devices=devices,
+        aside=aside,
+    )
 
 
 def layer_views(

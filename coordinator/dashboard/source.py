@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import re
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lamina.coordinator.dashboard.overview import Overview, device_views, layer_views
+from lamina.coordinator.dashboard.overview import Overview, device_views, layer_views, overview
 from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.recorder import CYCLES, ROUNDS, read_cycles
@@ -102,25 +101,14 @@ def overview_of(folder: Path, name: str, bundle: Bundle, rounds: int) -> Overvie
     manifest = bundle.manifest
     scores = journal.history.past().scores(manifest.judge)
     evaluations = Evaluations(scores, lower_is_better=manifest.lower_is_better)
-    return Overview(
-        federation=name,
+    finished = snapshot.round >= rounds or (folder / "summary.json").exists()
+    return overview(
+        name,
+        rounds,
+        snapshot,
+        evaluations,
         live=False,
-        state="finished" if snapshot.round >= rounds or (folder / "summary.json").exists() else "stopped",
-        waiting="",
-        waiting_since=None,
-        round=snapshot.round,
-        rounds=rounds,
-        phi=snapshot.phi,
-        local_steps=snapshot.local_steps,
-        accuracy=evaluations.last[1] if evaluations.last else None,
-        best_round=evaluations.best[0] if evaluations.best else None,
-        best_accuracy=evaluations.best[1] if evaluations.best else None,
-        c_ratio=snapshot.ledger.c_ratio,
-        uplink_bytes=snapshot.uplink_bytes,
-        downlink_bytes=snapshot.downlink_bytes,
-        fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
-        wall_s=snapshot.wall_s,
-        left_s=None,
+        state="finished" if finished else "stopped",
         layers=layer_views(spec, snapshot),
         devices=device_views(spec, snapshot.devices, {}, {}, {}),
     )
@@ -142,8 +130,3 @@ def _round(row: dict[str, str]) -> dict[str, Any]:
         "rejected": int(row["rejected"]),
         **figures,
     }
-
-
-def local_time(at: float) -> str:
-    """A time of the log, for a terminal."""
-    return time.strftime("%H:%M:%S", time.localtime(at))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from lamina.coordinator.dashboard.overview import DeviceView, Overview
@@ -105,6 +106,11 @@ def size(bytes_: float) -> str:
         if bytes_ >= scale:
             return f"{bytes_ / scale:.1f} {unit}"
     return f"{bytes_:.0f} B"
+
+
+def local_time(at: float) -> str:
+    """A time in seconds since 1970, as clocks show it here."""
+    return time.strftime("%H:%M:%S", time.localtime(at))
 
 
 def _state(overview: Overview) -> str:

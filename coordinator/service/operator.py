@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from lamina.broker.wire.messages import Task
-from lamina.coordinator.dashboard.overview import Overview, State, device_views, layer_views, left_s
+from lamina.coordinator.dashboard.overview import Overview, State, device_views, layer_views, left_s, overview
 from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.orders import StandingOrders, read_orders, write_orders
 from lamina.coordinator.rounds.federation import Federation
@@ -64,27 +64,17 @@ class Operator:
         self._epoch_s = self._epoch_s or self._wall_clock() - now
         spec, known = federation.manifest.spec, federation.devices
         waiting = self._rounds.waits_for(now)
-        last, best = self._evaluations.last, self._evaluations.best
-        wall_s = snapshot.wall_s
-        return Overview(
-            federation=self._settings.federation,
+        return overview(
+            self._settings.federation,
+            federation.rounds,
+            snapshot,
+            self._evaluations,
             live=True,
             state=self._state(),
             waiting=waiting,
             waiting_since=self._waiting_from(waiting, now),
-            round=snapshot.round,
-            rounds=federation.rounds,
-            phi=snapshot.phi,
-            local_steps=snapshot.local_steps,
-            accuracy=last[1] if last else None,
-            best_round=best[0] if best else None,
-            best_accuracy=best[1] if best else None,
-            c_ratio=snapshot.ledger.c_ratio,
-            uplink_bytes=snapshot.uplink_bytes,
             downlink_bytes=federation.downlink_bytes,
-            fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
-            wall_s=wall_s,
-            left_s=left_s(snapshot.round, federation.rounds, wall_s),
+            left_s=left_s(snapshot.round, federation.rounds, snapshot.wall_s),
             layers=layer_views(spec, snapshot, self._activity.layer_bytes),
             devices=device_views(
                 spec,

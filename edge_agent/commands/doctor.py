@@ -6,16 +6,14 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from lamina.broker.link.address import BrokerAddress
 from lamina.broker.programs.findings import (
     Finding,
     broker_and_federation,
-    certificate,
     clock,
     disk,
+    keys_and_certificates,
     looked_at,
     print_report,
-    secret,
     versions,
 )
 from lamina.broker.settings import load_toml
@@ -56,18 +54,15 @@ def _findings(config: Path) -> Iterator[Finding]:
     yield looked_at("data", lambda: _data(settings))
     yield looked_at("memory", lambda: _memory(settings))
     yield looked_at("disk", lambda: disk(Path(settings.folder)))
-    yield from _keys(settings.broker)
-    try:
-        yield from broker_and_federation(settings.broker, settings.federation)
-    except LaminaError as error:
-        yield Finding("broker", "bad", str(error))
+    broker = settings.broker
+    yield from keys_and_certificates([broker.key_file], [broker.cert_file, broker.ca_file])
+    yield from broker_and_federation(broker, settings.federation)
 
 
 def _engine() -> Finding:
     try:
-        from lamina.edge_agent.training.trainer import (
-            OnnxRuntime,
-        )  # it takes a second, and is not there on every machine
+        # It takes a second, and is not there on every machine.
+        from lamina.edge_agent.training.trainer import OnnxRuntime
 
         return Finding("engine", "good", OnnxRuntime().name)
     except ImportError as error:
@@ -89,10 +84,3 @@ def _memory(settings: AgentSettings) -> Finding:
     if budget < _LEAST_MIB:
         return Finding("memory", "doubtful", text, "only the smallest sub-models fit")
     return Finding("memory", "good", text)
-
-
-def _keys(address: BrokerAddress) -> Iterator[Finding]:
-    if address.key_file:
-        yield looked_at("key", lambda: secret(Path(address.key_file)))
-    for path in filter(None, (address.cert_file, address.ca_file)):
-        yield looked_at("certificate", lambda path=path: certificate(Path(path)))  # type: ignore[misc] # bound now

@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 
 
 def build() -> Classifier:
-    """The network, with its pretrained values where `pretrain.py` has made them."""
+    """The network, with its pretrained values where `../pretrain.py` has made them."""
     module = Classifier()
     module.backbone.requires_grad_(False)
     if VALUES.exists():

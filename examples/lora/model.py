@@ -66,7 +66,7 @@ class Classifier(nn.Module):
 
 
 def build() -> Classifier:
-    """The network, with its pretrained values where `pretrain.py` has made them."""
+    """The network, with its pretrained values where `../pretrain.py` has made them."""
     module = Classifier()
     if VALUES.exists():
         module.load_state_dict(load_file(VALUES))

@@ -1,9 +1,9 @@
-"""Trains a small network on the digits 0 to 4, and writes its values and, as a new task, the digits 5 to 9.
+"""Trains the example's network on the digits 0 to 4, and writes its values and, as a new task, the digits 5 to 9.
 
-    python pretrain.py
+    cd backbone && python ../pretrain.py
 
 `values.safetensors` is what a network that came pretrained from elsewhere would bring along. `digits.npz` holds what
-the federation is to learn.
+the federation is to learn. Both go to the current folder, which has the example's `model.py`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from model import build  # type: ignore[import-not-found]  # beside this file
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
-HERE = Path(__file__).parent
+from lamina.models.definition import load_definition
+
+HERE = Path.cwd()
 STEPS = 300
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     known = y < 5
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    module = build().requires_grad_(True)
+    module = load_definition(f"{HERE / 'model.py'}:build").module.requires_grad_(True)
     optimiser = torch.optim.Adam(module.parameters(), lr=3e-3)
     for _ in range(STEPS):
         batch = torch.randint(int(known.sum()), (64,))
