@@ -1,4 +1,4 @@
-"""``lamina status``: what the broker knows of a federation and its devices, without asking the coordinator."""
+"""``lamina status``: how a federation and its devices stand, whether its coordinator runs or not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from lamina.broker.link.mqtt import mqtt_dial
@@ -16,11 +17,14 @@ from lamina.broker.wire.messages import CoordinatorStatus, DeviceProfile, Device
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import overview_by, show
+from lamina.coordinator.dashboard import client
+from lamina.coordinator.dashboard.client import NobodyRuns
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.text import device_lines, summary_lines
 from lamina.coordinator.enrolment.expiry import ending_soon
 from lamina.coordinator.service.retained import retained
-from lamina.models.errors import ConfigError, DecodeError
+from lamina.coordinator.settings import FederationSettings
+from lamina.models.errors import ConfigError, DecodeError, LaminaError, LinkError
 
 HELP = "show a federation and its devices"
 
@@ -32,17 +36,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print how the coordinator stands, and a line a device: by its folder if that is here, else by the broker."""
-    if (overview := _here(options)) is not None:
-        now = time.time()
-        return show(
-            options, overview, [*summary_lines(overview, now), *_ending(options), "", *device_lines(overview, now)]
-        )
+    """Print how the coordinator stands, and a line a device.
+
+    A coordinator that runs on this machine says it itself. Otherwise the broker is asked, which knows of devices
+    that are there without a coordinator; and where it does not answer or knows nothing, the folder is read.
+    """
+    settings = _settings(options)
+    if settings is not None:
+        with suppress(NobodyRuns):
+            return _show(options, client.overview(Path(settings.folder)))
     federation, address = federation_and_broker(options)
-    sight = asyncio.run(look(mqtt_dial(address), federation))
-    if sight.coordinator is None and not sight.profiles:
-        raise ConfigError(f"no federation {federation!r} is known at {address}")
+    try:
+        sight = asyncio.run(look(mqtt_dial(address), federation))
+        if sight.coordinator is None and not sight.profiles:
+            raise ConfigError(f"no federation {federation!r} is known at {address}")
+    except (LinkError, ConfigError):
+        overview = None if settings is None else _kept(settings)
+        if overview is None:
+            raise
+        return _show(options, overview)
     return show(options, sight.facts(), [*sight.text(federation).splitlines(), *_ending(options)])
+
+
+def _show(options: argparse.Namespace, overview: Overview) -> int:
+    now = time.time()
+    return show(options, overview, [*summary_lines(overview, now), *_ending(options), "", *device_lines(overview, now)])
 
 
 def _ending(options: argparse.Namespace) -> list[str]:
@@ -52,14 +70,22 @@ def _ending(options: argparse.Namespace) -> list[str]:
     return [f"  {line}" for line in ending_soon(Path(options.federation).parent, time.time())]
 
 
-def _here(options: argparse.Namespace) -> Overview | None:
-    """What this machine's folder of the federation says; ``None`` where it has none."""
+def _settings(options: argparse.Namespace) -> FederationSettings | None:
+    """The settings of a ``federation.toml``; ``None`` for a name, an agent.toml, or a file that is wrong."""
     if not options.federation.endswith(".toml"):
         return None
     try:
-        return overview_by(load_federation(Path(options.federation)))
+        return load_federation(Path(options.federation))
     except ConfigError:
-        return None  # an agent.toml, or the file on a machine without the federation's folder
+        return None
+
+
+def _kept(settings: FederationSettings) -> Overview | None:
+    """What the federation's folder holds; ``None`` where that is no committed round."""
+    try:
+        return overview_by(settings)
+    except LaminaError:
+        return None
 
 
 class Sight:
