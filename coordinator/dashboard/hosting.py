@@ -21,7 +21,7 @@ from aiohttp import web
 from lamina.coordinator.dashboard.app import Dashboard, application
 from lamina.coordinator.settings import DashboardSettings
 from lamina.models.errors import ConfigError
-from lamina.models.storage.replace import replace_file
+from lamina.models.storage.secret_file import write_secret
 
 log = logging.getLogger("lamina.coordinator")
 
@@ -129,11 +129,7 @@ def _token(folder: Path, settings: DashboardSettings) -> str:
     """The operator's own, or one that is drawn once a run and kept beside its state."""
     path = Path(settings.token_file) if settings.token_file else folder / TOKEN
     if not settings.token_file and not path.exists():
-        mask = os.umask(0o077)
-        try:
-            replace_file(path, secrets.token_urlsafe(24).encode())
-        finally:
-            os.umask(mask)
+        write_secret(path, secrets.token_urlsafe(24))
     try:
         token = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
@@ -60,7 +60,14 @@ class Disk(Protocol):
 
 
 class RealDisk:
-    """The machine's own file system."""
+    """The machine's own file system.
+
+    Args:
+        opener: of the files that are written, as ``open`` takes it; ``None`` is the usual one.
+    """
+
+    def __init__(self, opener: Callable[[str, int], int] | None = None) -> None:
+        self._opener = opener
 
     def open(self, path: Path) -> BufferedIOBase:  # noqa: D102 - see Disk
         return path.open("rb")
@@ -78,7 +85,7 @@ class RealDisk:
             self.sync_folder(place.parent)
 
     def write(self, path: Path, parts: Iterable[Content]) -> None:  # noqa: D102
-        with _path_in_errors(path), path.open("wb") as file:
+        with _path_in_errors(path), open(path, "wb", opener=self._opener) as file:
             for part in parts:
                 file.write(part)
 

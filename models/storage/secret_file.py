@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from lamina.models.errors import ConfigError
+from lamina.models.storage.disk import RealDisk
+from lamina.models.storage.replace import replace_file
+
+
+def _owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL, 0o600)
+
+
+_PRIVATE = RealDisk(_owner_only)
 
 
 def write_secret(path: Path, content: str | bytes) -> None:
@@ -17,22 +24,7 @@ def write_secret(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: the disk is full, or the like. The file before is unharmed, and nothing else stays.
     """
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}.draft")
-    try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, content.encode() if isinstance(content, str) else content, _PRIVATE)
 
 
 def read_secret(path: Path, what: str) -> str:
