@@ -358,7 +358,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the coordinator serves its dashboard.
+    """The place at which the coordinator serves its dashboard.
 
     Attributes:
         port: 0: on no port; commands on this machine reach the coordinator through its folder all the same.
@@ -382,7 +382,7 @@ class DashboardSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class Signing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose word boards take (docs/operating.md, SECURITY.md); ``lamina init`` fills it in.
+    """The keys by which tasks and plans are signed (docs/operating.md, SECURITY.md); ``lamina init`` fills it in.
 
     Attributes:
         key_file: the coordinator's own secret key, by which it signs tasks and plans; empty: nothing is signed.

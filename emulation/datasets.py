@@ -107,7 +107,7 @@ def split_off(labels: Array, share: float, seed: int | Sequence[int]) -> tuple[A
 
 
 def drawn_off(samples: int, share: float, seed: int | Sequence[int]) -> tuple[Array, Array]:
-    """As `split_off`, where samples have no class: a share of all, one at least."""
+    """Divide samples as `split_off` does, where they have no class: a share of all, one at least."""
     order = np.random.default_rng(seed).permutation(samples)
     held = min(max(1, round(share * samples)), samples - 1)
     return np.sort(order[held:]), np.sort(order[:held])

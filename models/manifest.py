@@ -78,7 +78,7 @@ class Metrics(msgspec.Struct, frozen=True):
 
     @property
     def lower_is_better(self) -> bool:
-        """Of the figure by which the best model is chosen."""
+        """Whether a lower value is the better one, of the figure by which the best model is chosen."""
         return next((one.better == "lower" for one in self.figures if one.name == self.judge), False)
 
 

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def keep_mandate(settings: FederationSettings, folder: Path) -> None:
-    """Where the operator's key is at hand, have a mandate that is good for the bundle and not nearly over."""
+    """Renew the mandate where it does not cover the bundle or is nearly over, if the operator's key is at hand."""
     operator = settings.signing.operator_key_file
     if not settings.signing.key_file or not operator or not Path(operator).is_file():
         return

@@ -94,7 +94,7 @@ async def served_on_port(dashboard: Dashboard, settings: DashboardSettings) -> A
 
 
 def socket_path(folder: Path) -> Path:
-    """Where commands find the coordinator of a run: in its folder, or in one of this user's where its path is too long.
+    """The socket of a run's coordinator: in its folder, or in one of this user's where its path is too long.
 
     Raises:
         ConfigError: that folder of the user's is somebody else's.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal
 
 import msgspec
 
@@ -215,7 +215,7 @@ def device_views(
     profiles: Mapping[str, DeviceProfile],
     reports: Mapping[str, Report],
     *,
-    owing: Sequence[str] = (),
+    owing: Collection[str] = (),
     seen_at: Mapping[str, float] | None = None,
     uplink_bytes: Mapping[str, int] | None = None,
 ) -> tuple[DeviceView, ...]:
@@ -231,35 +231,54 @@ def device_views(
         seen_at: when each was last heard of, in seconds since 1970.
         uplink_bytes: payload bytes by device.
     """
-    views = []
-    for record in records:
-        profile, report = profiles.get(record.id), reports.get(record.id)
-        views.append(
-            DeviceView(
-                id=record.id,
-                state="refused" if not record.accepted else "online" if online.get(record.id) else "away",
-                reason=record.reason,
-                cut=record.cut if record.accepted else None,
-                layer=spec.layers[record.cut].name if record.accepted else "",
-                tier=record.tier,
-                budget_mib=record.budget_mib,
-                rounds_done=record.rounds_done,
-                refused=record.refused,
-                step_s=record.step_s,
-                peak_mib=record.peak_mib,
-                cores=profile.cores if profile else None,
-                architecture=profile.architecture if profile else "",
-                engine=profile.engine if profile else "",
-                examples=profile.num_examples if profile else None,
-                owes=record.id in owing,
-                seen_at=(seen_at or {}).get(record.id),
-                loss=report.loss if report else None,
-                accuracy=report.accuracy if report else None,
-                uplink_bytes=None if uplink_bytes is None else uplink_bytes.get(record.id, 0),
-                downlink_bytes=report.downlink_bytes if report else None,
-            )
+    owing = frozenset(owing)
+    return tuple(
+        msgspec.structs.replace(
+            _device_view(spec, record, bool(online.get(record.id))),
+            **_of_profile(profiles.get(record.id)),
+            **_of_report(reports.get(record.id)),
+            owes=record.id in owing,
+            seen_at=(seen_at or {}).get(record.id),
+            uplink_bytes=None if uplink_bytes is None else uplink_bytes.get(record.id, 0),
         )
-    return tuple(views)
+        for record in records
+    )
+
+
+def _device_view(spec: ModelSpec, record: DeviceRecord, online: bool) -> DeviceView:
+    """What is recorded of a device."""
+    return DeviceView(
+        id=record.id,
+        state="refused" if not record.accepted else "online" if online else "away",
+        reason=record.reason,
+        cut=record.cut if record.accepted else None,
+        layer=spec.layers[record.cut].name if record.accepted else "",
+        tier=record.tier,
+        budget_mib=record.budget_mib,
+        rounds_done=record.rounds_done,
+        refused=record.refused,
+        step_s=record.step_s,
+        peak_mib=record.peak_mib,
+    )
+
+
+def _of_profile(profile: DeviceProfile | None) -> dict[str, Any]:
+    """What a profile adds to it."""
+    if profile is None:
+        return {}
+    return {
+        "cores": profile.cores,
+        "architecture": profile.architecture,
+        "engine": profile.engine,
+        "examples": profile.num_examples,
+    }
+
+
+def _of_report(report: Report | None) -> dict[str, Any]:
+    """What the last report adds to it."""
+    if report is None:
+        return {}
+    return {"loss": report.loss, "accuracy": report.accuracy, "downlink_bytes": report.downlink_bytes}
 
 
 def left_s(round_: int, rounds: int, wall_s: float) -> float | None:

@@ -51,7 +51,7 @@ def device_lines(overview: Overview, now: float) -> list[str]:
 
 
 def until(ends: int | None, now: float) -> str:
-    """For how long a certificate is good."""
+    """The time for which a certificate is still good."""
     if ends is None:
         return "-"
     return "ended" if ends < now else f"{(ends - now) / 86400:.0f} days"

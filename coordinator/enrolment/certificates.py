@@ -82,17 +82,17 @@ class Authority:
 
     @property
     def pem(self) -> str:
-        """Its certificate."""
+        """The certificate as PEM."""
         return _pem(self.certificate)
 
     @property
     def der(self) -> bytes:
-        """Its certificate, in the form that fingerprints are of."""
+        """The certificate as DER: fingerprints are of these bytes."""
         return self.certificate.public_bytes(serialization.Encoding.DER)
 
     @property
     def key_pem(self) -> str:
-        """Its secret key."""
+        """The secret key as PEM."""
         return _key_pem(self.key)
 
     def issue(self, name: str, now: datetime, days: int, hosts: Sequence[str] = ()) -> Issued:

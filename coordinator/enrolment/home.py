@@ -283,7 +283,7 @@ class Home:
             return self.tickets(clock).take(token)
 
     def board_path(self, device: str) -> Path:
-        """Where a board's file is."""
+        """The path of a board's file."""
         return self._boards / f"{device}.board"
 
     def board_file(self, device: str) -> BoardFile:
@@ -297,7 +297,7 @@ class Home:
 
     @property
     def operator_key(self) -> Path:
-        """Where the operator's key is, unless it is kept elsewhere."""
+        """The path of the operator's key, unless it is kept elsewhere."""
         return self._authority / "operator.key"
 
     @contextmanager

@@ -50,7 +50,7 @@ class Tickets:
         self._path, self._clock = path, clock
 
     def open(self) -> list[Ticket]:
-        """Those that are still good.
+        """The tickets that are still good.
 
         Raises:
             ConfigError: the file is damaged.

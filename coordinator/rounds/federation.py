@@ -346,7 +346,7 @@ class Federation:
 
     @property
     def digests(self) -> bytes:
-        """Of every layer's value, as a signed plan carries them."""
+        """The digests of all layers' values, as a signed plan carries them."""
         return self._model.digests
 
     @property

@@ -267,7 +267,7 @@ class Coordinator:
             self._rounds.tell()
 
     def _say_task(self, device: str, task: Task) -> None:
-        """On the present link, or on the next one, which says all tasks anew."""
+        """Say it on the present link, or on the next one, which says all tasks anew."""
         self._broadcast.say_later(self._topics.device(device, "task"), task)
 
     def _sender(self, topic: str) -> str:

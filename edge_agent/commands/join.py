@@ -130,7 +130,7 @@ def _asked(code: JoinCode, request: JoinRequest, context: ssl.SSLContext) -> Joi
 
 
 def _trusting_nobody() -> ssl.SSLContext:
-    """For the first question alone: its answer is compared with the code."""
+    """TLS that checks no certificate, for the first question alone: its answer is compared with the code."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

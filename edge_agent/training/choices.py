@@ -43,7 +43,7 @@ class TuningResult(msgspec.Struct, frozen=True):
         return ExecutionMode(self.form, self.threads, self.spinning)
 
     def seconds(self, modes: Iterable[ExecutionMode]) -> dict[ExecutionMode, float]:
-        """Those of a step in each of some modes, where it was measured."""
+        """The seconds that a step takes in each of some modes, where it was measured."""
         return {mode: self.step_ms[str(mode)] / 1e3 for mode in modes if str(mode) in self.step_ms}
 
 

@@ -19,7 +19,7 @@ class Frozen(nn.Sequential):
         return self
 
 
-class Classifier(nn.Module):
+class BackboneClassifier(nn.Module):
     """A frozen backbone and a head, for 8x8 grey images."""
 
     input_shape, classes = (1, 8, 8), 5
@@ -38,9 +38,9 @@ class Classifier(nn.Module):
         return self.head(self.backbone(x))  # type: ignore[no-any-return]  # torch's modules return Any
 
 
-def build() -> Classifier:
+def build() -> BackboneClassifier:
     """The network, with its pretrained values where `../pretrain.py` has made them."""
-    module = Classifier()
+    module = BackboneClassifier()
     module.backbone.requires_grad_(False)
     if VALUES.exists():
         module.load_state_dict(load_file(VALUES))

@@ -47,7 +47,7 @@ class Block(nn.Module):
         return x + self.narrow(self.wide(self.norms[1](x)).relu())  # type: ignore[no-any-return]
 
 
-class Classifier(nn.Module):
+class AdaptedClassifier(nn.Module):
     """A transformer over the eight rows of an 8x8 grey image."""
 
     input_shape, classes = (1, 8, 8), 5
@@ -65,9 +65,9 @@ class Classifier(nn.Module):
         return self.head(self.blocks(x).mean(1))  # type: ignore[no-any-return]
 
 
-def build() -> Classifier:
+def build() -> AdaptedClassifier:
     """The network, with its pretrained values where `../pretrain.py` has made them."""
-    module = Classifier()
+    module = AdaptedClassifier()
     if VALUES.exists():
         module.load_state_dict(load_file(VALUES))
     return module

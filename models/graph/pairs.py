@@ -124,7 +124,7 @@ def _power(x: Pair, exponent: float) -> Pair:
 
 
 def _converted(x: Any, *, dtype: torch.dtype | None = None, **options: Any) -> Any:
-    """From real to complex; or back, where torch leaves the imaginary part out."""
+    """Convert from real to complex; or back, where torch leaves the imaginary part out."""
     return as_pair(x) if dtype is None or dtype.is_complex else as_pair(x).real.to(dtype)
 
 

@@ -113,7 +113,7 @@ def backbone_end(forward: TracedForward, layer_of: Mapping[str, int]) -> CutPoin
 
 
 def _multiplications(operator: fx.Node, anatomy: Anatomy) -> int:
-    """Of a convolution or a product, for one sample."""
+    """Count the multiplications of a convolution or a product, for one sample."""
     name, inputs = str(operator.target), [node for node in operator.all_input_nodes if node in anatomy.active]
     if operator not in anatomy.active or not inputs or not any(kind in name for kind in _PRODUCTS):
         return 0

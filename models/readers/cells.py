@@ -107,7 +107,7 @@ class ClassColumn:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """By label."""
+        """The names of the classes, in the order of their labels."""
         return tuple(self._codes)
 
     def ordered(self, labels: NDArray[np.int64]) -> tuple[tuple[str, ...], NDArray[np.int64]]:

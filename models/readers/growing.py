@@ -60,7 +60,7 @@ def read_growing(folder: Path, settings: DataSettings) -> Read:
 
 
 def _by_age(paths: Iterable[Path]) -> list[Path]:
-    """From the oldest to the newest; a file that has gone meanwhile is left out."""
+    """Sort files from the oldest to the newest; one that has gone meanwhile is left out."""
     dated = []
     for path in paths:
         try:

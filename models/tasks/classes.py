@@ -13,7 +13,7 @@ _NOTHING = 1e-12  # what a batch weighs at least, in which everything is ignored
 
 
 def counted(y: Tensor, ignored: int | None) -> Tensor:
-    """Where targets count, a truth value each."""
+    """A truth value for each target: whether it counts."""
     return torch.ones_like(y, dtype=torch.bool) if ignored is None else y != ignored
 
 
@@ -43,14 +43,14 @@ def right(logits: Tensor, y: Tensor, dim: int, ignored: int | None) -> tuple[Ten
 
 
 def recall_by_class(logits: Tensor, y: Tensor, dim: int, ignored: int | None = None) -> tuple[Tensor, Tensor]:
-    """By class (C,), how many of its targets are met, and how many there are."""
+    """Count, for each class (C,), the targets that are met, and all its targets."""
     of_class = _of_class(y, logits.shape[dim], ignored)  # (N, C)
     met = (logits.argmax(dim) == y).reshape(-1, 1) & of_class
     return met.double().sum(0), of_class.double().sum(0)
 
 
 def overlap_by_class(logits: Tensor, y: Tensor, dim: int, ignored: int | None) -> tuple[Tensor, Tensor]:
-    """By class (C,), how many targets that count are of it both said and truly, and how many are by either."""
+    """Count, for each class (C,), the places where output and target both say it, and where either does."""
     classes = logits.shape[dim]
     truly = _of_class(y, classes, ignored)
     said = _of_class(logits.argmax(dim), classes, None) & counted(y, ignored).reshape(-1, 1)
