@@ -309,12 +309,25 @@ def test_the_command_trains_digits_on_unequal_devices(request: pytest.FixtureReq
 
 
 @pytest.fixture
-def running(experiment: Experiment, tmp_path: Path, installed_broker: BrokerKind) -> Iterator[subprocess.Popen[bytes]]:
+def ignored() -> tuple[signal.Signals, ...]:
+    """Signals that the command ignores when it is started."""
+    return ()
+
+
+@pytest.fixture
+def running(
+    experiment: Experiment, tmp_path: Path, installed_broker: BrokerKind, ignored: tuple[signal.Signals, ...]
+) -> Iterator[subprocess.Popen[bytes]]:
     """The command in the midst of an endless run: with a broker, and the demo's eight devices."""
     words = ["--data", experiment.data, "--batch-size", "8", "--out", experiment.out, "--broker", installed_broker]
     log = tmp_path / "output"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command(*words, "--rounds", "100000"), cwd=ROOT, stdout=output, stderr=output)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(command(*words, "--rounds", "100000"), cwd=ROOT, stdout=output, stderr=output)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     try:
         while "round 3/" not in log.read_text():
             assert process.poll() is None, log.read_text()
@@ -342,6 +355,16 @@ def test_a_signal_ends_the_command_and_all_that_it_started(
     assert len(started) == 1 + 8
     running.send_signal(number)
     assert running.wait(timeout=PATIENCE_S) == status
+    assert_ended(started)
+
+
+@pytest.mark.broker
+@pytest.mark.slow
+@pytest.mark.parametrize("ignored", [(signal.SIGINT,)], ids=["as a script starts it in the background"])
+def test_sigterm_ends_it_where_interrupts_are_ignored(running: subprocess.Popen[bytes]) -> None:
+    started = psutil.Process(running.pid).children()
+    running.terminate()
+    assert running.wait(timeout=PATIENCE_S) == 143
     assert_ended(started)
 
 

@@ -114,7 +114,8 @@ def ended_by_sigterm() -> Iterator[None]:
 
     It is passed on as a SIGINT, which asyncio turns into the main task's cancellation. An exception raised from the
     handler itself would strike the event loop anywhere: between two callbacks it takes one away, and what waits for
-    that one waits for ever.
+    that one waits for ever. What a script starts in the background ignores SIGINT, and asyncio heeds none then; so it
+    is heeded again.
     """
     told = False
 
@@ -124,6 +125,9 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, pass_on)
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
@@ -132,6 +136,8 @@ def ended_by_sigterm() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
