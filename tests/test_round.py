@@ -87,6 +87,17 @@ def test_a_device_that_diverged_is_not_waited_for() -> None:
     assert round_.ready(now=101.0) == (2,)
 
 
+def test_where_all_diverged_nothing_is_waited_for() -> None:
+    round_ = new_round()
+    for device in CUTS:
+        round_.report(device, msgspec.structs.replace(REPORT, loss=float("nan")))
+    assert round_.ready(now=101.0) == (0, 2)
+    for layer in (0, 2):
+        assert round_.close(layer, base()) is None
+    assert round_.done(now=101.0)
+    assert (round_.empty, round_.diverged) == (True, ("big", "mid", "tiny"))
+
+
 def test_without_any_report_the_round_waits_for_its_deadline() -> None:
     round_ = new_round(msgspec.structs.replace(PLAN, due=()))
     for device in CUTS:

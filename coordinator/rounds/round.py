@@ -129,6 +129,7 @@ class Round:
         self._open = {layer: new_fold(layer) for layer in plan.due}
         self._refused: dict[int, set[str]] = {layer: set() for layer in plan.due}  # whose numbers can't be used
         self._scalars = NamedScalars(plan.work)
+        self._diverged: set[str] = set()  # whose last report has a loss that isn't finite
         self._lost: dict[str, float] = {}  # device to when it is no longer waited for
 
     def done(self, now: float) -> bool:
@@ -229,8 +230,10 @@ class Round:
         """
         if report.round == self.plan.round and device in self.cuts:
             self.reports[device] = report
+            self._diverged.discard(device)
             if not math.isfinite(report.loss):
                 self._lost[device] = -math.inf
+                self._diverged.add(device)
 
     def lose(self, device: str, at: float) -> None:
         """A device is gone: from ``at`` on, in seconds, it is no longer waited for."""
@@ -251,6 +254,7 @@ class Round:
             layer
             for layer in self._open
             if now >= self.deadline
+            or (self._diverged and self.expected[layer] <= self._diverged)  # nobody will send it
             or self._all_of(self.expected[layer], self._delivered[layer], now, self._refused[layer])
         )
 
@@ -285,7 +289,7 @@ class Round:
     @property
     def diverged(self) -> tuple[str, ...]:
         """Devices that reported a loss that isn't finite, ascending."""
-        return tuple(sorted(name for name, report in self.reports.items() if not math.isfinite(report.loss)))
+        return tuple(sorted(self._diverged))
 
     def refused(self) -> tuple[str, ...]:
         """Devices of whom an update was refused because its numbers can't be used, ascending."""
