@@ -325,6 +325,8 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         data: held-out samples, given and scaled as an agent's ``data`` is; empty: no evaluation.
+        devices: the share of its samples that each device keeps and never trains on. By these it judges the model,
+            at the start of a cycle that it takes part in, and at the end; sums and counts cross the wire. 0: none.
         every: rounds between two evaluations; the last round is always evaluated.
         batch_size: samples at once.
         keep_best: whether the best round by evaluation is kept, and at the end exported beside the last one.
@@ -333,12 +335,14 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     data: Source = ""
+    devices: float = 0.0
     every: int = 1
     batch_size: int = 256
     keep_best: bool = True
     stop_after: int = 0
 
     def __post_init__(self) -> None:
+        require(0 <= self.devices <= 0.9, "evaluation.devices is a share of the samples, from 0 to 0.9")
         require(self.stop_after >= 0, "evaluation.stop_after can't be negative")
         require(self.every > 0, "evaluation.every must be at least 1")
         require(self.batch_size > 0, "evaluation.batch_size must be at least 1")

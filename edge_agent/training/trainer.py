@@ -254,6 +254,21 @@ class FrozenForward:
         return np.asarray(boundary, np.float32)
 
 
+class ForwardGraph:
+    """Any graph that is run forward only; see `lamina.edge_agent.training.engine.Engine.graph`."""
+
+    def __init__(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> None:
+        self._values = dict(values)  # the engine reads their memory
+        self._session = _open(graph, threads, self._values)
+        self._takes = {place.name for place in self._session.get_inputs()}
+        self._names = [place.name for place in self._session.get_outputs()]
+
+    def __call__(self, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """All outputs by name, for inputs by name; inputs that the graph lacks are passed over."""
+        feeds = {name: value for name, value in given.items() if name in self._takes}
+        return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+
+
 class OnnxRuntime:
     """ONNX Runtime, as the seam in `training.engine` wants it; one of its two builds is installed, never both.
 
@@ -335,6 +350,10 @@ class OnnxRuntime:
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenForward:
         """A `FrozenForward` of a piece's graph."""
         return FrozenForward(graph, values, threads=threads)
+
+    def graph(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> ForwardGraph:
+        """A `ForwardGraph`."""
+        return ForwardGraph(graph, values, threads=threads)
 
 
 def _warm_up() -> None:
