@@ -4,7 +4,8 @@
     training_rss_mib        the most that it takes while it trains digits_cnn whole, in batches of 32, for 30 rounds
     install_mb              its environment on the disk: the wheel with the extra edge, compiled, without pip
     flower_idle_rss_mib     a SuperNode that is connected to its SuperLink and waits
-    flower_training_rss_mib the most that it and its ClientApp take for the same network, samples, batches and rounds
+    flower_training_rss_mib the most that it and its ClientApp take for the same network, samples and batches; 8 rounds,
+                            since it starts a process of its own for each
     flower_install_mb       the environment of flwr and torch's CPU build, without pip
 
 Memory is the proportional set size of the program and what it starts, once a twentieth of a second; no other process
@@ -53,6 +54,7 @@ def measure(environment: Path | None, flower: Path, rounds: int) -> tuple[Figure
         environment = environment or made_environment(folder)
         samples = folder / "samples.npz"
         dataset = load_dataset("digits")
+        assert dataset.y_train is not None
         np.savez(samples, x=dataset.x_train[:SAMPLES], y=dataset.y_train[:SAMPLES])
         build_bundle(load_definition("digits_cnn"), folder / "bundle", batch_size=32)
         bundle = read_bundle(folder / "bundle")
@@ -60,7 +62,7 @@ def measure(environment: Path | None, flower: Path, rounds: int) -> tuple[Figure
         figures |= _agent(environment / "bin" / "python", broker, bundle, samples, folder, rounds)
         rows: list[Row] = [("", "Lamina", "Flower")]
         try:
-            figures |= measure_flower(flower, samples, folder / "flower", rounds=rounds, steps=STEPS)
+            figures |= measure_flower(flower, samples, folder / "flower", rounds=min(rounds, 8), steps=STEPS)
         except NoFlower as missing:
             print(f"Flower is left out: {missing}")
         largest = _largest(environment)

@@ -86,8 +86,9 @@ def train(message, context):
         loss = torch.nn.functional.cross_entropy(net(x[rows]), y[rows])
         loss.backward()
         optimiser.step()
-    content = {"arrays": ArrayRecord(net.state_dict()), "metrics": MetricRecord({"loss": loss.item(), "num-examples": len(x)})}
-    return Message(content=RecordDict(content), reply_to=message)
+    metrics = MetricRecord({"loss": loss.item(), "num-examples": len(x)})
+    content = RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics})
+    return Message(content=content, reply_to=message)
 """
 
 _SERVER = """
@@ -141,7 +142,16 @@ def measure_flower(environment: Path, samples: Path, folder: Path, *, rounds: in
     (folder / "flwr" / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{control}"\ninsecure = true\n'
     )
-    link = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(control)]
+    link = ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation"]
+    link += ["--host", "127.0.0.1", "--port", str(control)]
+        "flower-superlink",
+        "--insecure",
+        "--disable-runtime-dependency-installation",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(control),
+    ]
     client = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{control}", "--port", str(node)]
     with _running(link, folder / "superlink.log", surroundings):
         _await_port(control)
@@ -184,9 +194,7 @@ def _await(done: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _running(
-    command: Sequence[str], log: Path, surroundings: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
+def _running(command: Sequence[str], log: Path, surroundings: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=surroundings, stdout=output, stderr=output, cwd=log.parent)
         try:
