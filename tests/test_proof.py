@@ -185,9 +185,7 @@ def test_a_relu_whose_input_is_a_rounding_error_gets_no_network_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Batch norm over one sample multiplies what follows: one draw in 20 differed from torch by up to a tenth."""
-    monkeypatch.setattr(
-        judging, "wrong", lambda judge: [bad for number in range(5) for bad in judge(number).different]
-    )
+    monkeypatch.setattr(judging, "wrong", lambda judge: [bad for number in range(5) for bad in judge(number).different])
     build_bundle(load_definition("mobilenet_v2,width=0.25"), tmp_path / "bundle", batch_size=1)
 
 
