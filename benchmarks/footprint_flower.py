@@ -144,14 +144,6 @@ def measure_flower(environment: Path, samples: Path, folder: Path, *, rounds: in
     )
     link = ["flower-superlink", "--insecure", "--disable-runtime-dependency-installation"]
     link += ["--host", "127.0.0.1", "--port", str(control)]
-        "flower-superlink",
-        "--insecure",
-        "--disable-runtime-dependency-installation",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(control),
-    ]
     client = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{control}", "--port", str(node)]
     with _running(link, folder / "superlink.log", surroundings):
         _await_port(control)

@@ -6,6 +6,7 @@
 a folder                    CIFAR-10 or CIFAR-100 as published for Python, or IDX files (MNIST and its family)
 a file ``.npz``             arrays of one's own: see `lamina.emulation.readers.npz`
 a table, another folder     what an agent reads: see `lamina.models.readers`
+``module:function``         what the function returns, as an agent takes it
 ==========================  ========================================================================================
 
 Where a source has no test set, a fifth of every class is held out, drawn from the seed.
@@ -13,7 +14,7 @@ Where a source has no test set, a fifth of every class is held out, drawn from t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,13 +24,14 @@ from lamina.emulation.readers.cifar import is_cifar, read_cifar
 from lamina.emulation.readers.digits import read_digit_tokens, read_digits
 from lamina.emulation.readers.idx import is_idx, read_idx_folder
 from lamina.emulation.readers.npz import read_npz
-from lamina.emulation.readers.raw import Array, Raw, Samples
+from lamina.emulation.readers.raw import Array, Raw, Samples, inputs_of, records
 from lamina.emulation.readers.sources import TEST_SHARE, read_source
 from lamina.emulation.scaling import scale
 from lamina.models.errors import DataError, did_you_mean
 from lamina.models.readers.kinds import is_readable, kind_of
 from lamina.models.readers.settings import DataSettings, Source
 from lamina.models.samples import LabelledSamples
+from lamina.models.sources import is_function, load_samples
 
 BUILT_IN = {"digits": read_digits, "digit-tokens": read_digit_tokens}
 
@@ -40,7 +42,7 @@ class Dataset:
 
     Attributes:
         name: for people.
-        x_train: (N, *sample_shape), float32, or int64 for tokens.
+        x_train: (N, *sample_shape), float32, or int64 for tokens; records (N,) of several inputs.
         y_train: targets, (N, ...): class indices are int64; ``None`` where there are none.
         x_test: held-out samples.
         y_test: their targets.
@@ -128,10 +130,21 @@ def _read(name: str) -> Raw:
         return _read_folder(path)
     if is_readable(name):
         return read_source(DataSettings(name))
+    if is_function(name):
+        return _called(name)
     if path.is_file():
         raise DataError(f"{path}: a data set is an .npz file, a table or a folder, and this is none of them")
     where = f"no file, no folder (seen from {Path.cwd()}), and not built in"
     raise DataError(f"there is no data set {name!r}: {where}; {did_you_mean(name, BUILT_IN)}")
+
+
+def _called(name: str) -> Raw:
+    """What a function of the user's returns."""
+    found = load_samples(name)
+    parts = {key: np.asarray(part[:]) for key, part in found.parts.items()}
+    x = records(parts) if isinstance(found.x, Mapping) else parts[""]
+    names = found.class_names
+    return Raw(Samples(x, None if found.y is None else np.asarray(found.y[:])), None, None, len(names) or None, names)
 
 
 def _read_folder(path: Path) -> Raw:
@@ -178,11 +191,11 @@ def _check_test(name: str, train: Samples, test: Samples) -> None:
 
 def _check(where: str, samples: Samples) -> None:
     """The rules are those for the samples of an agent."""
-    LabelledSamples(samples.x, samples.y, where)
+    LabelledSamples(inputs_of(samples.x), samples.y, where)
 
 
 def _classes(name: str, announced: int | None, train: Samples, test: Samples) -> int:
-    needed = max(LabelledSamples(samples.x, samples.y, name).classes for samples in (train, test))
+    needed = max(LabelledSamples(inputs_of(samples.x), samples.y, name).classes for samples in (train, test))
     if announced is not None and needed > announced:
         raise DataError(f"{name}: it announces {announced} classes, and a label is {needed - 1}")
     return announced or needed

@@ -16,7 +16,7 @@ from lamina.emulation import partition
 from lamina.emulation.datasets import Dataset
 from lamina.emulation.experiment import Experiment
 from lamina.emulation.planning import PlannedDevice, admitted
-from lamina.emulation.readers.raw import Array
+from lamina.emulation.readers.raw import Array, inputs_of
 from lamina.models.arrays import Indices
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError
@@ -36,7 +36,7 @@ def check_fit(dataset: Dataset, spec: ModelSpec) -> None:
         DataError: the shape, the type, or the number of classes says that it can't.
     """
     try:
-        LabelledSamples(dataset.x_train, dataset.y_train, dataset.name).check(spec)
+        LabelledSamples(inputs_of(dataset.x_train), dataset.y_train, dataset.name).check(spec)
         if spec.wanted.ignored is None and 0 < spec.wanted.classes < dataset.classes:
             raise DataError(
                 f"{dataset.name}: its labels reach {dataset.classes - 1}, and model {spec.name} has the classes "
@@ -91,7 +91,10 @@ def write_samples(folder: Path, dataset: Dataset, names: Sequence[str], parts: S
 
 
 def _write(path: Path, x: Array, y: Array | None, class_names: Sequence[str]) -> None:
-    arrays = {"x": x} if y is None else {"x": x, "y": y}
+    inputs = inputs_of(x)
+    arrays = {f"x.{name}": part for name, part in inputs.items()} if isinstance(inputs, dict) else {"x": inputs}
+    if y is not None:
+        arrays["y"] = y
     if class_names:
         arrays[CLASS_NAMES] = np.array(class_names)
     content = io.BytesIO()

@@ -63,9 +63,14 @@ def resolved_source(source: Source, folder: Path) -> Source:
     """The same source with its relative paths seen from ``folder``; ``module:function`` stays as it is."""
     if isinstance(source, DataSettings):
         return msgspec.structs.replace(source, path=str(folder / source.path))
-    if _FUNCTION.fullmatch(source):
+    if is_function(source):
         return source
     return ",".join(str(folder / part.strip()) for part in source.split(","))
+
+
+def is_function(source: str) -> bool:
+    """Whether a source is written as ``module:function``."""
+    return _FUNCTION.fullmatch(source) is not None
 
 
 def _set(settings: DataSettings) -> LabelledSamples:

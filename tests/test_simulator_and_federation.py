@@ -53,7 +53,7 @@ from lamina.emulation.simulator.simulation import SimulationState
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import load_definition
-from lamina.models.samples import LabelledSamples
+from lamina.models.samples import LabelledSamples, inputs_of_rows
 from tests.simulated import simulate
 
 ATOL = 5e-6
@@ -171,7 +171,7 @@ async def federate(
                 federation=name, device=device, data="in memory", budget_mib=PEAKS[tier], threads=1,
                 folder=str(folder / device), broker_s=20.0, once=True, shared_process=True,
             ),
-            LabelledSamples(x[held], None if context.spec.wanted.is_input else y[held]),
+            LabelledSamples(inputs_of_rows(x[held], context.spec), None if context.spec.wanted.is_input else y[held]),
             dial,
         )  # fmt: skip
 

@@ -16,7 +16,7 @@ from lamina.models.errors import ConfigError, ModelError
 from lamina.models.manifest import BLOCKS, ONNXRUNTIME, ONNXRUNTIME_TRAINING, PARALLEL, Manifest, SubModel
 
 if TYPE_CHECKING:
-    from lamina.edge_agent.training.trainer import FrozenForward, PartsTrainer, Trainer
+    from lamina.edge_agent.training.trainer import FrozenForward, PartsTrainer, Trainer, WholeForward
 
 
 class OnnxRuntime:
@@ -117,3 +117,10 @@ class OnnxRuntime:
         from lamina.edge_agent.training.trainer import FrozenForward
 
         return FrozenForward(graph, values, threads=threads)
+
+
+def whole_forward(graph: Path, *, threads: int = 1) -> WholeForward:
+    """A `WholeForward` of a graph, for which the engine is loaded if it isn't."""
+    from lamina.edge_agent.training.trainer import WholeForward
+
+    return WholeForward(graph, threads=threads)

@@ -27,7 +27,7 @@ from lamina.edge_agent.training.engine import StepResult
 from lamina.edge_agent.training.installed import engine_name
 from lamina.models.arrays import Vector
 from lamina.models.engine_facts import LOAD_ERRORS, REORDERING
-from lamina.models.errors import ModelError
+from lamina.models.errors import ModelError, first_line
 from lamina.models.manifest import Manifest
 from lamina.models.segments import names_of, sizes_of, spread, vector_of
 
@@ -249,6 +249,35 @@ class FrozenForward:
         """The activations (B, ...) that leave the piece, for those or the samples (B, ...) that enter it."""
         [boundary] = self._session.run(["boundary"], {"x": x})
         return np.asarray(boundary, np.float32)
+
+
+class WholeForward:
+    """A network, or a graph of metrics, run forward on whatever it is given of its inputs.
+
+    Args:
+        graph: its file, with all values inside.
+        threads: processor cores that it may use.
+
+    Raises:
+        ModelError: the graph can't be loaded.
+    """
+
+    def __init__(self, graph: Path, *, threads: int = 1) -> None:
+        self._graph, self._session = graph, _open(graph, threads)
+        self._inputs = {place.name for place in self._session.get_inputs()}
+        self._outputs = [place.name for place in self._session.get_outputs()]
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """The outputs by name.
+
+        Raises:
+            ModelError: the arrays do not fit the graph.
+        """
+        given = {name: value for name, value in feeds.items() if name in self._inputs}
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, given), strict=True))
+        except LOAD_ERRORS as error:
+            raise ModelError(f"graph {self._graph}: {first_line(error)}") from error
 
 
 def warm_up() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lamina.emulation.readers.raw import Array, Raw, Samples
+from lamina.emulation.readers.raw import Array, Raw, Samples, records
 from lamina.models.arrays import Indices
 from lamina.models.readers.kinds import read
 from lamina.models.readers.settings import DataSettings
@@ -19,7 +19,8 @@ def read_source(settings: DataSettings) -> Raw:
         DataError: it isn't there, or what it holds can't be used.
     """
     found = read(settings)
-    x, y = np.asarray(found.x), None if found.y is None else np.asarray(found.y)
+    x = records(found.x) if isinstance(found.x, dict) else np.asarray(found.x)
+    y = None if found.y is None else np.asarray(found.y)
     ids, names = found.series, found.classes
     if not settings.window or len(x) < 2:
         return Raw(Samples(x, y), None, ids, len(names) or None, names)

@@ -12,14 +12,14 @@ class Read:
     """Samples as their source has them.
 
     Attributes:
-        x: inputs, (N, ...).
+        x: inputs, (N, ...); several by name.
         y: targets: labels (N,) int64, numbers (N, ...) float32, or ``None`` where the source has none.
         classes: names of the classes, by label; empty where labels are numbers.
         numbered: whether the operator said in which order the classes are numbered.
         series: which series each sample is of, (N,), where the source tells them apart.
     """
 
-    x: Array | Rows
+    x: Array | Rows | dict[str, Array]
     y: Array | Rows | None
     classes: tuple[str, ...] = ()
     numbered: bool = False

@@ -1,0 +1,62 @@
+"""Judges a model by the figures of its task on labelled samples, whatever engine runs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lamina.models.manifest import Metrics
+from lamina.models.metrics import ACCURACY, Sums, added, finished
+from lamina.models.samples import LabelledSamples
+from lamina.models.spec import ModelSpec
+
+Outputs = dict[str, NDArray[Any]]
+"""A network's outputs by name, (B, ...) each."""
+
+Run = Callable[[Mapping[str, NDArray[Any]]], Outputs]
+"""Runs a graph on named inputs."""
+
+
+def figures_of(
+    model: Run,
+    metrics: Metrics | None,
+    metrics_graph: Run | None,
+    samples: LabelledSamples,
+    spec: ModelSpec,
+    batch: int,
+) -> dict[str, float]:
+    """The figures by name; what nothing was counted for is left out.
+
+    Args:
+        model: takes ``x``, (B, ...), as `LabelledSamples.inputs` makes it.
+        metrics: the bundle's; ``None``: the share of samples whose largest output is that of their class.
+        metrics_graph: runs their graph.
+        samples: numbered for the network, and checked.
+        spec: of the network.
+        batch: samples at once.
+    """
+    sums: Sums | None = None
+    counts: Sums | None = None
+    for start in range(0, len(samples), batch):
+        indices = np.arange(start, min(start + batch, len(samples)))
+        outputs = model({"x": samples.inputs(indices, spec)})
+        found = _judged(outputs, samples.targets(indices, spec), metrics_graph)
+        sums, counts = added(sums, found[0]), added(counts, found[1])
+    assert sums is not None
+    assert counts is not None
+    if metrics is None:
+        return {ACCURACY: float(sums[0] / counts[0])}
+    return {name: value for name, value in finished(metrics.figures, sums, counts).items() if math.isfinite(value)}
+
+
+def _judged(outputs: Outputs, y: NDArray[Any], metrics_graph: Run | None) -> Sequence[Any]:
+    """Sums and counts of a batch."""
+    if metrics_graph is None:
+        [logits] = outputs.values()  # (B, classes)
+        return [(logits.argmax(axis=1) == y).sum()], [len(y)]
+    found = metrics_graph(outputs | {"y": y})
+    return found["sums"], found["counts"]
