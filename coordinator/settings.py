@@ -33,6 +33,7 @@ from lamina.coordinator.folds.aggregate import rule
 from lamina.coordinator.rounds.learning_rate import LearningRate, Schedule
 from lamina.models.errors import ConfigError, require
 from lamina.models.gradient_terms import TERMS, GradientTerm
+from lamina.models.held_out import LARGEST_SHARE
 from lamina.models.readers.settings import Source
 
 
@@ -342,7 +343,9 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stop_after: int = 0
 
     def __post_init__(self) -> None:
-        require(0 <= self.devices <= 0.9, "evaluation.devices is a share of the samples, from 0 to 0.9")
+        require(
+            0 <= self.devices <= LARGEST_SHARE, f"evaluation.devices is a share of the samples, up to {LARGEST_SHARE}"
+        )
         require(self.stop_after >= 0, "evaluation.stop_after can't be negative")
         require(self.every > 0, "evaluation.every must be at least 1")
         require(self.batch_size > 0, "evaluation.batch_size must be at least 1")

@@ -11,6 +11,8 @@ So a restart, another order and further samples change nothing, and no window of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -18,7 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamina.models.arrays import Indices
-from lamina.models.samples import LabelledSamples
+from lamina.models.readers.rows import Array, Rows
+from lamina.models.samples import LabelledSamples, Stored
+
+LARGEST_SHARE = 0.5
 
 _BLOCK = 1024  # samples looked at together
 _KEY = b"lamina held out"
@@ -76,3 +81,53 @@ def _by_content(data: LabelledSamples, share: float) -> tuple[NDArray[np.bool_],
                 digest.update(block[place].tobytes())
             kept[start + place] = int.from_bytes(digest.digest(), "big") < below
     return ~kept, kept
+
+
+class ChosenRows(Rows):
+    """Some rows of others, which stay where they are: in memory, on disk, or not made yet.
+
+    Args:
+        rows: (N, ...).
+        indices: which of them, (M,).
+    """
+
+    def __init__(self, rows: Stored, indices: Indices) -> None:
+        self._rows, self._indices = rows, indices
+        self.shape = (len(indices), *rows.shape[1:])
+        self.dtype = np.dtype(rows.dtype)
+
+    def _made(self, indices: Indices) -> Array:
+        return np.asarray(self._rows[self._indices[indices]])
+
+
+def parted(samples: LabelledSamples, share: float) -> tuple[LabelledSamples, LabelledSamples | None]:
+    """The samples to train on, and those that are kept, by `divided`; ``None`` where none is.
+
+    Args:
+        samples: all of them.
+        share: of them is kept, up to `LARGEST_SHARE`; 0: none.
+    """
+    trained, kept = divided(samples, share)
+    if len(trained) == len(samples):
+        return samples, None
+    return _chosen(samples, trained), _chosen(samples, kept) if len(kept) else None
+
+
+def at_most(samples: LabelledSamples, count: int) -> LabelledSamples:
+    """So many of the samples, or all of them, spread evenly."""
+    if len(samples) <= count:
+        return samples
+    return _chosen(samples, np.linspace(0, len(samples) - 1, count).round().astype(np.int64))
+
+
+def _chosen(samples: LabelledSamples, indices: Indices) -> LabelledSamples:
+    x, y = samples.x, samples.y
+    chosen = (
+        {name: ChosenRows(part, indices) for name, part in x.items()}
+        if isinstance(x, Mapping)
+        else ChosenRows(x, indices)
+    )
+    if y is not None:
+        y = y[indices] if isinstance(y, np.ndarray) else ChosenRows(y, indices)
+    stretches = None if samples.stretches is None else samples.stretches[indices]
+    return replace(samples, x=chosen, y=y, stretches=stretches)

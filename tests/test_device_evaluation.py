@@ -28,7 +28,7 @@ from lamina.emulation.simulator.run_context import prepare_run
 from lamina.emulation.simulator.setting import Setting
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DecodeError
-from lamina.models.held_out import divided
+from lamina.models.held_out import divided, parted
 from lamina.models.metrics import MetricSpec
 from lamina.models.readers.settings import DataSettings
 from lamina.models.samples import LabelledSamples
@@ -255,3 +255,14 @@ async def test_a_federation_judges_over_mosquitto(
     tmp_path: Path, mosquitto: RunningBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await compared("reconstruction", tmp_path, mqtt_dial(mosquitto.address), monkeypatch)
+
+
+def test_what_a_board_holds_out_itself_judges_too_and_is_not_trained_on() -> None:
+    """Samples that are kept by a smaller share are kept by a larger one."""
+    data = samples(400)
+    own, aside = parted(data, 0.1)
+    assert aside is not None
+    trained, kept = divided(own, SHARE)
+    together = rows(own, kept) | rows(aside, np.arange(len(aside)))
+    assert together == rows(data, divided(data, SHARE).kept)
+    assert rows(own, trained) == rows(data, divided(data, SHARE).trained)

@@ -19,7 +19,7 @@ from lamina.edge_agent.training.engine import (
     SubModelTrainer,
 )
 from lamina.edge_agent.training.learner import Learner
-from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.models.arrays import Vector
 from lamina.models.errors import ModelError
 from lamina.models.manifest import Manifest, SubModel

@@ -99,6 +99,7 @@ class Connection:
                 await self._introduce()
                 self._context.feed(Linked())
                 group.create_task(self._act(group), name=f"{self._device} act")
+                group.create_task(self._deploy(), name=f"{self._device} deploy")
                 if self._context.orders.pins:
                     group.create_task(self._await_consent(), name=f"{self._device} await consent")
                 await self._receive()
@@ -112,8 +113,9 @@ class Connection:
         """Listen first: what is said in answer must not be taken for what the broker kept."""
         topics, device = self._context.topics, self._device
         await self._link.subscribe(topics.device(device, "task"), topics.round)
-        with suppress(LinkError):  # a broker may let a device write there alone; a link that dropped shows below
-            await self._link.subscribe(topics.device(device, "profile"))
+        for further in (topics.device(device, "profile"), topics.deployment):
+            with suppress(LinkError):  # a broker's rules may be from before it; a link that dropped shows below
+                await self._link.subscribe(further)
         await self._say("status", DeviceStatus(state="online"))
         await self._say("profile", self._context.profile)
 
@@ -151,6 +153,8 @@ class Connection:
             case "task" if address.device == self._device:
                 task = self._context.orders.task(delivery.topic, delivery.payload)
                 self._hear_task(TaskCame(task, delivery.retained))
+            case "deployment":
+                self._context.deploying.hear(self._context.orders.deployment(delivery.topic, delivery.payload))
             case "profile":
                 self._hear_profile(decoded(delivery.payload, DeviceProfile))
             case "bundle":
@@ -254,6 +258,12 @@ class Connection:
             self._joiner.forget(name if value.purpose == "global" else _ADVANCE)
         if value.purpose == "delta":
             context.feed(Strayed(value.epoch, value.layer, value.version))
+
+    async def _deploy(self) -> None:
+        """Follow deployments, and say what became of each."""
+        context = self._context
+        async for answer in context.deploying.answers(self._link, context.fetcher):
+            await self._say("deployed", answer)
 
     # What the session wants.
 

@@ -137,7 +137,7 @@ class FrozenPiece(Protocol):
 class RunnableGraph(Protocol):
     """Any graph that is run forward only."""
 
-    def __call__(self, given: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """All outputs by name, for inputs by name; inputs that the graph lacks are passed over."""
 
 

@@ -58,16 +58,17 @@ class Learner:
         spec = assignment.manifest.spec
         self._assignment = assignment
         self._spec, self._cut = spec, assignment.cut
-        self._hold(assignment.data)
+        self._hold(assignment.data, assignment.kept)
         self._wire = with_further(spec, assignment.further)
         self.memory = LocalMemory()
         self._global: list[Vector | None] = [None] * len(spec.layers)  # layer vectors
         self._input_side: InputSide | None = None
         self._personal, self._own = assignment.personal, assignment.own
 
-    def _hold(self, data: LabelledSamples) -> None:
-        """Have these samples, some of which are never trained on."""
+    def _hold(self, data: LabelledSamples, kept: LabelledSamples | None) -> None:
+        """Have these samples, some of which are never trained on, and others that none of is."""
         self._data, self._parts = data, divided(data, self._assignment.held_out)
+        self._kept = None if kept is None else kept.numbered_for(self._spec)
 
     @property
     def num_examples(self) -> int:
@@ -104,15 +105,15 @@ class Learner:
         if layer < self._cut and self._input_side is not None:
             self._input_side.forget()
 
-    def use(self, data: LabelledSamples) -> None:
-        """Train on other samples from the next round on.
+    def use(self, data: LabelledSamples, kept: LabelledSamples | None = None) -> None:
+        """Train on other samples from the next round on, and judge models by others.
 
         Raises:
             DataError: they don't suit the model.
         """
         data = data.numbered_for(self._spec)
         data.check(self._spec)
-        self._hold(data)
+        self._hold(data, kept)
         if self._input_side is not None:
             self._input_side.use(data)
 
@@ -167,14 +168,10 @@ class Learner:
     def _judge(self, plan: RoundPlan, stop: Stop) -> Judgement | None:
         """What the global values, with this device's personal layers, come to on the samples that it keeps."""
         given = self._assignment
-        if not len(self._parts.kept):
-            return None
+        sets = [(self._data, self._parts.kept)] if len(self._parts.kept) else []
+        sets += [] if self._kept is None else [(self._kept, np.arange(len(self._kept)))]
         values = self._values_of(range(len(self._spec.layers)), plan.round)
-        return judged(
-            *(given.manifest, given.path, given.engine, values, self._data, self._parts.kept),
-            threads=given.threads,
-            stop=stop,
-        )
+        return judged(given.manifest, given.path, given.engine, values, sets, threads=given.threads, stop=stop)
 
     def update(self, layer: int) -> Vector:
         """What training did to a layer from the cut on: local minus global value, (vector_size,)."""
