@@ -17,6 +17,7 @@ HELP = "fold the updates of a site, or of a share of the layers, and send the co
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina aggregator greenhouse --site hall-2 --broker 127.0.0.1"
     add_federation_argument(parser)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--site", help="fold all layers for the devices of this broker; a name for the site")
