@@ -2,6 +2,8 @@
 
 python -m scripts.documents            write them
 python -m scripts.documents --check    exit status 1 where one differs from what the code says
+    python -m scripts.documents --vectors  write the test vectors anew, too: their bytes are the protocol's, so they
+                                           change with it alone
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ own folder. `data` may be a path, or the table below; [data](../data.md) has an 
 """
 
 
-def pages() -> Iterator[tuple[Path, str]]:
-    """Each page, and what it should say."""
+def pages(*, anew: bool = False) -> Iterator[tuple[Path, str]]:
+    """Each page, and what it should say; the test vectors stay as they are, unless they are made anew."""
     reference = DOCS / "reference"
     yield (
         reference / "federation.md",
@@ -49,7 +51,7 @@ def pages() -> Iterator[tuple[Path, str]]:
         ("topics", protocol_tables.topics()),
         ("messages", protocol_tables.messages()),
         ("codecs", protocol_tables.codecs()),
-        ("vectors", f"```json\n{vectors.as_lines()}\n```"),
+        *([("vectors", f"```json\n{vectors.as_lines()}\n```")] if anew else []),
     ):
         text = filled(text, name, content)
     yield protocol, text
@@ -61,20 +63,24 @@ def filled(text: str, name: str, content: str) -> str:
     Raises:
         LookupError: it has no such marks.
     """
-    part = re.compile(
-        rf"(<!-- {name}: made by python -m scripts.documents -->\n).*?(\n<!-- end of {name} -->)", re.DOTALL
-    )
+    head = f"<!-- {name}: made by python -m scripts.documents -->"
+    part = re.compile(rf"({head}\n).*?(<!-- end of {name} -->)", re.DOTALL)
     if not part.search(text):
         raise LookupError(f"docs/protocol.md has no part {name}")
-    return part.sub(lambda found: f"{found[1]}{content.rstrip()}{found[2]}", text)
+    return part.sub(lambda found: f"{found[1]}\n{content.rstrip()}\n\n{found[2]}", text)
+
+
+def _now(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def main() -> int:
     """Write, or check; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--vectors", action="store_true", help="make the test vectors of the protocol anew")
     options = parser.parse_args()
-    stale = [(path, text) for path, text in pages() if not path.exists() or path.read_text() != text]
+    stale = [(path, text) for path, text in pages(anew=options.vectors) if _now(path) != text]
     for path, text in stale:
         print(f"{path} {'is out of date' if options.check else 'written'}")
         if not options.check:

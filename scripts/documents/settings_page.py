@@ -42,10 +42,9 @@ def _table(
         if row.table is not None:
             below.append((row.key, row))
             continue
-        yield (
-            f"| `{row.key}` | {_cell(row.kind)} | {_code(row.default) or 'must be given'} | {row.unit} | "
-            f"{_cell(row.effect)} | `{row.key} = {_cell(_example(row, examples, path))}` |"
-        )
+        kind, default = _cell(row.kind.removesuffix(" or nil")), _code(row.default) or "must be given"
+        example = f"`{row.key} = {_cell(_example(row, examples, path))}`"
+        yield f"| `{row.key}` | {kind} | {default} | {row.unit} | {_cell(row.effect)} | {example} |"
     yield ""
     for key, row in below:
         assert row.table is not None

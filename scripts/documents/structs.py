@@ -60,11 +60,20 @@ def rows(struct: type[msgspec.Struct]) -> list[Row]:
     assert isinstance(info, kinds.StructType)
     found = []
     for field in info.fields:
-        if field.name not in meanings:
-            raise LookupError(f"{struct.__name__}.{field.name}: its docstring does not say what it means")
         table = field.type.cls if isinstance(field.type, kinds.StructType) else None
+        if table is None and field.name not in meanings:
+            raise LookupError(f"{struct.__name__}.{field.name}: its docstring does not say what it means")
         unit = next((unit for suffix, unit in _UNITS.items() if field.name.endswith(suffix)), "")
-        found.append(Row(field.name, in_words(field.type), _default(field), unit, meanings[field.name], table))
+        found.append(
+            Row(
+                field.name,
+                in_words(field.type),
+                _default(field),
+                unit,
+                meanings.get(field.name, "").replace("``", "`"),
+                table,
+            )
+        )
     return found
 
 
@@ -87,7 +96,7 @@ def _attributes(doc: str) -> Iterator[tuple[str, str]]:
 
 def summary(struct: type) -> str:
     """The first paragraph of its docstring."""
-    return " ".join(inspect.cleandoc(struct.__doc__ or "").split("\n\n")[0].split())
+    return " ".join(inspect.cleandoc(struct.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
 
 
 def in_words(kind: kinds.Type) -> str:
@@ -142,9 +151,9 @@ def _default(field: kinds.Field) -> str:
     if field.required:
         return ""
     value = field.default
-    if value is msgspec.NODEFAULT:
+    if value is msgspec.NODEFAULT and field.default_factory is not msgspec.NODEFAULT:
         value = typing.cast(Any, field.default_factory)()
-    if value is msgspec.UNSET or value is None or isinstance(value, msgspec.Struct):
+    if value in (msgspec.NODEFAULT, msgspec.UNSET, None) or isinstance(value, msgspec.Struct):
         return "left out"
     return written(value)
 

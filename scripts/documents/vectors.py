@@ -1,4 +1,4 @@
-"""Makes the test vectors of docs/protocol.md. `tests/test_protocol.py` reads them out of the page and knows no others."""
+"""Makes the test vectors of docs/protocol.md; its test reads them out of the page and knows no others."""
 
 from __future__ import annotations
 
@@ -227,7 +227,6 @@ def _signed() -> dict[str, Any]:
         until=1_800_000_000,
     )
     content, endorsement = endorsed(operator, mandate)
-    order = DeviceStatus(state="online")
     topic = Topics("greenhouse").round
     order = MESSAGES[4]
     payload = sealed(coordinator, content, endorsement, topic=topic, sequence=9, order=order)
