@@ -39,7 +39,7 @@ PATIENCE_S = 8.0
 
 INTERRUPTED = 130
 
-SUBCOMMANDS = ("allow", "doctor", "join")
+SUBCOMMANDS = ("allow", "doctor", "join", "predict", "serve")
 """Modules of `lamina.edge_agent.commands`."""
 
 
@@ -146,7 +146,8 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="lamina-agent",
         description="Takes part in a federation with the samples on this board.",
         epilog="`lamina-agent join CODE` brings a board into a federation; `lamina-agent allow DIGEST` lets it train a "
-        "bundle, where bundles are pinned. Each has its own --help.",
+        "bundle, where bundles are pinned; `lamina-agent predict FILE` and `lamina-agent serve` use the deployed "
+        "model. Each has its own --help.",
     )
     parser.add_argument("-V", "--version", action="version", version=f"lamina-agent {version('lamina-fl')}")
     parser.add_argument("--config", metavar="FILE", help="agent.toml; without it, flags must say all that is required")
