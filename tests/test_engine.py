@@ -11,7 +11,7 @@ from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.engine import Engine, FrozenPiece, InParts, PathOf, StepResult, SubModelTrainer
 from lamina.edge_agent.training.learner import Learner
-from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.models.arrays import Vector
 from lamina.models.errors import ModelError
 from lamina.models.manifest import Manifest, SubModel

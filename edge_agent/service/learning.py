@@ -38,7 +38,7 @@ from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.engine import STANDARD, Engine
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.memory import PeakMeter
-from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.edge_agent.training.tuning import Tuned
 from lamina.models import fitting
 from lamina.models.arrays import Vector

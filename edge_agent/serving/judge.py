@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.edge_agent.admission.graphs import check_graph
-from lamina.edge_agent.training.trainer import WholeForward
+from lamina.edge_agent.training.onnx_runtime import whole_forward
 from lamina.models.held_out import at_most
 from lamina.models.judging import figures_of
 from lamina.models.manifest import Manifest
@@ -49,8 +49,8 @@ class Judge:
         graph = None
         if metrics is not None and self.metrics_graph is not None:
             check_graph(self.metrics_graph, batch=_BATCH, budget_mib=self.budget_mib)
-            graph = WholeForward(self.metrics_graph)
-        figures = figures_of(WholeForward(model, threads=self.threads), metrics, graph, samples, spec, _BATCH)
+            graph = whole_forward(self.metrics_graph)
+        figures = figures_of(whole_forward(model, threads=self.threads), metrics, graph, samples, spec, _BATCH)
         return figures.get(manifest.judge, math.nan)
 
     @property
