@@ -28,7 +28,7 @@ _BEGINNINGS = (
 )
 
 
-class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AskedInJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A question in JSON.
 
     Attributes:
@@ -60,12 +60,12 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def replied(predictor: Predictor, content: bytes) -> Reply:
     """The answer to a question; it says what is wrong with one that can't be answered."""
-    asked: Question | None = None
+    asked: AskedInJson | None = None
     try:
         if len(content) > MOST_BYTES:
             raise DataError(f"{len(content)} bytes, and at most {MOST_BYTES} are answered")
         if content.lstrip()[:1] == b"{":
-            asked = from_json(content, Question)
+            asked = from_json(content, AskedInJson)
             told = predictor.tell(asked.x)
         else:
             with tempfile.TemporaryDirectory(prefix="lamina-") as folder:
