@@ -205,7 +205,11 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
 
 
 class DeviceStatus(Message, frozen=True, kw_only=True, tag="status"):
-    """Retained: is the device, or the aggregator, there? ``lost`` is its will, ``sleeping`` its goodbye."""
+    """Retained: is the device, or the aggregator, there?
+
+    Attributes:
+        state: ``lost`` is its will, ``sleeping`` its goodbye.
+    """
 
     state: Literal["online", "sleeping", "lost"]
 

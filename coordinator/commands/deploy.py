@@ -7,6 +7,7 @@ import asyncio
 from pathlib import Path
 
 from lamina.broker.link.mqtt import mqtt_dial
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import show
@@ -20,8 +21,6 @@ from lamina.models.errors import ConfigError, require
 
 HELP = "have devices predict with a model: canaries first, then the rest, and back where too many refuse"
 
-REFUSED = 3
-"""Exit status where the model did not stay: devices have the one before."""
 
 _RULES = RolloutRules()
 
@@ -72,7 +71,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"broken off; `lamina deploy {options.config} --resume` goes on, and --undo takes it back")
         raise
     show(options, state, told(state) if not options.json else [])
-    return REFUSED if not options.undo and _went_back(state.rollout) else 0
+    back = not options.undo and _went_back(state.rollout)
+    return ExitStatus.WENT_BACK if back else ExitStatus.DONE
 
 
 async def _done(deployer: Deployer, options: argparse.Namespace) -> DeploymentState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.records.exporting import export, facts_of
 from lamina.coordinator.records.journal import Journal
@@ -18,6 +19,7 @@ HELP = "write the model of a round that is kept, also while training goes on"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina export federation.toml --best --out models/greenhouse"
     parser.add_argument("config", type=Path, help="federation.toml")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--round", type=int, metavar="N", help="after so many rounds; without it, the last one")
@@ -30,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     settings = load_federation(options.config)
     paths, said = export_round(settings, round_=options.round, best=options.best, folder=options.out)
     print(f"{said}: {' and '.join(map(str, paths))}")
-    return 0
+    return ExitStatus.DONE
 
 
 def export_round(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.edge_agent.serving.loading import load
 from lamina.edge_agent.serving.readings import Prediction
 
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
         for index, prediction in enumerate(told.predictions):
             place = f"{file}[{index}]" if len(told.predictions) > 1 else str(file)
             print(f"{place}: {_shown(prediction)}")
-    return 0
+    return ExitStatus.DONE
 
 
 def _shown(prediction: Prediction) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from lamina.broker.link.address import BrokerAddress, host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import run_until_signalled
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.edge_agent.serving.http import HOST, PORT, served
 from lamina.edge_agent.serving.loading import load
 from lamina.edge_agent.serving.mqtt import answer_all
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
             f"http://{HOST}:{port}/predict answers with deployment {offer.number}, of round {offer.round}", flush=True
         )
         ended = run_until_signalled(_until_ended(predictor, options))
-    return 130 if ended is signal.SIGINT else 0
+    return ExitStatus.INTERRUPTED if ended is signal.SIGINT else ExitStatus.DONE
 
 
 async def _until_ended(predictor: Predictor, options: argparse.Namespace) -> None:
