@@ -28,7 +28,8 @@ def main(arguments: list[str]) -> int:
         prog="lamina-agent serve",
         description="Answer programs of this board with the deployed model: POST /predict by HTTP, and by MQTT where "
         "topics are named. When another model is deployed, it answers from then on; no question is lost.",
-        epilog="example: curl --data-binary @photo.png http://127.0.0.1:8766/predict",
+        epilog="then: curl --data-binary @photo.png http://127.0.0.1:8766/predict; "
+        "example: lamina-agent serve --config pi-3/agent.toml --port 8766",
     )
     parser.add_argument("--config", type=Path, help="the board's (agent.toml, here, or /etc/lamina/agent.toml)")
     parser.add_argument("--port", type=int, default=PORT, help=f"of HTTP, on this machine alone ({PORT})")
