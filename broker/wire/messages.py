@@ -31,6 +31,7 @@ from lamina.broker.wire.bounds import (
     Scalars,
     Shape,
     Share,
+    Sums,
     Text,
     ValueDigests,
     unpacked,
@@ -154,6 +155,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         control: see `LocalWork`; left out: gradients are not corrected.
         digests: of every layer's global value at that version (`lamina.broker.wire.deltas.digest_of`), in a plan that
             is signed; left out in others.
+        judges: whether devices say first what the values of this plan come to on the samples that they keep out of
+            training (`Task.held_out`); left out: no. A plan without local steps asks for nothing else.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -184,6 +187,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     reference: Finite | msgspec.UnsetType = msgspec.UNSET
     control: Factors | msgspec.UnsetType = msgspec.UNSET
     digests: ValueDigests | msgspec.UnsetType = msgspec.UNSET
+    judges: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def work(self) -> LocalWork:
@@ -266,6 +270,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
         run: the epoch in which this run began, where a rollback has given it another since: personal layers are kept.
         round: at which the coordinator is as it says this; a plan of another round that the broker kept is an old one.
+        held_out: the share of its samples that the device never trains on, to judge models by; left out: none.
     """
 
     epoch: Epoch
@@ -278,6 +283,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     personal: Numbers | msgspec.UnsetType = msgspec.UNSET
     run: Epoch | msgspec.UnsetType = msgspec.UNSET
     round: Count | msgspec.UnsetType = msgspec.UNSET
+    held_out: Share | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
@@ -307,6 +313,8 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
         way: how the device trains within its memory, for a person.
         uplink_bytes: payload bytes of updates published since the agent started.
         downlink_bytes: payload bytes of layer values received since the agent started.
+        sums: of the bundle's metrics, on the samples that the device keeps, where it judges; left out: none.
+        counts: theirs.
     """
 
     epoch: Epoch
@@ -320,6 +328,8 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     way: Text = ""
     uplink_bytes: Bytes = 0
     downlink_bytes: Bytes = 0
+    sums: Sums | msgspec.UnsetType = msgspec.UNSET
+    counts: Sums | msgspec.UnsetType = msgspec.UNSET
 
 
 _M = TypeVar("_M", bound=Message)

@@ -117,4 +117,5 @@ def _others(metrics: dict[str, float] | msgspec.UnsetType) -> str:
 def _closing_line(result: RunResult, folder: str) -> str:
     accuracy = "" if result.accuracy is None else f"accuracy {result.accuracy:.4f}"
     accuracy = (accuracy + _others(result.metrics)).strip() or "not evaluated"
-    return f"{result.rounds} rounds in {result.wall_s:.1f} s, {accuracy}, C {result.c_ratio:.3f}; see {folder}"
+    own = f", {result.on_devices.text}" if result.on_devices else ""
+    return f"{result.rounds} rounds in {result.wall_s:.1f} s, {accuracy}{own}, C {result.c_ratio:.3f}; see {folder}"

@@ -176,6 +176,8 @@ class Agent:
         """Tell the session what happened, and do what it wants."""
         if isinstance(event, Taken | Published | Prepared):
             self._useful += 1
+        if isinstance(event, Prepared):
+            self._tell_of_samples()
         for command in self._session.receive(event):
             self._do(command)
 
