@@ -174,6 +174,17 @@ class LabelledSamples:
             if fault := fault_of_values(target, block, number * _BLOCK):
                 raise self._error(f"{fault} (model {spec.name})")
 
+    def check_inputs(self, spec: ModelSpec) -> None:
+        """See that a network can predict from these samples, whatever targets they have.
+
+        Raises:
+            DataError: they are of another shape or type than it takes.
+        """
+        if reason := self._misnamed(spec) or _unlike(
+            spec.input_shape, spec.input_dtype, self.sample_shape, self.sample_dtype, spec.name
+        ):
+            raise self._error(reason)
+
     def samples(self, indices: NDArray[np.int64], dtype: str) -> NDArray[Any]:
         """The samples at ``indices`` (B,) as a network of one input takes them: (B, *sample_shape), C-contiguous.
 
