@@ -34,6 +34,8 @@ function confirmed(question) {
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
 }
 
+const GONE = "The coordinator does not answer. This page goes on when it is back.";
+
 function trouble(text) {
   at("trouble").hidden = !text;
   at("trouble").textContent = text;
@@ -70,7 +72,7 @@ async function catchUp() {
       logLines(at("log"), await ask("/api/log"));
     } while (state.again);
   } catch (error) {
-    trouble(String(error.message ?? error));
+    trouble(error instanceof TypeError ? GONE : String(error.message ?? error)); // a fetch that nobody answers
   } finally {
     state.busy = false;
   }
@@ -322,7 +324,7 @@ function listen() {
   };
   events.onerror = () => {
     at("state").dataset.state = "lost";
-    trouble("The coordinator does not answer. This page goes on when it is back.");
+    trouble(GONE);
     events.close(); // a browser gives up for good after some kinds of error
     setTimeout(listen, RETRY_MS);
   };
