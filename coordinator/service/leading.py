@@ -60,9 +60,10 @@ class Leading:
     async def _go_back(self, round_: int, done: asyncio.Future[None]) -> None:
         self._to = None
         try:
+            await asyncio.to_thread(self._coordinator.close)  # a thread of it may still be writing
             await asyncio.to_thread(self._to_disk, round_)
         except Exception as error:
             done.set_exception(error)
-        else:
-            done.set_result(None)
         self._coordinator = self._make()
+        if not done.done():
+            done.set_result(None)
