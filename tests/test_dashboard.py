@@ -74,7 +74,7 @@ async def test_it_shows_how_training_goes(
             await page.wait_for_selector("#chart-intervals rect")
             await page.wait_for_function("document.querySelectorAll('#layers tbody tr').length === 3")
             assert await page.locator("#devices tbody tr").count() == 3
-            for chart in ("accuracy", "loss", "curves", "bytes"):
+            for chart in ("judge", "loss", "curves", "bytes"):
                 assert await page.locator(f"#chart-{chart} svg path").count() > 0
             assert await page.locator("#federation").inner_text() == "whole"
             first = int((await page.locator("#tile-round").inner_text()).split()[0])
@@ -120,7 +120,7 @@ async def test_it_says_that_the_coordinator_is_gone_and_goes_on_when_it_is_back(
             browser = await playwright.chromium.launch(executable_path=chromium, args=sandbox)
             page = await browser.new_page()
             await page.goto(f"http://127.0.0.1:{unused_tcp_port}/")
-            await page.wait_for_selector("#chart-accuracy svg")
+            await page.wait_for_selector("#chart-judge svg")
             await run.stop()
             await page.wait_for_selector("#trouble:not([hidden])")
             assert not (run.folder / SOCKET).exists()

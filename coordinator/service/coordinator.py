@@ -119,7 +119,7 @@ class Coordinator:
         self._rounds = loop
         self._activity = Activity([layer.name for layer in bundle.manifest.spec.layers])
         self.operator = Operator(
-            settings, self._federation, self._rounds, self._activity, self._round_log.evaluations, self._say_task, disk
+            settings, self._federation, self._rounds, self._activity, self._round_log, self._say_task, disk
         )
         self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
@@ -439,7 +439,7 @@ class Coordinator:
 
     def _status(self, state: str = "") -> CoordinatorStatus:
         federation = self._federation
-        snapshot = federation.snapshot
+        snapshot, judge = federation.snapshot, self._bundle.manifest.judge
         if not state:
             begun = federation.round or snapshot.round
             state = "finished" if federation.finished else "training" if begun else "waiting"
@@ -454,6 +454,8 @@ class Coordinator:
             c_ratio=snapshot.ledger.c_ratio,
             further=self._settings.algorithm.further or msgspec.UNSET,
             personal=federation.personal or msgspec.UNSET,
+            judge=msgspec.UNSET if judge == ACCURACY else judge,
+            figure=msgspec.UNSET if judge == ACCURACY else self._round_log.figures.get(judge, msgspec.UNSET),
         )
 
     def _result(self) -> RunResult:

@@ -35,6 +35,8 @@ function confirmed(question, fields = []) {
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
 }
 
+const GONE = "The coordinator does not answer. This page goes on when it is back.";
+
 function trouble(text) {
   at("trouble").hidden = !text;
   at("trouble").textContent = text;
@@ -72,7 +74,7 @@ async function catchUp() {
       logLines(at("log"), await ask("/api/log"));
     } while (state.again);
   } catch (error) {
-    trouble(String(error.message ?? error));
+    trouble(error instanceof TypeError ? GONE : String(error.message ?? error)); // a fetch that nobody answers
   } finally {
     state.busy = false;
   }
@@ -99,13 +101,27 @@ function head(o) {
   at("waiting").textContent = o.waiting ? o.waiting + since : "";
   at("tile-round").textContent = `${o.round} / ${o.rounds}`;
   at("tile-left").textContent = o.left_s === null ? "" : `about ${duration(o.left_s)} to go`;
-  at("tile-accuracy").textContent = o.accuracy === null ? "–" : percent(o.accuracy);
-  at("tile-best").textContent = o.best_round === null ? "not evaluated" : `best ${percent(o.best_accuracy)} after ${o.best_round}`;
+  const { judge } = o, format = formatOf(judge);
+  at("tile-judge").textContent = at("h-judge").textContent = title(judge);
+  at("tile-figure").textContent = judge.last === null ? "–" : format(judge.last);
+  at("tile-best").textContent = judge.best_round === null ? "not evaluated" : `best ${format(judge.best)} after ${judge.best_round}`;
+  const own = judge.on_devices;
+  at("tile-devices").textContent = own ? `${format(own.mean)} on ${own.devices} devices, worst tenth ${format(own.worst)}` : "";
   at("tile-c").textContent = o.fedavg_uplink_bytes ? o.c_ratio.toFixed(3) : "–";
   at("tile-up").textContent = size(o.uplink_bytes);
   at("tile-share").textContent = o.fedavg_uplink_bytes ? `${percent(o.uplink_bytes / o.fedavg_uplink_bytes)} of FedAvg's ${size(o.fedavg_uplink_bytes)}` : "";
   at("tile-down").textContent = size(o.downlink_bytes);
   at("tile-time").textContent = o.wall_s ? `in ${duration(o.wall_s)}` : "";
+}
+
+// The figure that the model is judged by: shares are percentages, all else is a number.
+function formatOf(judge) {
+  return !judge.lower_is_better && (judge.last ?? 0) >= 0 && (judge.best ?? 0) <= 1 ? percent : short;
+}
+
+function title(judge) {
+  const name = judge.name.replaceAll("_", " ");
+  return name.charAt(0).toUpperCase() + name.slice(1);
 }
 
 // -- charts ------------------------------------------------------------------------------------------------------------
@@ -132,10 +148,12 @@ function charts() {
   const { rounds, cycles, overview } = state;
   const wide = (id) => Math.max(at(id).clientWidth, 240);
   const series = (name, kind = "first") => ({ kind, points: rounds.filter((r) => r[name] !== null).map((r) => [r.round + 1, r[name]]) });
-  const accuracies = series("accuracy"), training = series("train_accuracy", "second");
-  put("chart-accuracy", lines([accuracies, training], {
-    width: wide("chart-accuracy"), format: percent, label: `Accuracy by round, the last one ${last(accuracies, percent)}`,
-  }), "No round is done yet.", ["held-out data", "devices' own samples"]);
+  const { judge } = overview, format = formatOf(judge);
+  const held = { kind: "first", points: rounds.filter((r) => judge.name in r.figures).map((r) => [r.round + 1, r.figures[judge.name]]) };
+  const training = judge.name === "accuracy" ? [series("train_accuracy", "second")] : [];
+  put("chart-judge", lines([held, ...training], {
+    width: wide("chart-judge"), format, label: `${title(judge)} by round, the last one ${last(held, format)}`,
+  }), "It was not evaluated yet.", training.length ? ["held-out data", "devices' own samples"] : [`held-out data, ${judge.lower_is_better ? "lower" : "higher"} is better`]);
   put("chart-loss", lines([series("loss")], {
     width: wide("chart-loss"), label: `Training loss by round, the last one ${last(series("loss"), short)}`,
   }), "No round is done yet.");
@@ -363,7 +381,7 @@ function listen() {
   };
   events.onerror = () => {
     at("state").dataset.state = "lost";
-    trouble("The coordinator does not answer. This page goes on when it is back.");
+    trouble(GONE);
     events.close(); // a browser gives up for good after some kinds of error
     setTimeout(listen, RETRY_MS);
   };
