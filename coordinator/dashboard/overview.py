@@ -91,6 +91,26 @@ class DeviceView(msgspec.Struct, frozen=True):
     certificate_until: int | None = None
 
 
+class DeploymentView(msgspec.Struct, frozen=True):
+    """What is deployed.
+
+    Attributes:
+        in_force: the model that devices have, in words; empty: none.
+        rollout: how the last rollout stands, in words; empty: there was none.
+        reason: why.
+        under_way: whether it goes on.
+        answers: what each device made of it.
+        silent: devices of which an answer is awaited.
+    """
+
+    in_force: str
+    rollout: str
+    reason: str
+    under_way: bool
+    answers: dict[str, str] = {}
+    silent: tuple[str, ...] = ()
+
+
 class JudgeView(msgspec.Struct, frozen=True):
     """What the averaged model is judged by, and what it came to.
 
@@ -156,6 +176,9 @@ class Overview(msgspec.Struct, frozen=True):
         layers: from input to output.
         devices: ascending by name.
         aside: devices that the operator put aside.
+        deployment: what is deployed; ``None``: nothing ever was.
+        kept: rounds done, of those that can be exported, deployed and gone back to.
+        notice: what came of the last order that took its time; empty: there was none.
     """
 
     federation: str
@@ -177,6 +200,9 @@ class Overview(msgspec.Struct, frozen=True):
     layers: tuple[LayerView, ...]
     devices: tuple[DeviceView, ...]
     aside: tuple[str, ...] = ()
+    deployment: DeploymentView | None = None
+    kept: tuple[int, ...] = ()
+    notice: str = ""
 
 
 def overview(

@@ -151,6 +151,10 @@ class Coordinator:
             self._leadership.end()
         return self._result()
 
+    def close(self) -> None:
+        """Write nothing more, once `run` has ended: what threads of it still do may take a moment."""
+        self._journal.close()
+
     def _load_passes(self) -> None:
         elements = sum(layer.vector_size for layer in self._bundle.manifest.spec.layers)
         load_if_worth_it(elements * self._settings.cohorts.min_devices)

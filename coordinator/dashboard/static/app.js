@@ -16,9 +16,9 @@ async function ask(path) {
   return answer.json();
 }
 
-async function order(name, device = "") {
+async function order(name, about = {}) {
   const answer = await fetch(`/api/orders/${name}`, {
-    method: "POST", headers: { "X-Lamina": "1", "Content-Type": "application/json" }, body: JSON.stringify({ device }),
+    method: "POST", headers: { "X-Lamina": "1", "Content-Type": "application/json" }, body: JSON.stringify(about),
   });
   const said = await answer.text();
   if (!answer.ok) return trouble(said);
@@ -26,8 +26,9 @@ async function order(name, device = "") {
   show(JSON.parse(said));
 }
 
-function confirmed(question) {
+function confirmed(question, fields = []) {
   at("confirm-text").textContent = question;
+  for (const name of ["round", "canary", "int8"]) at(`field-${name}`).hidden = !fields.includes(name);
   const dialog = at("confirm");
   dialog.returnValue = "no";
   dialog.showModal();
@@ -49,6 +50,7 @@ async function show(overview) {
   head(overview);
   layerTable(overview);
   deviceTable(overview);
+  model(overview);
   if (state.device) deviceFacts(overview);
   if (before && before.round > overview.round) { state.rounds = []; state.cycles = []; }
   if (!before) charts();
@@ -230,8 +232,46 @@ function deviceTable(o) {
     ["Rounds", (d) => String(d.rounds_done), "number"],
     ["Sent", (d) => (d.uplink_bytes === null ? null : size(d.uplink_bytes)), "number"],
     ["Last seen", (d) => (d.seen_at === null ? null : clock(d.seen_at))],
+    ...(o.devices.some((d) => d.certificate_until !== null) ? [["Certificate", certificate]] : []),
     ["Why", (d) => d.reason, "reason"],
   ], o.devices);
+}
+
+function certificate(d) {
+  if (d.certificate_until === null) return null;
+  const days = Math.floor((d.certificate_until - Date.now() / 1000) / 86400);
+  const text = days < 0 ? "ended" : `ends in ${days} days`;
+  return Object.assign(document.createElement("span"), { textContent: text, className: days < 30 ? "refused" : "" });
+}
+
+// -- the model ---------------------------------------------------------------------------------------------------------
+
+function model(o) {
+  const d = o.deployment;
+  const deployed = d && d.in_force ? `On the devices: ${d.in_force}.` : "No model is on the devices.";
+  at("model-state").textContent = d && d.rollout ? `${deployed} ${upper(d.rollout)}${d.reason ? `: ${d.reason}` : ""}.` : deployed;
+  at("model-notice").hidden = !o.notice;
+  at("model-notice").textContent = o.notice;
+  at("export").hidden = at("deploy").hidden = at("roll-back").hidden = !o.live;
+  at("export").disabled = at("deploy").disabled = at("roll-back").disabled = !o.kept.length;
+  at("deploy").disabled ||= Boolean(d && d.under_way);
+  at("undo-deployment").hidden = !o.live || !d || !(d.in_force || d.under_way);
+  const rows = d ? [...Object.entries(d.answers), ...d.silent.map((name) => [name, "has not answered yet"])] : [];
+  at("answers").hidden = !rows.length;
+  if (rows.length) table("answers", [["Device", ([name]) => name], ["What it made of the model", ([, said]) => said, "reason"]], rows);
+}
+
+const upper = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+function rounds(withWords) {
+  const options = withWords ? [["last", "after the last round"], ["best", "the best one by evaluation"]] : [];
+  for (const round of [...state.overview.kept].reverse()) options.push([String(round), `after round ${round}`]);
+  at("round").replaceChildren(...options.map(([value, text]) => Object.assign(document.createElement("option"), { value, textContent: text })));
+}
+
+function chosen() {
+  const value = at("round").value;
+  return value === "last" ? {} : value === "best" ? { best: true } : { round: Number(value) };
 }
 
 function standing(d) {
@@ -309,9 +349,26 @@ at("pause").addEventListener("click", async () => {
 });
 at("resume").addEventListener("click", async () => { if (await confirmed("Go on with the next round?")) order("resume"); });
 at("put-aside").addEventListener("click", async () => {
-  if (await confirmed(`Put ${state.device} aside? It takes no further part until it is taken back.`)) order("put-aside", state.device);
+  if (await confirmed(`Put ${state.device} aside? It takes no further part until it is taken back.`)) order("put-aside", { device: state.device });
 });
-at("readmit").addEventListener("click", async () => { if (await confirmed(`Take ${state.device} back?`)) order("readmit", state.device); });
+at("readmit").addEventListener("click", async () => { if (await confirmed(`Take ${state.device} back?`)) order("readmit", { device: state.device }); });
+at("export").addEventListener("click", async () => {
+  rounds(true);
+  if (await confirmed("Write a model's files into the federation's folder?", ["round"])) order("export", chosen());
+});
+at("deploy").addEventListener("click", async () => {
+  rounds(true);
+  const question = "Have devices predict with this model? Each judges it on its own samples; where too many refuse, all keep the one before.";
+  if (!await confirmed(question, ["round", "canary", "int8"])) return;
+  order("deploy", { ...chosen(), canary: at("canary").value.trim() || null, quantise: at("int8").checked ? "int8" : "" });
+});
+at("undo-deployment").addEventListener("click", async () => {
+  if (await confirmed("Have all devices go back to the model before?")) order("undo-deployment");
+});
+at("roll-back").addEventListener("click", async () => {
+  rounds(false);
+  if (await confirmed("Have training go on after an earlier round? Later rounds are set aside, and devices begin afresh.", ["round"])) order("roll-back", chosen());
+});
 at("device").addEventListener("close", () => { state.device = null; });
 addEventListener("resize", () => { if (state.overview) charts(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state.overview) charts(); });
