@@ -31,7 +31,7 @@ from lamina.broker.wire.messages import RoundPlan
 from lamina.coordinator.settings import Wire
 from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.learner import Learner
-from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import Definition, load_definition

@@ -139,7 +139,7 @@ class Contender:
 
 def _engine(part: Part) -> Engine:
     """The engine as the agent has it: it takes the way that it once found to be the fastest."""
-    from lamina.edge_agent.training.trainer import OnnxRuntime
+    from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 
     engine = OnnxRuntime()
     folder = Path(part.batch).parent / "tuning"

@@ -28,7 +28,9 @@ from torch import nn
 
 from benchmarks.reporting import Figures, Row, main
 from benchmarks.smoothing import without_kinks
-from lamina.edge_agent.training.trainer import INSTALLED, OnnxRuntime, Trainer
+from lamina.edge_agent.training.installed import installed
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
+from lamina.edge_agent.training.trainer import Trainer
 from lamina.models.build import build_bundle
 from lamina.models.bundle import read_bundle
 from lamina.models.definition import Definition, load_definition
@@ -160,7 +162,7 @@ def distance(found: Exact, exact: Exact) -> float:
 
 def _trainer_of(definition: Definition, batch_size: int) -> tuple[ModelSpec, Trainer]:
     with tempfile.TemporaryDirectory() as folder:
-        own = [engine for engine in (INSTALLED,) if engine != ONNXRUNTIME]
+        own = [engine for engine in (installed(),) if engine != ONNXRUNTIME]
         build_bundle(definition, Path(folder) / "bundle", batch_size=batch_size, engines=own)
         bundle = read_bundle(Path(folder) / "bundle")
         return bundle.manifest.spec, OnnxRuntime().trainer(bundle.manifest, 0, bundle.path)

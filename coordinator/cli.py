@@ -13,6 +13,7 @@ from importlib.metadata import entry_points, version
 from typing import Protocol
 
 from lamina.broker.programs.ending import drop_output, refuse_windows, said_of
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.models.errors import LaminaError
 
 
@@ -43,16 +44,16 @@ def main(arguments: list[str] | None = None) -> int:
         return status
     except LaminaError as error:
         print(f"lamina: {error}", file=sys.stderr)
-        return 2
+        return ExitStatus.MISUSED
     except BrokenPipeError:
         drop_output()
         print("lamina: whoever read the output has closed it", file=sys.stderr)
-        return 2
+        return ExitStatus.MISUSED
     except OSError as error:
         print(f"lamina: {said_of(error)}", file=sys.stderr)
-        return 2
+        return ExitStatus.MISUSED
     except KeyboardInterrupt:
-        return 130
+        return ExitStatus.INTERRUPTED
 
 
 def _parser(chosen: str) -> tuple[argparse.ArgumentParser, dict[str, Command]]:

@@ -21,6 +21,7 @@ import msgspec
 
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import drop_output, refuse_windows, run_until_signalled, said_of
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.programs.flags import add_broker_flags, broker_table
 from lamina.broker.settings import convert, read_toml
 from lamina.edge_agent.service.agent import Agent
@@ -37,9 +38,7 @@ from lamina.models.storage.replace import remove_drafts
 PATIENCE_S = 8.0
 """How long a training step may go on after the agent was asked to end. The state on the disk is whole at any time."""
 
-INTERRUPTED = 130
-
-SUBCOMMANDS = ("allow", "doctor", "join")
+SUBCOMMANDS = ("allow", "doctor", "join", "predict", "serve")
 """Modules of `lamina.edge_agent.commands`."""
 
 
@@ -53,17 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
     except ConfigError as error:
         print(f"lamina-agent: {error}", file=sys.stderr)
-        return 2
+        return ExitStatus.MISUSED
     except LinkError as error:
         print(f"lamina-agent: {error}", file=sys.stderr)
-        return 1
+        return ExitStatus.INCOMPLETE
     except BrokenPipeError:
         drop_output()
         print("lamina-agent: whoever read the output has closed it", file=sys.stderr)
-        return 2
+        return ExitStatus.MISUSED
     except OSError as error:
         print(f"lamina-agent: {said_of(error)}", file=sys.stderr)
-        return 2
+        return ExitStatus.MISUSED
 
 
 def _subcommand(name: str) -> Callable[[list[str]], int]:
@@ -84,16 +83,17 @@ def _take_part(words: Sequence[str]) -> int:
             if name not in ("v", "instance") and value is not msgspec.UNSET:  # they say nothing of the board
                 print(f"{name:14}{value}")
         _check_data(data, options.bundle)
-        return 0
+        return ExitStatus.DONE
     folder = Path(settings.folder)
     with held(folder, f"lamina-agent of device {settings.device}"):
         remove_drafts(folder)
         remove_drafts(folder / "bundle")
         ended = run_until_signalled(agent.run(), patience_s=PATIENCE_S)
     if not isinstance(ended, signal.Signals):
-        return 0
+        return ExitStatus.DONE
     logging.getLogger("lamina.agent").info("ended by %s; started again, it goes on where it was", ended.name)
-    return INTERRUPTED if ended is signal.SIGINT else 0  # a service that is stopped has not failed
+    # A service that is stopped has not failed.
+    return ExitStatus.INTERRUPTED if ended is signal.SIGINT else ExitStatus.DONE
 
 
 def _check_data(data: LabelledSamples, bundle: str | None) -> None:
@@ -146,7 +146,9 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="lamina-agent",
         description="Takes part in a federation with the samples on this board.",
         epilog="`lamina-agent join CODE` brings a board into a federation; `lamina-agent allow DIGEST` lets it train a "
-        "bundle, where bundles are pinned. Each has its own --help.",
+        "bundle, where bundles are pinned; `lamina-agent predict FILE` and `lamina-agent serve` use the deployed "
+        "model, and `lamina-agent doctor` looks for what is amiss. Each has its own --help. "
+        "example: lamina-agent --config pi-3/agent.toml",
     )
     parser.add_argument("-V", "--version", action="version", version=f"lamina-agent {version('lamina-fl')}")
     parser.add_argument("--config", metavar="FILE", help="agent.toml; without it, flags must say all that is required")

@@ -20,8 +20,9 @@ import msgspec
 from lamina.broker.link.address import BrokerAddress
 from lamina.broker.wire.topics import check_name
 from lamina.edge_agent.training.activation_cache import Element
-from lamina.models.errors import ConfigError, brief
+from lamina.models.errors import ConfigError, brief, require
 from lamina.models.fitting import SAVINGS, Saving
+from lamina.models.held_out import LARGEST_SHARE
 from lamina.models.readers.settings import Source
 from lamina.models.sources import resolved_source
 
@@ -49,6 +50,9 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         folder: where the bundle's files, cached activations and the state of the last round are kept.
         keep_state: whether to write the state after each round, so that a restarted agent goes on where it was.
         broker_s: how long to try for a broker that does not answer; 0 tries for ever.
+        held_out: samples that the board does not train on, and judges deployed models by: a share of its ``data`` that
+            is set aside (0.1: about every tenth sample), or a source of their own, given as ``data`` is. 0: none, so
+            that models are judged by the samples that it trains on.
         once: whether to end with the federation's training; as a service, the agent waits for the next one.
         operator_key_file: the operator's public key, where the board was enrolled: it then follows no orders but those
             behind which the operator's signature stands. Empty: it follows whoever the broker lets speak.
@@ -70,6 +74,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder: str = "lamina-agent"
     keep_state: bool = True
     broker_s: float = 0.0
+    held_out: Source | float = 0.0
     once: bool = False
     operator_key_file: str = ""
     bundles: tuple[str, ...] | None = None
@@ -84,8 +89,18 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"threads can't be negative, and is {self.threads}; 0 takes all cores")
         if not 0 <= self.broker_s < math.inf:
             raise ConfigError(f"broker_s must be 0 (try for ever) or more, and is {self.broker_s}")
+        if isinstance(self.held_out, float | int):
+            require(
+                0 <= self.held_out <= LARGEST_SHARE,
+                f"held_out must be a share up to {LARGEST_SHARE}, or name samples, and is {self.held_out}",
+            )
         for digest in self.bundles or ():
             check_digest(digest, "bundles")
+
+    @property
+    def share_held_out(self) -> float:
+        """The share of the samples that is set aside; 0 where samples of their own are named."""
+        return float(self.held_out) if isinstance(self.held_out, float | int) else 0.0
 
 
 def check_digest(digest: str, what: str) -> str:
@@ -105,6 +120,11 @@ def anchored(settings: AgentSettings, folder: Path) -> AgentSettings:
         settings,
         folder=str(folder / settings.folder),
         data=resolved_source(settings.data, folder),
+        held_out=_anchored_source(settings.held_out, folder),
         operator_key_file=str(folder / settings.operator_key_file) if settings.operator_key_file else "",
         broker=settings.broker.anchored(folder),
     )
+
+
+def _anchored_source(held_out: Source | float, folder: Path) -> Source | float:
+    return held_out if isinstance(held_out, float | int) else resolved_source(held_out, folder)

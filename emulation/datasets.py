@@ -6,6 +6,7 @@
 a folder                    CIFAR-10 or CIFAR-100 as published for Python, or IDX files (MNIST and its family)
 a file ``.npz``             arrays of one's own: see `lamina.emulation.readers.npz`
 a table, another folder     what an agent reads: see `lamina.models.readers`
+``module:function``         what the function returns, as an agent takes it
 ==========================  ========================================================================================
 
 Where a source has no test set, a fifth of every class is held out, drawn from the seed.
@@ -13,8 +14,8 @@ Where a source has no test set, a fifth of every class is held out, drawn from t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,14 @@ from lamina.emulation.readers.cifar import is_cifar, read_cifar
 from lamina.emulation.readers.digits import read_digit_tokens, read_digits
 from lamina.emulation.readers.idx import is_idx, read_idx_folder
 from lamina.emulation.readers.npz import read_npz
-from lamina.emulation.readers.raw import Array, Raw, Samples
+from lamina.emulation.readers.raw import Array, Raw, Samples, inputs_of, records
 from lamina.emulation.readers.sources import TEST_SHARE, read_source
 from lamina.emulation.scaling import scale
 from lamina.models.errors import DataError, did_you_mean
 from lamina.models.readers.kinds import is_readable, kind_of
 from lamina.models.readers.settings import DataSettings, Source
 from lamina.models.samples import LabelledSamples
+from lamina.models.sources import is_function, load_samples
 
 BUILT_IN = {"digits": read_digits, "digit-tokens": read_digit_tokens}
 
@@ -40,13 +42,14 @@ class Dataset:
 
     Attributes:
         name: for people.
-        x_train: (N, *sample_shape), float32, or int64 for tokens.
+        x_train: (N, *sample_shape), float32, or int64 for tokens; records (N,) of several inputs.
         y_train: targets, (N, ...): class indices are int64; ``None`` where there are none.
         x_test: held-out samples.
         y_test: their targets.
         classes: number of classes; 0 where targets are no class indices.
         ids: whose each training sample is, (N,), where the source knows.
         class_names: of class 0, 1 and so on, where the source has names.
+        stretches: of windows, the rows that each training sample covers; see `lamina.models.samples`.
     """
 
     name: str
@@ -57,6 +60,19 @@ class Dataset:
     classes: int
     ids: Array | None = None
     class_names: tuple[str, ...] = ()
+    stretches: Array | None = None
+
+    def part(self, indices: Array) -> Dataset:
+        """The same with some of the training samples."""
+        y, ids, stretches = (
+            None if array is None else array[indices] for array in (self.y_train, self.ids, self.stretches)
+        )
+        return replace(self, x_train=self.x_train[indices], y_train=y, ids=ids, stretches=stretches)
+
+    def samples_of(self, indices: Array) -> LabelledSamples:
+        """Some of the training samples, as a device has them."""
+        part = self.part(indices)
+        return LabelledSamples(inputs_of(part.x_train), part.y_train, self.name, stretches=part.stretches)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -88,7 +104,8 @@ def load_dataset(source: Source | Path, *, seed: int = 0) -> Dataset:
     classes = _classes(name, raw.classes, train, test)
     x_train, x_test = scale(train.x, test.x)
     return Dataset(
-        Path(name).stem or name, x_train, _stored(train.y), x_test, _stored(test.y), classes, ids, raw.class_names
+        *(Path(name).stem or name, x_train, _stored(train.y), x_test, _stored(test.y)),
+        *(classes, ids, raw.class_names, train.stretches),
     )
 
 
@@ -128,10 +145,21 @@ def _read(name: str) -> Raw:
         return _read_folder(path)
     if is_readable(name):
         return read_source(DataSettings(name))
+    if is_function(name):
+        return _called(name)
     if path.is_file():
         raise DataError(f"{path}: a data set is an .npz file, a table or a folder, and this is none of them")
     where = f"no file, no folder (seen from {Path.cwd()}), and not built in"
     raise DataError(f"there is no data set {name!r}: {where}; {did_you_mean(name, BUILT_IN)}")
+
+
+def _called(name: str) -> Raw:
+    """What a function of the user's returns."""
+    found = load_samples(name)
+    parts = {key: np.asarray(part[:]) for key, part in found.parts.items()}
+    x = records(parts) if isinstance(found.x, Mapping) else parts[""]
+    names = found.class_names
+    return Raw(Samples(x, None if found.y is None else np.asarray(found.y[:])), None, None, len(names) or None, names)
 
 
 def _read_folder(path: Path) -> Raw:
@@ -157,8 +185,7 @@ def _split(raw: Raw, seed: int) -> tuple[Samples, Samples, Array | None]:
         stay, out = split_off(labels, TEST_SHARE, seed)
     else:
         stay, out = drawn_off(len(x), TEST_SHARE, seed)
-    parts = [Samples(x[part], None if y is None else y[part]) for part in (stay, out)]
-    return parts[0], parts[1], None if raw.ids is None else raw.ids[stay]
+    return raw.train.part(stay), raw.train.part(out), None if raw.ids is None else raw.ids[stay]
 
 
 def _check_training(name: str, raw: Raw) -> None:
@@ -178,11 +205,11 @@ def _check_test(name: str, train: Samples, test: Samples) -> None:
 
 def _check(where: str, samples: Samples) -> None:
     """The rules are those for the samples of an agent."""
-    LabelledSamples(samples.x, samples.y, where)
+    LabelledSamples(inputs_of(samples.x), samples.y, where)
 
 
 def _classes(name: str, announced: int | None, train: Samples, test: Samples) -> int:
-    needed = max(LabelledSamples(samples.x, samples.y, name).classes for samples in (train, test))
+    needed = max(LabelledSamples(inputs_of(samples.x), samples.y, name).classes for samples in (train, test))
     if announced is not None and needed > announced:
         raise DataError(f"{name}: it announces {announced} classes, and a label is {needed - 1}")
     return announced or needed

@@ -5,6 +5,8 @@ unsigned bytes     pixels: a channel axis where there is none, channels first, d
                    shifted and scaled by the mean and the standard deviation that it has over the training set
 other integers     tokens: int64, as they are
 floats             float32, as they are
+bool               as they are: 0 or 1 for the network
+records            each of their inputs by itself
 =================  =================================================================================================
 """
 
@@ -12,13 +14,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from lamina.emulation.readers.raw import Array
+from lamina.emulation.readers.raw import Array, records
 
 _CHANNELS = (1, 3)  # grey, colour
 
 
 def scale(train: Array, test: Array) -> tuple[Array, Array]:
     """Both sets, ready for a network; what is measured is measured on the training set alone."""
+    if train.dtype.names:
+        scaled = {name: scale(train[name], test[name]) for name in train.dtype.names}
+        first, second = (records({name: both[place] for name, both in scaled.items()}) for place in (0, 1))
+        return first, second
+    if train.dtype == bool:
+        return train, test
     if train.dtype == np.uint8:
         return _standardise(*(_pixels(x) for x in (train, test)))
     dtype = np.int64 if np.issubdtype(train.dtype, np.integer) else np.float32

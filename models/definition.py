@@ -16,14 +16,14 @@ from torch.nn.parameter import is_lazy
 
 from lamina.models.arrays import Vector
 from lamina.models.errors import ModelError, did_you_mean
+from lamina.models.rows_of_inputs import INPUT_DTYPES, input_specs, taking_rows
 from lamina.models.source import Build, building, split_options, told
-from lamina.models.spec import ModelSpec
+from lamina.models.spec import InputSpec, ModelSpec
 from lamina.models.tasks.base import LearningTask, MetricFunction
 from lamina.models.tasks.resolving import USUAL_LOSS, task_of
 from lamina.models.tasks.single_label import SingleLabel
 from lamina.models.values import flatten, unflatten
 
-INPUT_DTYPES = ("float32", "int64")
 _LONGEST_NAME = 64
 
 
@@ -34,10 +34,12 @@ class Definition:
     Attributes:
         name: for people and for file names.
         module: takes one positional argument x (N, *input_shape) and returns logits (N, classes). Its values are those
-            that the federation starts from.
-        input_shape: shape of one sample, without the batch.
+            that the federation starts from. Of a network with several inputs, it takes rows, in which these are joined
+            (`lamina.models.rows_of_inputs`).
+        input_shape: shape of one sample, without the batch. Several inputs are given as a dictionary of their shapes,
+            and the length of a row is kept.
         classes: number of classes, where targets are classes and the outputs don't say it; else it may be left out.
-        input_dtype: ``float32``, or ``int64`` for token ids.
+        input_dtype: ``float32``, or ``int64`` for token ids; of several inputs, given by name; rows are float32.
         cuts: where devices may cut: names of blocks or of modules, which begin at their first layer, or indices of
             layers. The whole network is always on offer; ``None`` offers some blocks, those that a budget of memory can
             tell apart.
@@ -46,6 +48,7 @@ class Definition:
             the loss says.
         metrics: the author's own by name: functions of outputs and targets that return a sum and a count.
         class_names: of class 0, 1 and so on, where devices know classes by names.
+        inputs: what a row is joined of, where ``input_shape`` was a dictionary.
 
     Raises:
         ModelError: a field has a value that no network could have.
@@ -61,10 +64,14 @@ class Definition:
     task: str | LearningTask = ""
     metrics: Mapping[str, MetricFunction] = field(default_factory=dict, hash=False)
     class_names: tuple[str, ...] = ()
+    inputs: tuple[InputSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.module, nn.Module):
             raise self._error(f"module must be a torch.nn.Module, and is a {type(self.module).__name__}")
+        shapes: Any = self.input_shape
+        if isinstance(shapes, Mapping):
+            self._join(shapes)
         if not _is_shape(self.input_shape):
             raise self._error(f"input_shape must be a sample's, such as (1, 28, 28), and is {self.input_shape!r}")
         counted, left_out = _is_count(self.classes), self.classes == 0
@@ -80,6 +87,18 @@ class Definition:
             raise self._error(f"class_names must name each of its {self.classes} classes once, and names {len(names)}")
         for name, tensor in self.module.named_parameters():
             self._check_parameter(name, tensor)
+
+    def _join(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Have the module take rows."""
+        inputs = input_specs(self.name, shapes, self.input_dtype)
+        joined: dict[str, Any] = {
+            "inputs": inputs,
+            "module": taking_rows(self.name, self.module, inputs),
+            "input_shape": (sum(one.size for one in inputs),),
+            "input_dtype": "float32",
+        }
+        for name, value in joined.items():
+            object.__setattr__(self, name, value)  # before anybody has seen it
 
     def _check_parameter(self, name: str, tensor: nn.Parameter) -> None:
         if is_lazy(tensor):

@@ -10,6 +10,7 @@ from onnx.external_data_helper import load_external_data_for_tensor
 from lamina.models.bundle import Bundle
 from lamina.models.constants import is_given
 from lamina.models.errors import BundleError
+from lamina.models.exported_inputs import take_named_inputs
 from lamina.models.model_card import ModelFacts, Port, card, metadata, movements
 from lamina.models.storage.replace import replace_file
 from lamina.models.values import Tensors, flatten, unflatten
@@ -17,6 +18,8 @@ from lamina.models.values import Tensors, flatten, unflatten
 
 def export_model(bundle: Bundle, tensors: Tensors, path: Path, facts: ModelFacts | None = None) -> None:
     """Write the bundle's inference graph with the values ``tensors`` inside: ``x`` (N, ...) to ``logits`` (N, classes).
+
+    A network of several inputs takes these by their names, in their own shapes and types.
 
     Args:
         bundle: of the model.
@@ -34,6 +37,7 @@ def export_model(bundle: Bundle, tensors: Tensors, path: Path, facts: ModelFacts
     for initializer in model.graph.initializer:
         if initializer.data_location == onnx.TensorProto.EXTERNAL:
             initializer.CopyFrom(_embedded(initializer, given, bundle.manifest.inference.file_name))
+    take_named_inputs(model, spec.named_inputs)
     if facts is not None:
         _describe(model, bundle, tensors, path, facts)
     replace_file(path, model.SerializeToString(deterministic=True))

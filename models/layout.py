@@ -24,7 +24,7 @@ from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.activations import outputs_of_layers
 from lamina.models.graph.anatomy import Anatomy, changed_inputs, dissect
-from lamina.models.graph.objectives import objective_of
+from lamina.models.graph.objectives import objective_of, output_names
 from lamina.models.graph.recurrent_stacks import layer_of_stack
 from lamina.models.graph.sections import CutPoint, backbone_end, block_starts
 from lamina.models.graph.tracing import TracedForward, example, trace
@@ -46,6 +46,7 @@ def derive_spec(definition: Definition) -> ModelSpec:
         ModelError: the network can't be traced or has nothing to train, or a cut names no block.
     """
     training, inference = trace(definition, training=True), trace(definition, training=False)
+    _check_names(definition, inference)
     groups = _groups(training)
     if not groups:
         raise ModelError(f"model {definition.name}: its forward pass reads no parameter that requires a gradient")
@@ -70,7 +71,17 @@ def derive_spec(definition: Definition) -> ModelSpec:
         objective.loss_name,
         target=msgspec.UNSET if is_usual else target,
         class_names=tuple(definition.class_names) or msgspec.UNSET,
+        inputs=definition.inputs or msgspec.UNSET,
     )
+
+
+def _check_names(definition: Definition, forward: TracedForward) -> None:
+    """Refuse an input that is called as an output: an exported graph has both."""
+    outputs = output_names(forward)
+    if clash := [one.name for one in definition.inputs if one.name in outputs]:
+        raise ModelError(
+            f"model {definition.name}: an input and an output are both called {clash[0]!r}: give one another name"
+        )
 
 
 @dataclass

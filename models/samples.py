@@ -6,7 +6,8 @@ on disk. A batch is turned into what the network takes:
     network takes   samples hold           become
     float32         floating point         float32
     float32         uint8 (images)         float32, divided by 255: 0.0 to 1.0
-    int64           any integers (tokens)  int64
+    float32         bool (masks)           float32: 0.0 or 1.0
+    int64           integers, bool         int64 (tokens)
 
 Everything else is refused, because a guess at its scale would cost accuracy silently. What becomes of targets is in
 `lamina.models.targets`. Several named inputs are joined into one row of float32 numbers, which the network takes apart.
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from lamina.models.errors import DataError, brief, did_you_mean
 from lamina.models.readers.rows import Rows
-from lamina.models.spec import ModelSpec
+from lamina.models.spec import ModelSpec, columns_of
 from lamina.models.targets import (
     LARGEST_LABEL,
     NO_TARGETS,
@@ -56,6 +57,8 @@ class LabelledSamples:
         class_names: of class 0, 1 and so on, where the source has names.
         numbered: whether somebody has said that the classes come in this order. Else they were found in the samples,
             and another device, which has other classes, numbers them otherwise.
+        stretches: of windows of time series, which rows each covers: (N, 3), its series, the first of them and the one
+            after the last; ``None``: samples share nothing.
 
     Raises:
         DataError: there are none, their numbers differ, or something isn't a finite float32 number.
@@ -66,6 +69,7 @@ class LabelledSamples:
     source: str = "data"
     class_names: tuple[str, ...] = ()
     numbered: bool = True
+    stretches: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.x, Mapping):
@@ -83,6 +87,10 @@ class LabelledSamples:
             object.__setattr__(self, "y", np.ascontiguousarray(y[:], np.int64) if whole else y)
         if len(self) == 0:
             raise self._error("there are no samples in it")
+        if self.stretches is not None and not _are_stretches(self.stretches, len(self)):
+            raise self._error(
+                f"stretches must be whole numbers ({len(self)}, 3): series, first row, row after the last"
+            )
         for name, part in self.parts.items():
             self._check_numbers(f"input {name}, sample" if name else "sample", part)
         if self.y is not None and self.y.dtype.kind == "f":
@@ -166,6 +174,17 @@ class LabelledSamples:
             if fault := fault_of_values(target, block, number * _BLOCK):
                 raise self._error(f"{fault} (model {spec.name})")
 
+    def check_inputs(self, spec: ModelSpec) -> None:
+        """See that a network can predict from these samples, whatever targets they have.
+
+        Raises:
+            DataError: they are of another shape or type than it takes.
+        """
+        if reason := self._misnamed(spec) or _unlike(
+            spec.input_shape, spec.input_dtype, self.sample_shape, self.sample_dtype, spec.name
+        ):
+            raise self._error(reason)
+
     def samples(self, indices: NDArray[np.int64], dtype: str) -> NDArray[Any]:
         """The samples at ``indices`` (B,) as a network of one input takes them: (B, *sample_shape), C-contiguous.
 
@@ -214,8 +233,8 @@ class LabelledSamples:
             raise self._error(f"{name} must be samples of shape (N, ...), and has the shape {x.shape}")
         if len(x) != len(self):
             raise self._error(f"{name} has {len(x)} samples, and another input {len(self)}")
-        if not np.issubdtype(x.dtype, np.integer) and not np.issubdtype(x.dtype, np.floating):
-            raise self._error(f"{name} must be floating point or integers, and is {x.dtype}")
+        if x.dtype.kind not in "fiub":
+            raise self._error(f"{name} must be floating point, integers or bool, and is {x.dtype}")
 
     def _check_targets(self, y: Stored) -> None:
         if y.dtype.kind in "SU":
@@ -233,7 +252,7 @@ class LabelledSamples:
         if isinstance(x, Rows):  # their reader has looked at what they are made of
             return
         floating = np.issubdtype(x.dtype, np.floating)
-        if not floating and x.dtype.kind == "u":
+        if x.dtype.kind in "ub":
             return
         for start, block in zip(range(0, len(x), _BLOCK), _blocks(x), strict=True):
             with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused for it
@@ -245,6 +264,16 @@ class LabelledSamples:
 
     def _error(self, what: str) -> DataError:
         return DataError(f"{self.source}: {what}")
+
+
+def inputs_of_rows(x: NDArray[Any], spec: ModelSpec) -> Inputs:
+    """The named inputs that are joined to rows ``x`` (N, R); ``x`` itself, where the network takes one array."""
+    if not spec.named_inputs:
+        return x
+    return {
+        one.name: x[:, columns].reshape(len(x), *one.shape).astype(one.dtype)
+        for one, columns in columns_of(spec.named_inputs)
+    }
 
 
 def unsuitable(
@@ -279,10 +308,15 @@ def _unlike(wanted: tuple[int, ...], wanted_dtype: str, shape: tuple[int, ...], 
     """Why samples of this shape and type are none for an input of a network, as a sentence; empty if they are."""
     if shape != wanted:
         return f"its samples have the shape {shape}, and model {model} takes {wanted}"
-    if dtype and dtype != "uint8" and dtype.startswith("float") != (wanted_dtype == "float32"):
+    if dtype and dtype not in ("uint8", "bool") and dtype.startswith("float") != (wanted_dtype == "float32"):
         advice = "convert the samples to float32" if wanted_dtype == "float32" else "give token ids"
         return f"its samples are {dtype}, and model {model} takes {wanted_dtype}: {advice}"
     return ""
+
+
+def _are_stretches(stretches: NDArray[Any], samples: int) -> bool:
+    whole = stretches.shape == (samples, 3) and stretches.dtype.kind == "i"
+    return whole and bool((stretches[:, 1] >= 0).all()) and bool((stretches[:, 1] < stretches[:, 2]).all())
 
 
 def _stored(array: Stored) -> Stored:

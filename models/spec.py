@@ -14,7 +14,7 @@ On the wire a layer's value is one vector: its parameters, then its statistics.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Literal
@@ -233,6 +233,14 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         if cut == 0:
             return "strong"
         return "weak" if cut == self.cuts[-1] else "moderate"
+
+
+def columns_of(inputs: Iterable[InputSpec]) -> Iterator[tuple[InputSpec, slice]]:
+    """Every input that a row is joined of, and its columns."""
+    start = 0
+    for one in inputs:
+        yield one, slice(start, start + one.size)
+        start += one.size
 
 
 def _offsets(sizes: Iterable[int]) -> tuple[int, ...]:

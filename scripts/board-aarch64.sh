@@ -29,11 +29,11 @@ fetch arm64 "$work/root" python3.13-minimal libpython3.13-minimal libpython3.13-
 .venv/bin/pip install --quiet --target "$work/site" -c constraints.txt --only-binary=:all: --implementation cp \
     --python-version 3.13 --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
     --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
-    aiomqtt google-crc32c msgspec numpy safetensors zstandard onnxruntime
+    aiomqtt backports.zstd google-crc32c msgspec numpy pynacl safetensors onnxruntime
 bundles=${1:-$work/zoo}
 [ -d "$bundles" ] || .venv/bin/python scripts/zoo_bundles.py "$bundles"
 mkdir "$work/bundles" && cp -r "$bundles/digits_cnn" "$work/bundles"
-mkdir "$work/site/lamina" && cp "$here/src/lamina/__init__.py" "$work/site/lamina"
+mkdir "$work/site/lamina" && cp "$here"/src/lamina/*.py "$work/site/lamina"
 for package in models broker edge_agent; do cp -r "$here/$package" "$work/site/lamina"; done
 cp scripts/train_bundles.py "$work"
 cd "$work"

@@ -17,7 +17,7 @@ import numpy as np
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.learner import Learner
-from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec

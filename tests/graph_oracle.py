@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lamina.edge_agent.admission.graphs import check_content
-from lamina.edge_agent.training.trainer import INSTALLED
+from lamina.edge_agent.training.installed import installed
 from lamina.models.definition import Definition
 from lamina.models.graph import TrainingGraph, inference_graph
 from lamina.models.graph import training_graph as training_graph_for
@@ -32,7 +32,7 @@ Groups = list[dict[str, Any]]
 HYPERPARAMETERS = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}
 
 
-training_graph = partial(training_graph_for, engine=INSTALLED)
+training_graph = partial(training_graph_for, engine=installed())
 
 
 @dataclass

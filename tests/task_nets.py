@@ -74,6 +74,32 @@ class TwoHeads(nn.Module):
         return {"mean": self.mean(hidden), "spread": self.spread(hidden)}
 
 
+class SensorAndMask(nn.Module):
+    """A reading's mean, where some of its numbers are missing; the mask is read again at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(12, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, sensor: Tensor, mask: Tensor) -> Tensor:
+        joined = torch.cat([(sensor * mask.unsqueeze(-1)).flatten(1), 1 - mask], 1)
+        return self.last(torch.tanh(self.second(torch.tanh(self.first(joined)))))
+
+
+class ImageAndKind(nn.Module):
+    """A class of an image, and of what is known besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.table = nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Embedding(4, 5)
+        self.join, self.last = nn.Linear(12 + 5 + 1, 9), nn.Linear(9, 3)
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        image = torch.tanh(self.norm(self.conv(x["image"]))).flatten(1)
+        known = torch.cat([self.table(x["kind"]), x["weight"].unsqueeze(1)], 1)
+        return self.last(torch.tanh(self.join(torch.cat([image, known], 1))))
+
+
 def single_label() -> Definition:
     return Definition("plain", mlp(3), (FEATURES,), 3)
 
@@ -153,6 +179,19 @@ def _own_task() -> object:
     return Own(target_shape=(2,))
 
 
+def sensor_and_mask() -> nn.Module:
+    module: Any = SensorAndMask()
+    module.input_shape, module.task = {"sensor": (3, 3), "mask": (3,)}, "regression"
+    return module  # type: ignore[no-any-return]
+
+
+def image_and_kind() -> nn.Module:
+    module: Any = ImageAndKind()
+    module.input_shape, module.classes = {"image": (1, 4, 4), "kind": (), "weight": ()}, 3
+    module.input_dtype = {"kind": "int64"}
+    return module  # type: ignore[no-any-return]
+
+
 # -- data
 
 
@@ -189,6 +228,18 @@ def _segments(rng: np.random.Generator, count: int) -> Data:
     return x, np.where(rng.random(y.shape) < 0.1, 255, y).astype(np.uint8)
 
 
+def _masked(rng: np.random.Generator, count: int) -> Data:
+    sensor, mask = rng.standard_normal((count, 3, 3)).astype(np.float32), rng.random((count, 3)) < 0.7
+    y = (sensor * mask[..., None]).sum(1)[:, :2]
+    return {"sensor": sensor, "mask": mask}, y
+
+
+def _images(rng: np.random.Generator, count: int) -> Data:
+    kind, y = rng.integers(0, 4, count), rng.integers(0, 3, count)
+    image = rng.integers(0, 60, (count, 1, 4, 4)) + 60 * ((y + kind) % 3).reshape(-1, 1, 1, 1)
+    return {"image": image.astype(np.float32) / 100, "kind": kind, "weight": rng.random(count)}, y
+
+
 DATA: dict[str, Callable[[np.random.Generator, int], Data]] = {
     "single_label": _labels,
     "class_weights": _labels,
@@ -204,6 +255,8 @@ DATA: dict[str, Callable[[np.random.Generator, int], Data]] = {
     "tagging_weighted": lambda rng, count: _tags(rng, count, -1),
     "dense": _segments,
     "own": lambda rng, count: _numbers(rng, count, 2),
+    "sensor_and_mask": _masked,
+    "image_and_kind": _images,
 }
 
 

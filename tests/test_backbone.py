@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.learner import Learner
-from lamina.edge_agent.training.trainer import FrozenForward, OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
+from lamina.edge_agent.training.trainer import FrozenForward
 from lamina.models import layout
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle

@@ -121,7 +121,10 @@ def test_announced_classes_count_although_no_sample_has_them(tmp_path: Path) -> 
         ({"x": np.ones((4, 2)), "y": np.array(["a", "b", "a", "b"])}, "y must be numbers, and is <U1: number the"),
         ({"x": np.ones(4), "y": np.zeros(4, int)}, "x must be samples of shape"),
         ({"x": np.full((4, 2), np.nan), "y": np.zeros(4, int)}, "not finite"),
-        ({"x": np.array([["a"], ["b"]]), "y": np.zeros(2, int)}, "x must be floating point or integers, and is <U1"),
+        (
+            {"x": np.array([["a"], ["b"]]), "y": np.zeros(2, int)},
+            "floating point, integers or bool, and is <U1",
+        ),
         ({"x": np.ones((4, 2)), "y": np.arange(4) // 2 + 1, "classes": 2}, "announces 2 classes, and a label is 2"),
         ({"x": np.ones((4, 2)), "y": np.zeros(4, int), "ids": np.zeros(3)}, "one owner a training sample"),
         (

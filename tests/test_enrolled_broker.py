@@ -48,6 +48,8 @@ OTHERS = [
     GREENHOUSE.device("pi-2", "updates"),
     GREENHOUSE.device("pi-1", "task"),
     GREENHOUSE.round,
+    GREENHOUSE.deployment,
+    GREENHOUSE.device("pi-2", "deployed"),
     GREENHOUSE.advance(0),
     GREENHOUSE.layer_global("conv", 0),
     GREENHOUSE.bundle("ab" * 32, 0),
@@ -62,7 +64,7 @@ OTHERS = [
     "$SYS/broker/uptime",
     "anything/at/all",
 ]
-OWN = [GREENHOUSE.device("pi-1", leaf) for leaf in ("status", "profile", "request", "report", "updates")]
+OWN = [GREENHOUSE.device("pi-1", leaf) for leaf in ("status", "profile", "request", "report", "updates", "deployed")]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +100,7 @@ def test_a_device_hears_the_coordinator_and_no_other_device(home: Home) -> None:
     ]
     allowed = [
         GREENHOUSE.round,
+        GREENHOUSE.deployment,
         GREENHOUSE.layer_global("conv", 0),
         GREENHOUSE.advance(0),
         GREENHOUSE.bundle("ab" * 32, 0),

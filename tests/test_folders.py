@@ -230,7 +230,7 @@ def test_archives_that_do_not_go_together(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.npz: it has no array 'x', only z"):
         read(DataSettings(str(tmp_path)))
     np.savez(tmp_path / "b.npz", x=np.zeros((2, 1), np.float32), y=np.zeros(3, int))
-    with pytest.raises(DataError, match=r"b\.npz: x has 2 samples and y 3"):
+    with pytest.raises(DataError, match=r"b\.npz: its numbers of samples differ: x 2, y 3"):
         read(DataSettings(str(tmp_path)))
 
 

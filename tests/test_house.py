@@ -18,7 +18,10 @@ MAY_IMPORT = {
     "emulation": {"models", "broker", "coordinator", "edge_agent", "emulation"},
     "benchmarks": set(PACKAGES),
 }
-PURE = ("broker/wire", "coordinator/rounds", "coordinator/algorithms", "coordinator/folds", "edge_agent/session")
+PURE = (
+    "broker/wire", "coordinator/rounds", "coordinator/algorithms", "coordinator/folds", "coordinator/deployment",
+    "edge_agent/session",
+)  # fmt: skip
 SHELLS = {"asyncio", "time", "socket", "threading", "subprocess", "random", "aiomqtt", "onnxruntime", "os", "pathlib"}
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lamina.edge_agent.training.activation_cache import ActivationCacheFull
 from lamina.edge_agent.training.input_side import InputSide
-from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.models.definition import initial_values, load_definition
 from lamina.models.graph import forward_graph
 from lamina.models.layout import derive_spec

@@ -57,7 +57,7 @@ def test_a_batch_is_contiguous_whatever_the_samples_are() -> None:
         (np.zeros((0, 2)), np.zeros(0, int), "there are no samples in it"),
         (np.zeros((3, 2)), np.zeros(2, int), "x has 3 samples and y 2 labels"),
         (np.zeros(3), np.zeros(3, int), r"x must be samples of shape \(N, ...\), and has the shape \(3,\)"),
-        (np.zeros((3, 2), bool), np.zeros(3, int), "x must be floating point or integers, and is bool"),
+        (np.full((3, 2), "a"), np.zeros(3, int), "x must be floating point, integers or bool, and is <U1"),
         (np.zeros((3, 2)), np.array(["a", "b", "a"]), "y must be numbers, and is <U1: number the classes"),
         (np.zeros((3, 2)), np.array([{}, {}, {}], object), "y must be numbers, and is object"),
         (np.zeros((3, 2)), np.array([0, np.inf, 0]), "target 1 has values that are not finite float32 numbers"),

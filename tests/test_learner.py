@@ -12,7 +12,7 @@ from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.learner import Learner
-from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.models.errors import DataError
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.samples import LabelledSamples

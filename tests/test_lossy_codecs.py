@@ -6,12 +6,12 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hn
 
 from lamina.broker.wire.codecs import CODECS, codec
+from lamina.broker.wire.codecs.frames import Deflater
 from lamina.models.arrays import Vector
 from lamina.models.errors import DecodeError
 
@@ -304,14 +304,14 @@ def test_codes_neither_stored_nor_squeezed_are_refused(kind: bytes) -> None:
 
 
 def test_compressed_bomb_is_refused_by_its_claim() -> None:
-    bomb = zstandard.ZstdCompressor().compress(bytes(100_000_000))
+    bomb = Deflater().frame(bytes(100_000_000))
     with pytest.raises(DecodeError, match="claims 100000000 bytes decompressed, where at most 2"):
         codec("int8").decode(struct.pack("<If", 2, 1.0) + b"\1" + bomb, 2)
 
 
 def test_compressed_frame_that_claims_nothing_is_refused() -> None:
-    silent = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(2))
-    with pytest.raises(DecodeError, match="where at most 2 are possible"):
+    silent = bytes.fromhex("28b52ffd00581100000000")  # two zeros, as a stream
+    with pytest.raises(DecodeError, match="does not say how long"):
         codec("int8").decode(struct.pack("<If", 2, 1.0) + b"\1" + silent, 2)
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from lamina.broker.wire.deployments import Deployed, Deployment
 from lamina.broker.wire.messages import (
     CoordinatorStatus,
     DeviceProfile,
@@ -28,7 +29,7 @@ from lamina.models.errors import DecodeError
 
 KINDS = (
     CoordinatorStatus, Lease, Question, RoundPlan, DeviceStatus, DeviceProfile, Task, Report, Request, Kept, Mandate,
-    Signed,
+    Signed, Deployment, Deployed,
 )  # fmt: skip
 
 
@@ -78,6 +79,8 @@ def values(kind: inspect.Type) -> st.SearchStrategy[object]:
             return st.booleans()
         case inspect.NoneType():
             return st.none()
+        case inspect.StructType(cls=cls, fields=fields):
+            return st.builds(cls, **{field.name: values(field.type) for field in fields})
     raise AssertionError(f"no values of {kind}")
 
 
@@ -102,6 +105,8 @@ def unbounded(kind: inspect.Type) -> bool:
             return most is None or unbounded(key) or unbounded(value)
         case inspect.UnionType(types=types):
             return any(map(unbounded, types))
+        case inspect.StructType(fields=fields):
+            return any(unbounded(field.type) for field in fields)
     return not isinstance(kind, inspect.FloatType | inspect.LiteralType | inspect.BoolType | inspect.NoneType)
 
 

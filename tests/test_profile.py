@@ -27,16 +27,16 @@ def test_a_profile_says_what_the_coordinator_needs() -> None:
     assert profile.architecture == os.uname().machine
 
 
-def test_four_fifths_of_what_is_free_is_offered(tmp_path: Path) -> None:
+def test_four_fifths_of_what_the_engine_leaves_free_are_offered(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemAvailable:  102400 kB\n")  # 100 MiB
+    (tmp_path / "proc/meminfo").write_text("MemAvailable:  133120 kB\n")  # 130 MiB, of which the engine takes 30
     assert budget_mib(tmp_path) == 80.0
     assert probe(settings(), DATA, "engine", tmp_path).budget_mib == 80.0
 
 
 def test_a_budget_is_rounded_down(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text("MemAvailable:  1000 kB\n")  # 0.9766 MiB, four fifths 0.78
+    (tmp_path / "proc/meminfo").write_text("MemAvailable:  31720 kB\n")  # 30 and 0.9766 MiB, four fifths 0.78
     assert budget_mib(tmp_path) == 0.7
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import Definition

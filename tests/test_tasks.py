@@ -35,7 +35,7 @@ SLOW = ("binary_by_its_loss", "binary_weighted", "quantiles", "tagging")
 NAMES = [
     pytest.param(name, marks=[pytest.mark.exhaustive] if name in SLOW else [])
     for name in task_nets.DATA
-    if name != "single_label"
+    if name not in ("single_label", "image_and_kind")  # these have no metrics graph
 ]
 
 

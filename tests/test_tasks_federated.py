@@ -29,9 +29,15 @@ from tests.simulated import simulated_records
 from tests.test_simulator_and_federation import ATOL, PEAKS, federate
 
 NETS = Path(task_nets.__file__)
-QUICK = ("forecast", "dense", "own")
+QUICK = ("forecast", "dense", "own", "image_and_kind")
 ALL = list(task_nets.DATA)
 SEED, BATCH, ROUNDS = 3, 6, 4
+
+
+def arrays(x: Any, y: Any, end: str = "") -> dict[str, Any]:
+    """An archive's arrays."""
+    inputs = {f"x{end}.{name}": part for name, part in x.items()} if isinstance(x, dict) else {f"x{end}": x}
+    return inputs if y is None else {**inputs, f"y{end}": y}
 
 
 def stored(folder: Path, name: str, count: int) -> Path:
@@ -39,7 +45,7 @@ def stored(folder: Path, name: str, count: int) -> Path:
     parts: dict[str, Any] = {}
     for part, seed in (("train", 1), ("test", 2)):
         x, y = task_nets.data(name, seed, count)
-        parts |= {f"x_{part}": x} | ({} if y is None else {f"y_{part}": y})
+        parts |= arrays(x, y, f"_{part}")
     np.savez(path, **parts)
     return path
 
@@ -79,7 +85,7 @@ async def compared(name: str, folder: Path, dial: Dial) -> None:
     context, bundle = context_of(folder, name), bundle_of(folder, name)
     x, y = task_nets.data(name, 2, 60)
     test = folder / "test.npz"
-    np.savez(test, x=x, **({} if y is None else {"y": y}))
+    np.savez(test, **arrays(x, y))
     result, tensors = await federate(
         context, bundle, dial, folder, name=f"task-{name}", evaluation=Evaluation(data=str(test), every=2)
     )

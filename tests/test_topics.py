@@ -19,6 +19,7 @@ def test_topics_are_those_of_protocol_1() -> None:
     assert LAB.layer_global("conv1", 3) == "lamina/v1/lab/layer/conv1/global/3"
     assert LAB.layer_globals("conv1") == "lamina/v1/lab/layer/conv1/global/+"
     assert LAB.advance(3) == "lamina/v1/lab/advance/3"
+    assert LAB.deployment == "lamina/v1/lab/deployment"
     assert LAB.advances == "lamina/v1/lab/advance/+"
     assert LAB.layer_update("conv1", "pi-4") == "lamina/v1/lab/layer/conv1/update/pi-4"
     assert LAB.bundle("ab12", 0) == "lamina/v1/lab/bundle/ab12/0"
@@ -33,6 +34,8 @@ def test_every_topic_parses_to_what_it_was_built_from(lab: str, layer: str, devi
     topics = Topics(lab)
     assert topics.parse(topics.coordinator_status) == Address("coordinator_status")
     assert topics.parse(topics.round) == Address("round")
+    assert topics.parse(topics.deployment) == Address("deployment")
+    assert topics.parse(topics.device(device, "deployed")) == Address("deployed", device=device)
     assert topics.parse(topics.layer_global(layer, chunk)) == Address("layer_global", layer=layer, chunk=chunk)
     assert topics.parse(topics.advance(chunk)) == Address("advance", chunk=chunk)
     assert topics.parse(topics.layer_update(layer, device)) == Address("layer_update", layer=layer, device=device)

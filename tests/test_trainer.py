@@ -6,8 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from lamina.edge_agent.training import trainer as trainer_module
-from lamina.edge_agent.training.trainer import INSTALLED, FrozenForward, OnnxRuntime, Trainer
+from lamina.edge_agent.training import onnx_runtime
+from lamina.edge_agent.training.installed import installed
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
+from lamina.edge_agent.training.trainer import FrozenForward, Trainer
 from lamina.models.errors import ConfigError, ModelError
 from lamina.models.manifest import (
     ENGINES,
@@ -144,7 +146,7 @@ BOTH = SubModel(
 
 
 @pytest.mark.parametrize(
-    ("installed", "chosen", "sub_model", "graph"),
+    ("build", "chosen", "sub_model", "graph"),
     [
         (ONNXRUNTIME, "auto", PLAIN, FOR_ALL),
         (ONNXRUNTIME, "auto", BOTH, FOR_ALL),
@@ -156,24 +158,24 @@ BOTH = SubModel(
     ],
 )
 def test_the_graph_is_the_one_for_what_is_installed_and_chosen(
-    installed: str, chosen: str, sub_model: SubModel, graph: FileEntry, monkeypatch: pytest.MonkeyPatch
+    build: str, chosen: str, sub_model: SubModel, graph: FileEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "INSTALLED", installed)
+    monkeypatch.setattr(onnx_runtime, "installed", lambda: build)
     assert OnnxRuntime(chosen).suited(sub_model).graph == graph
 
 
 def test_a_bundle_without_graphs_for_the_chosen_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "INSTALLED", ONNXRUNTIME_TRAINING)
+    monkeypatch.setattr(onnx_runtime, "installed", lambda: ONNXRUNTIME_TRAINING)
     with pytest.raises(ModelError, match="build it with `lamina bundle --engine onnxruntime-training`"):
         OnnxRuntime(ONNXRUNTIME_TRAINING).suited(PLAIN)
 
 
 def test_an_engine_that_is_not_installed_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer_module, "INSTALLED", ONNXRUNTIME)
+    monkeypatch.setattr(onnx_runtime, "installed", lambda: ONNXRUNTIME)
     with pytest.raises(ConfigError, match=r"is not installed, but onnxruntime.*install onnxruntime-training-cpu"):
         OnnxRuntime(ONNXRUNTIME_TRAINING)
 
 
 def test_the_name_tells_which_build_is_installed() -> None:
-    assert INSTALLED in ENGINES
-    assert OnnxRuntime().name.startswith(f"{INSTALLED} 1.")
+    assert installed() in ENGINES
+    assert OnnxRuntime().name.startswith(f"{installed()} 1.")

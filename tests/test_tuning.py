@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from lamina.edge_agent.training.choices import FILE, VERSION, read_choices
 from lamina.edge_agent.training.choosing import candidates, choose
 from lamina.edge_agent.training.engine import STANDARD, ExecutionMode, StepResult
-from lamina.edge_agent.training.trainer import OnnxRuntime, Trainer
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
+from lamina.edge_agent.training.trainer import Trainer
 from lamina.edge_agent.training.tuning import Tuned, random_batch
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle

@@ -15,13 +15,14 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.models.errors import require
 
 _T = TypeVar("_T")
 
 log = logging.getLogger("lamina")
 
-STATUS_OF = {signal.SIGINT: 130, signal.SIGTERM: 143}
+STATUS_OF = {signal.SIGINT: ExitStatus.INTERRUPTED, signal.SIGTERM: ExitStatus.TERMINATED}
 """The exit status of a program that a signal kept from its end, as shells have it."""
 
 

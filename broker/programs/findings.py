@@ -23,6 +23,7 @@ import msgspec
 from lamina.broker.link.address import BrokerAddress
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import said_of
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.wire import messages
 from lamina.broker.wire.messages import CoordinatorStatus
 from lamina.broker.wire.topics import Topics
@@ -148,7 +149,8 @@ def print_report(findings: Sequence[Finding], *, as_json: bool) -> int:
     """Print the findings; the exit status is 1 where one is bad."""
     text = msgspec.json.format(msgspec.json.encode(findings)).decode() if as_json else "\n".join(report(findings))
     print(text)
-    return 1 if any(finding.verdict == "bad" for finding in findings) else 0
+    bad = any(finding.verdict == "bad" for finding in findings)
+    return ExitStatus.INCOMPLETE if bad else ExitStatus.DONE
 
 
 async def _ask(address: BrokerAddress, federation: str) -> list[Finding]:

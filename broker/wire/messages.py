@@ -31,6 +31,7 @@ from lamina.broker.wire.bounds import (
     Scalars,
     Shape,
     Share,
+    Sums,
     Text,
     ValueDigests,
     unpacked,
@@ -155,6 +156,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         control: see `LocalWork`; left out: gradients are not corrected.
         digests: of every layer's global value at that version (`lamina.broker.wire.deltas.digest_of`), in a plan that
             is signed; left out in others.
+        judges: whether devices say first what the values of this plan come to on the samples that they keep out of
+            training (`Task.held_out`); left out: no. A plan without local steps asks for nothing else.
     """
 
     state: Literal["training", "finished", "waiting"] = "training"
@@ -185,6 +188,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     reference: Finite | msgspec.UnsetType = msgspec.UNSET
     control: Factors | msgspec.UnsetType = msgspec.UNSET
     digests: ValueDigests | msgspec.UnsetType = msgspec.UNSET
+    judges: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def work(self) -> LocalWork:
@@ -206,7 +210,11 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
 
 
 class DeviceStatus(Message, frozen=True, kw_only=True, tag="status"):
-    """Retained: is the device, or the aggregator, there? ``lost`` is its will, ``sleeping`` its goodbye."""
+    """Retained: is the device, or the aggregator, there?
+
+    Attributes:
+        state: ``lost`` is its will, ``sleeping`` its goodbye.
+    """
 
     state: Literal["online", "sleeping", "lost"]
 
@@ -267,6 +275,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
             for its report of that round and for its updates of these layers, or, where it has not got so far, to ask
             in its turn for the plan and the values that it lacks. It answers in any case, by its status. Left out:
             nothing is asked for.
+        held_out: the share of its samples that the device never trains on, to judge models by; left out: none.
     """
 
     epoch: Epoch
@@ -280,6 +289,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     run: Epoch | msgspec.UnsetType = msgspec.UNSET
     round: Count | msgspec.UnsetType = msgspec.UNSET
     owed: Numbers | msgspec.UnsetType = msgspec.UNSET
+    held_out: Share | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
@@ -309,6 +319,8 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
         way: how the device trains within its memory, for a person.
         uplink_bytes: payload bytes of updates published since the agent started.
         downlink_bytes: payload bytes of layer values received since the agent started.
+        sums: of the bundle's metrics, on the samples that the device keeps, where it judges; left out: none.
+        counts: theirs.
     """
 
     epoch: Epoch
@@ -322,6 +334,8 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     way: Text = ""
     uplink_bytes: Bytes = 0
     downlink_bytes: Bytes = 0
+    sums: Sums | msgspec.UnsetType = msgspec.UNSET
+    counts: Sums | msgspec.UnsetType = msgspec.UNSET
 
 
 _M = TypeVar("_M", bound=Message)

@@ -27,11 +27,11 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-import zstandard
 from msgspec import Meta
 from numpy.typing import NDArray
 
 from lamina.broker.wire.bounds import DeviceName, unpacked
+from lamina.broker.wire.codecs.frames import Deflater, claimed_bytes, inflate
 from lamina.models.errors import DecodeError
 
 Steps = NDArray[np.int64]
@@ -44,7 +44,6 @@ MOST_SCALARS = 8
 """Of one update."""
 
 _MOST_ROSTER_BYTES = 8 + MOST_DEVICES * (2 + 64 + 9 + 9 + 9 * MOST_SCALARS) + MOST_SCALARS * 64
-_LEVEL = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +93,7 @@ def encode(partial: Partial) -> bytes:
     words = [partial.near] if partial.far is None else [partial.near, partial.far]
     elements = np.stack(words).astype("<i8", copy=False)  # (W, n)
     planes = elements.view(np.uint8).reshape(len(words), -1, 8).transpose(0, 2, 1)  # (W, 8, n)
-    compressed = zstandard.ZstdCompressor(level=_LEVEL).compress(planes.tobytes())
+    compressed = Deflater().frame(planes.tobytes())
     return _HEAD.pack(len(roster), len(words)) + roster + compressed
 
 
@@ -146,13 +145,7 @@ def _read_roster(content: bytes) -> _LongRoster:
 
 
 def _decompressed(data: bytes, size: int) -> bytes:
-    try:
-        claimed = zstandard.get_frame_parameters(data).content_size
-        if claimed != size:
-            raise DecodeError(f"partial that claims {claimed} bytes of sums, where {size} are awaited")
-        content = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise DecodeError(f"partial: {error}") from error
-    if len(content) != size:
-        raise DecodeError(f"partial with {len(content)} bytes of sums, where {size} are awaited")
-    return content
+    claimed = claimed_bytes(data, "partial")
+    if claimed != size:
+        raise DecodeError(f"partial that claims {claimed} bytes of sums, where {size} are awaited")
+    return inflate(data, size, "partial")

@@ -85,6 +85,11 @@ class Topics:
         """Retained: the plan of the round."""
         return f"{self.root}/round"
 
+    @property
+    def deployment(self) -> str:
+        """Retained: which model devices predict with (`lamina.broker.wire.deployments`)."""
+        return f"{self.root}/deployment"
+
     def layer_global(self, layer: str, chunk: int) -> str:
         """Retained: one chunk of a layer's value."""
         return f"{self.root}/layer/{layer}/global/{chunk}"
@@ -120,15 +125,15 @@ class Topics:
         return f"{self.root}/aggregator/+/status"
 
     def bundle(self, sha256: str, chunk: int) -> str:
-        """Retained: one chunk of a file of the bundle."""
+        """Retained: one chunk of a file of the bundle, or of a deployed model."""
         return f"{self.root}/bundle/{sha256}/{chunk}"
 
     def bundle_chunks(self, sha256: str) -> str:
-        """Filter for all chunks of one file of the bundle."""
+        """Filter for all chunks of one such file."""
         return f"{self.root}/bundle/{sha256}/+"
 
     def device(self, device: str, leaf: str) -> str:
-        """A device's own topic; ``leaf`` is status, profile, task, request, report or updates."""
+        """A device's own topic; ``leaf`` is status, profile, task, request, report, updates or deployed."""
         return f"{self.root}/device/{device}/{leaf}"
 
     def batch(self, device: str) -> str:
@@ -169,8 +174,8 @@ class Topics:
                 return Address(kind)
             case ["coordinator", "kept"]:
                 return Address("kept")
-            case ["round"]:
-                return Address("round")
+            case [("round" | "deployment") as kind]:
+                return Address(kind)
             case ["layer", layer, "global", chunk] if _LAYER.fullmatch(layer) and _is_number(chunk):
                 return Address("layer_global", layer=layer, chunk=int(chunk))
             case ["advance", part] if _is_number(part):
@@ -186,7 +191,7 @@ class Topics:
             case [
                 "device",
                 device,
-                ("status" | "profile" | "task" | "request" | "report" | "updates") as leaf,
+                ("status" | "profile" | "task" | "request" | "report" | "updates" | "deployed") as leaf,
             ] if _NAME.fullmatch(device):
                 return Address(leaf, device=device)
         raise DecodeError(f"topic {brief(topic, 80)!r} is not of protocol {PROTOCOL}")

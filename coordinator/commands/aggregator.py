@@ -8,6 +8,7 @@ import signal
 
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.programs.flags import add_federation_argument, federation_and_broker
 from lamina.coordinator.service.aggregator import Aggregator
 from lamina.models.errors import ConfigError
@@ -17,6 +18,7 @@ HELP = "fold the updates of a site, or of a share of the layers, and send the co
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina aggregator greenhouse --site hall-2 --broker 127.0.0.1"
     add_federation_argument(parser)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--site", help="fold all layers for the devices of this broker; a name for the site")
@@ -33,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     federation, address = federation_and_broker(options)
     aggregator = Aggregator(federation, name, mqtt_dial(address), index=index, count=count, broker_s=options.broker_s)
     ended = run_until_signalled(aggregator.run())
-    return STATUS_OF[ended] if isinstance(ended, signal.Signals) else 0
+    return STATUS_OF[ended] if isinstance(ended, signal.Signals) else ExitStatus.DONE
 
 
 def share_of(text: str) -> tuple[int, int]:

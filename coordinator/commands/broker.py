@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Never
 
 from lamina.broker.brokers.starter import RunningBroker, Tls, running_broker
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.enrolment.broker_files import configuration
 from lamina.coordinator.enrolment.home import Home
 from lamina.models.errors import ConfigError, require
@@ -27,6 +28,7 @@ _LOOK_S = 0.5
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina broker --folder greenhouse"
     parser.add_argument("--kind", choices=("auto", "mosquitto", "amqtt"), default="auto")
     parser.add_argument("--port", type=int, help="1883, or what `lamina init` was told")
     parser.add_argument("--host", help="address to listen on; other than loopback only with a folder of `lamina init`")
@@ -42,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
             return _with_certificates(home, options)
         return _open(options)
     except KeyboardInterrupt:
-        return 0
+        return ExitStatus.DONE
 
 
 def _open(options: argparse.Namespace) -> int:
@@ -55,7 +57,7 @@ def _open(options: argparse.Namespace) -> int:
     with running_broker(options.kind, port=options.port or 1883, host=host, folder=options.folder) as broker:
         print(f"{broker.kind} listens on {broker.address}; Ctrl-C ends it", flush=True)
         signal.pause()
-    return 0
+    return ExitStatus.DONE
 
 
 def _with_certificates(home: Home, options: argparse.Namespace) -> Never:

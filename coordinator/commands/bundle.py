@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.models.errors import BundleError
 from lamina.models.gradient_terms import TERMS
 from lamina.models.machine import module_command
@@ -19,6 +20,7 @@ HELP = "build a bundle from a model: training graphs per cut, initial values, co
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina bundle digits_cnn bundles/digits --batch-size 32"
     parser.add_argument("model", help="a network of the zoo (digits_cnn, resnet20, ...), or path/to/file.py:function")
     parser.add_argument("folder", type=Path, help="where the bundle goes")
     parser.add_argument("--batch-size", type=int, default=32, help="samples a step (default: 32)")
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         print(UNCHECKED, file=sys.stderr)
     print(f"{definition.name}: {manifest.spec.size:,} parameters in {len(manifest.spec.layers)} layers")
     print(table(manifest))
-    return 0
+    return ExitStatus.DONE
 
 
 def class_names(given: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import secrets
 
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Dial
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.programs.flags import add_federation_argument, federation_and_broker
 from lamina.broker.wire import messages
 from lamina.broker.wire.messages import CoordinatorStatus
@@ -20,6 +21,7 @@ HELP = "have the broker forget a federation that is over: its bundle, values, pl
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina clear greenhouse --broker broker.local"
     add_federation_argument(parser)
     parser.add_argument("--force", action="store_true", help="though its coordinator is there, or may come back")
 
@@ -29,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     federation, address = federation_and_broker(options)
     cleared = asyncio.run(clear(mqtt_dial(address), federation, force=options.force))
     print(f"{federation}: {cleared} retained messages cleared at {address}")
-    return 0
+    return ExitStatus.DONE
 
 
 async def clear(dial: Dial, federation: str, *, force: bool = False) -> int:

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from lamina.broker.programs.ending import run_until_signalled
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import overview_by
 from lamina.coordinator.dashboard import client
@@ -23,6 +24,7 @@ _PORT = 8765
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina dashboard federation.toml --port 8080"
     parser.add_argument("config", type=Path, help="federation.toml")
     parser.add_argument("--port", type=int, default=_PORT, help=f"on this machine (default: {_PORT})")
 
@@ -32,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     settings = load_federation(options.config)
     overview_by(settings)  # whether there is anything to show
     ended = run_until_signalled(_serve(settings, options.port))
-    return 0 if isinstance(ended, signal.Signals) else 1
+    return ExitStatus.DONE if isinstance(ended, signal.Signals) else ExitStatus.INCOMPLETE
 
 
 async def _serve(settings: FederationSettings, port: int) -> None:

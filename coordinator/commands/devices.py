@@ -19,6 +19,7 @@ HELP = "show the devices of a federation"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina devices federation.toml"
     add_arguments(parser)
 
 

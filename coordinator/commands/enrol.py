@@ -12,6 +12,7 @@ from pathlib import Path
 
 import segno
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.wire.join_code import PORT, JoinCode
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.enrolment.expiry import listed
@@ -43,6 +44,7 @@ def add_serving_flags(parser: argparse.ArgumentParser) -> None:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina enrol pi-1 pi-2 --in greenhouse --tier weak --serve"
     parser.add_argument("devices", nargs="*", metavar="DEVICE", help="name of a board; none: serve the open codes")
     add_home_flag(parser)
     memory = parser.add_mutually_exclusive_group()
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     home = Home(options.folder)
     if options.list:
         print("\n".join(listed(home.register.present("device", "site", "coordinator", "broker"), time.time())))
-        return 0
+        return ExitStatus.DONE
     require(options.days > 0, "--days must be at least 1")
     require(options.minutes > 0, "--minutes must be positive")
     if options.site_of is not None:
@@ -92,12 +94,12 @@ def offer(home: Home, devices: list[str], options: argparse.Namespace) -> int:
     if not options.serve:
         if devices:
             print("`lamina enrol --serve` serves the codes; or carry the files there yourself")
-        return 0
+        return ExitStatus.DONE
     server = JoinServer(home, time.time)
     listen = options.listen or "0.0.0.0"
     asyncio.run(server.serve(listen, options.port, lambda port: print(f"serving on port {port}", flush=True)))
     print("no code is open any more")
-    return 0
+    return ExitStatus.DONE
 
 
 def _told(home: Home, device: str, code: JoinCode, minutes: float) -> str:
@@ -119,7 +121,7 @@ def _enrol_site(home: Home, options: argparse.Namespace) -> int:
     with home.held():
         path = home.enrol_site(options.devices[0], devices, days=options.days)
     print(f"{path} and .key are for site {options.devices[0]}'s broker (broker/mosquitto/README.md)")
-    return 0
+    return ExitStatus.DONE
 
 
 def tier_budget_mib(manifest: Manifest, tier: str) -> float:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.commands.federation_file import load_federation
-from lamina.coordinator.records.commits import Saved
-from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.exporting import export, facts_of
 from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.kept_model import as_trained, kept_spec
+from lamina.coordinator.records.selecting import chosen_round
+from lamina.coordinator.settings import FederationSettings
 from lamina.models.bundle import read_bundle
-from lamina.models.errors import ConfigError
-from lamina.models.spec import ModelSpec
 
 HELP = "write the model of a round that is kept, also while training goes on"
-
-_ATTEMPTS = 5
-"""A run that goes on may remove the newest generation that was just seen, if it is read so slowly."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina export federation.toml --best --out models/greenhouse"
     parser.add_argument("config", type=Path, help="federation.toml")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--round", type=int, metavar="N", help="after so many rounds; without it, the last one")
@@ -33,42 +30,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write ``model``, ``best`` or ``round-N``, as safetensors and ONNX, with a model card."""
     settings = load_federation(options.config)
+    paths, said = export_round(settings, round_=options.round, best=options.best, folder=options.out)
+    print(f"{said}: {' and '.join(map(str, paths))}")
+    return ExitStatus.DONE
+
+
+def export_round(
+    settings: FederationSettings, *, round_: int | None = None, best: bool = False, folder: Path | None = None
+) -> tuple[tuple[Path, Path], str]:
+    """Write a kept round's files; returns their paths, and which model it is.
+
+    Raises:
+        ConfigError: no such round is kept.
+    """
     bundle, journal = as_trained(read_bundle(Path(settings.bundle)), settings), Journal(Path(settings.folder))
-    manifest, spec = bundle.manifest, kept_spec(bundle, settings)
-    scores = journal.history.past().scores(manifest.judge)
-    if options.best:
-        best = _best(journal, scores, lower_is_better=manifest.lower_is_better)
-        saved, name = journal.store.at(best, spec), "best"
-    elif options.round is not None:
-        saved, name = journal.store.at(options.round, spec), f"round-{options.round}"
-    else:
-        saved, name = _last(journal, spec), "model"
-    if saved.snapshot.manifest != bundle.digest:
-        raise ConfigError(f"the state in {settings.folder} is of another bundle than {settings.bundle}")
-    facts = facts_of(saved.snapshot, settings.federation, manifest.judge, scores)
-    paths = export(bundle, saved.values, options.out or Path(settings.folder), name, facts)
+    spec, judge = kept_spec(bundle, settings), bundle.manifest.judge
+    saved, scores, name = chosen_round(journal, bundle, spec, round_=round_, best=best)
+    facts = facts_of(saved.snapshot, settings.federation, judge, scores)
+    paths = export(bundle, saved.values, folder or Path(settings.folder), name, facts)
     score = scores.get(saved.snapshot.round)
-    judged = "not evaluated" if score is None else f"{manifest.judge} {score:.4f}"
-    print(f"after round {saved.snapshot.round}, {judged}: {' and '.join(map(str, paths))}")
-    return 0
-
-
-def _best(journal: Journal, scores: dict[int, float], *, lower_is_better: bool) -> int:
-    kept = {rounds: scores[rounds] for rounds in journal.store.generations() if rounds in scores}
-    best = Evaluations(kept, lower_is_better=lower_is_better).best
-    if best is None:
-        raise ConfigError("no kept round was evaluated: set evaluation.data, or export another one with --round")
-    return best[0]
-
-
-def _last(journal: Journal, spec: ModelSpec) -> Saved:
-    for attempt in range(_ATTEMPTS):
-        kept = journal.store.generations()
-        if not kept:
-            raise ConfigError("no round is committed yet: `lamina run` trains")
-        try:
-            return journal.store.at(kept[0], spec)
-        except ConfigError:
-            if attempt == _ATTEMPTS - 1:
-                raise
-    raise AssertionError
+    judged = "not evaluated" if score is None else f"{judge} {score:.4f}"
+    return paths, f"after round {saved.snapshot.round}, {judged}"

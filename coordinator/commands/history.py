@@ -19,6 +19,7 @@ _HEAD = ("round", "loss", "accuracy", "layers", "updates", "C", "up", "seconds")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina history federation.toml --last 10"
     add_arguments(parser)
     parser.add_argument("--last", type=int, metavar="N", default=0, help="the last N alone")
 

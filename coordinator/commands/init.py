@@ -6,6 +6,7 @@ import argparse
 import socket
 from pathlib import Path
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.wire.topics import check_name
 from lamina.coordinator.enrolment.home import Home
 from lamina.coordinator.enrolment.register import Register
@@ -16,6 +17,7 @@ HELP = "make a federation's folder: settings, an authority, the broker's configu
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina init greenhouse --host broker.local"
     parser.add_argument("folder", type=Path, help="a new folder")
     parser.add_argument("--name", help="of the federation; left out, the folder's")
     parser.add_argument(
@@ -64,4 +66,4 @@ def run(options: argparse.Namespace) -> int:
         f"  lamina run {folder}/federation.toml\n"
         f"{folder}/authority holds the keys to all of it: back it up, and keep it off the other machines."
     )
-    return 0
+    return ExitStatus.DONE

@@ -19,6 +19,7 @@ HELP = "show the last lines of the coordinator's log, or those about a device"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina logs federation.toml pi-3"
     add_arguments(parser)
     parser.add_argument("device", nargs="?", default="", help="its name")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.dashboard import client
 from lamina.coordinator.dashboard.client import NobodyRuns
 from lamina.coordinator.dashboard.overview import Overview
@@ -38,4 +39,4 @@ def overview_by(settings: FederationSettings) -> Overview:
 def show(options: argparse.Namespace, value: object, lines: Sequence[str]) -> int:
     """Print a value as JSON, or its lines."""
     print(msgspec.json.format(msgspec.json.encode(value)).decode() if options.json else "\n".join(lines), flush=True)
-    return 0
+    return ExitStatus.DONE

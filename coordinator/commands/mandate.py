@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.wire.signatures import public_key, secret_key
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.enrolment.home import Home
@@ -22,6 +23,7 @@ _RENEWED_BEFORE_S = 7 * 86400
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina mandate greenhouse/federation.toml --days 30"
     parser.add_argument("config", type=Path, help="federation.toml")
     parser.add_argument("--operator-key", type=Path, metavar="FILE", help="if it isn't where federation.toml says")
     parser.add_argument("--days", type=int, help="for which boards follow; left out, as federation.toml says")
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     mandate = renewed(settings, operator, options.days or settings.signing.mandate_days)
     print(f"{settings.signing.mandate_file}: {told(mandate.content)}")
     follow_bundle(options.config.parent)
-    return 0
+    return ExitStatus.DONE
 
 
 def keep_mandate(settings: FederationSettings, folder: Path) -> None:

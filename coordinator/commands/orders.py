@@ -31,6 +31,8 @@ class OrderCommand:
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments."""
+        named = " pi-3" if self.device else ""
+        parser.epilog = f"example: {parser.prog} federation.toml{named}"
         add_arguments(parser)
         if self.device:
             parser.add_argument("device", help="its name, as `lamina devices` has it")

@@ -14,6 +14,7 @@ HELP = "make a new certificate for a board, `broker` or `coordinator`"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina renew pi-1 --in greenhouse"
     parser.add_argument("names", nargs="+", metavar="NAME", help="of boards, or `broker`, or `coordinator`")
     add_home_flag(parser)
     parser.add_argument("--days", type=int, default=365, help="for which a board's certificate is good (365)")

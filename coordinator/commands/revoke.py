@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.commands.enrol import add_home_flag
 from lamina.coordinator.enrolment.home import Home
 
@@ -17,6 +18,7 @@ RELOAD = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina revoke pi-2 --in greenhouse"
     parser.add_argument("names", nargs="+", metavar="NAME", help="of boards and sites, or `coordinator`")
     add_home_flag(parser)
 
@@ -29,4 +31,4 @@ def run(options: argparse.Namespace) -> int:
             home.revoke(name)
         print(f"{name}: revoked")
     print(RELOAD.format(broker=home.broker))
-    return 0
+    return ExitStatus.DONE

@@ -6,6 +6,7 @@ import argparse
 import secrets
 from pathlib import Path
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.records.exporting import set_results_aside
 from lamina.coordinator.records.journal import Journal
@@ -19,6 +20,7 @@ HELP = "have a run go on after an earlier round that is kept"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina rollback federation.toml 120"
     parser.add_argument("config", type=Path, help="federation.toml")
     parser.add_argument("round", type=int, metavar="ROUND", help="rounds done, as `lamina run` counts them")
 
@@ -33,4 +35,4 @@ def run(options: argparse.Namespace) -> int:
         set_results_aside(folder)
         Recorder(folder, journal.history.rounds(journal.history.past()), metrics=bundle.manifest.figure_names)
     print(f"`lamina run {options.config}` goes on after round {options.round}; what came later is set aside")
-    return 0
+    return ExitStatus.DONE

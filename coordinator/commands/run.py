@@ -14,6 +14,7 @@ import msgspec
 from lamina.broker.link.clock import now
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import STATUS_OF, run_until_signalled
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.mandate import keep_mandate
@@ -39,6 +40,7 @@ HELP = "train one federation to its end"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina run federation.toml"
     parser.add_argument("config", type=Path, help="federation.toml")
     parser.add_argument("--fresh", action="store_true", help="forget an earlier, unfinished run in the same folder")
     add_broker_flags(parser)
@@ -68,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             return STATUS_OF[result]
         replace_file(folder / "summary.json", msgspec.json.format(msgspec.json.encode(result)))
     print(_closing_line(result, settings.folder))
-    return 0
+    return ExitStatus.DONE
 
 
 async def seen(coordinator: Coordinator, folder: Path, settings: DashboardSettings) -> RunResult:
@@ -115,4 +117,5 @@ def _others(metrics: dict[str, float] | msgspec.UnsetType) -> str:
 def _closing_line(result: RunResult, folder: str) -> str:
     accuracy = "" if result.accuracy is None else f"accuracy {result.accuracy:.4f}"
     accuracy = (accuracy + _others(result.metrics)).strip() or "not evaluated"
-    return f"{result.rounds} rounds in {result.wall_s:.1f} s, {accuracy}, C {result.c_ratio:.3f}; see {folder}"
+    own = f", {result.on_devices.text}" if result.on_devices else ""
+    return f"{result.rounds} rounds in {result.wall_s:.1f} s, {accuracy}{own}, C {result.c_ratio:.3f}; see {folder}"

@@ -31,6 +31,7 @@ HELP = "show a federation and its devices"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina status federation.toml --json"
     add_federation_argument(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import add_arguments, overview_by, show
 from lamina.coordinator.dashboard import client
@@ -24,6 +25,7 @@ _CLEAR = "\x1b[H\x1b[J"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina watch federation.toml"
     add_arguments(parser)
 
 
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     except NobodyRuns:
         overview = overview_by(settings)
         show(options, overview, _screen(overview, Path(settings.folder)))
-    return 0
+    return ExitStatus.DONE
 
 
 async def _watch(options: argparse.Namespace, folder: Path) -> None:

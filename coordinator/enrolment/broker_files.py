@@ -123,6 +123,7 @@ def _orders(topics: Topics) -> Iterable[str]:
     heard = (
         topics.coordinator_status,
         topics.round,
+        topics.deployment,
         topics.layer_globals("+"),
         topics.advances,
         topics.bundle_chunks("+"),
@@ -131,7 +132,7 @@ def _orders(topics: Topics) -> Iterable[str]:
 
 
 def _device(topics: Topics, name: str, layers: Sequence[str]) -> list[str]:
-    said = [topics.device(name, leaf) for leaf in ("status", "request", "report", "updates")]
+    said = [topics.device(name, leaf) for leaf in ("status", "request", "report", "updates", "deployed")]
     said += [topics.layer_update(layer, name) for layer in layers or ["+"]]
     return [
         *_orders(topics),
@@ -145,7 +146,7 @@ def _site(topics: Topics, name: str, devices: Sequence[str], layers: Sequence[st
     """A site speaks for its own devices, by sums, and for no others."""
     said = [topics.aggregator_status(name), *(topics.layer_partial(layer, name) for layer in layers or ["+"])]
     for device in devices:
-        said += [topics.device(device, leaf) for leaf in ("status", "profile", "request", "report")]
+        said += [topics.device(device, leaf) for leaf in ("status", "profile", "request", "report", "deployed")]
     return [
         *_orders(topics),
         *(f"topic read {topics.device(device, 'task')}" for device in devices),

@@ -47,6 +47,7 @@ federation = {federation}
 device = {device}
 data = {data}   # arrays x (N, ...) and y (N,); or "x.npy,y.npy", or "module:function"
 {budget}folder = "state"
+held_out = 0.1   # share of the samples that is not trained on: deployed models are judged by it; or a source
 operator_key_file = "operator.pub"   # this board follows nobody but whom the operator lets speak
 # bundles = []                       # with this line every new bundle waits until a person allows it
 

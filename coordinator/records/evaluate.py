@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lamina.models.bundle import Bundle
 from lamina.models.export import with_constants
-from lamina.models.metrics import Sums, added, finished
+from lamina.models.judging import Outputs, Run, figures_of
 from lamina.models.samples import LabelledSamples
 from lamina.models.values import layer_tensors
 
@@ -43,31 +43,19 @@ class Evaluator:
 
     def figures(self, values: Sequence[NDArray[np.float32]]) -> dict[str, float]:
         """The metrics by name of the model with these layer vectors; what nothing was counted for is left out."""
-        running, spec = self._running(values), self._bundle.manifest.spec
-        names = [output.name for output in running.get_outputs()]
-        sums: Sums | None = None
-        counts: Sums | None = None
-        for start in range(0, len(self._samples), self._batch_size):
-            batch = np.arange(start, min(start + self._batch_size, len(self._samples)))
-            outputs = running.run(names, {"x": self._samples.inputs(batch, spec)})
-            found = self._judged(dict(zip(names, outputs, strict=True)), self._samples.targets(batch, spec))
-            sums, counts = added(sums, found[0]), added(counts, found[1])
-        assert sums is not None
-        assert counts is not None
-        metrics = self._bundle.manifest.metrics
-        if not metrics:
-            return {"accuracy": float(sums[0] / counts[0])}
-        return {name: value for name, value in finished(metrics.figures, sums, counts).items() if math.isfinite(value)}
+        return self._figures(self._running(values))
 
-    def _judged(self, outputs: dict[str, NDArray[Any]], y: NDArray[Any]) -> tuple[Any, Any]:
-        """Sums and counts of a batch."""
-        if self._metrics is None:
-            [logits] = outputs.values()  # (B, classes)
-            return [(logits.argmax(axis=1) == y).sum()], [len(y)]
-        wanted = {place.name for place in self._metrics.get_inputs()}
-        feeds = {name: value for name, value in (outputs | {"y": y}).items() if name in wanted}
-        sums, counts = self._metrics.run(["sums", "counts"], feeds)
-        return sums, counts
+    def figures_of_file(self, model: Path) -> dict[str, float]:
+        """The same of an exported model."""
+        return self._figures(_session(str(model), _options()), exported=True)
+
+    def _figures(self, session: ort.InferenceSession, *, exported: bool = False) -> dict[str, float]:
+        manifest = self._bundle.manifest
+        metrics = _run_of(self._metrics) if self._metrics else None
+        return figures_of(
+            *(_run_of(session), manifest.metrics or None, metrics, self._samples, manifest.spec, self._batch_size),
+            exported=exported,
+        )
 
     def _running(self, values: Sequence[NDArray[np.float32]]) -> ort.InferenceSession:
         manifest = self._bundle.manifest
@@ -95,5 +83,17 @@ def _options() -> ort.SessionOptions:
     return options
 
 
-def _session(graph: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+def _run_of(session: ort.InferenceSession) -> Run:
+    """Run a session on those of the given arrays that it takes."""
+    wanted = {place.name for place in session.get_inputs()}
+    names = [output.name for output in session.get_outputs()]
+
+    def run(feeds: Mapping[str, NDArray[Any]]) -> Outputs:
+        outputs = session.run(names, {name: value for name, value in feeds.items() if name in wanted})
+        return dict(zip(names, outputs, strict=True))
+
+    return run
+
+
+def _session(graph: bytes | str, options: ort.SessionOptions) -> ort.InferenceSession:
     return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

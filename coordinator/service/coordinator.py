@@ -112,7 +112,9 @@ class Coordinator:
         self._listens = False  # from the first link on
         self._joiner = Joiner(self._federation.wire_spec)
         self._follow(None)
-        self._rounds = RoundLoop(
+        if self._federation.trained and self._federation.snapshot.round in past.judged:
+            self._federation.judged()
+        self._rounds = loop = RoundLoop(
             settings,
             self._federation,
             lambda: self._uplink_bytes,
@@ -122,6 +124,7 @@ class Coordinator:
             lambda: self._joiner.held("update"),
             self._broadcast.call_the_roll,
         )
+        loop.note_judged = self._round_log.note_judged
         self._activity = Activity([layer.name for layer in bundle.manifest.spec.layers])
         self.operator = Operator(
             settings, self._federation, self._rounds, self._activity, self._round_log.evaluations, self._say_task, disk
@@ -406,7 +409,7 @@ class Coordinator:
     async def _stop_if_stalled(self) -> None:
         """End training with its cycle, where evaluations have been no better than the best one for too long."""
         patience = self._settings.evaluation.stop_after
-        if not patience or self._federation.finished or self._federation.snapshot.cohort:
+        if not patience or self._federation.trained or self._federation.snapshot.cohort:
             return
         await self._round_log.caught_up()
         if self._round_log.evaluations.stalled(patience):
@@ -474,6 +477,7 @@ class Coordinator:
             best_round=best[0] if best else None,
             best_accuracy=best[1] if best and self._bundle.manifest.judge == ACCURACY else None,
             metrics=self._round_log.figures if self._bundle.manifest.metrics else msgspec.UNSET,
+            on_devices=self._round_log.on_devices(snapshot.round) or msgspec.UNSET,
         )
 
     # -- beginning ---------------------------------------------------------------------------------------------------

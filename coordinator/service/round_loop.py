@@ -44,6 +44,7 @@ class RoundLoop:
         call: has every device say that it is there.
 
     Attributes:
+        note_judged: is given the round in which devices judged the last model.
         paused: whether no further round begins; the open one is finished. After a change, `tell` has it noticed.
     """
 
@@ -63,6 +64,7 @@ class RoundLoop:
         self._ask, self._held, self._call = ask, held, call
         self._roll_call = RollCall()
         self._asking: Asking | None = None  # once the open round's plan was said on the present link
+        self.note_judged: Callable[[Round], None] = lambda round_: None
         self._changed, self._planned = asyncio.Event(), asyncio.Event()
         self._linked = False
         self._unsaid: RoundPlan | None = None  # the last plan, until the broker has it
@@ -94,6 +96,10 @@ class RoundLoop:
         federation = self._federation
         while not federation.finished:
             await self._until_it_may_begin()
+            if federation.trained and not federation.accepted:
+                log.warning("no device is here to judge the last model (evaluation.devices)")
+                federation.judged()
+                continue
             self._unsaid = plan = federation.begin(now())
             self._follow(plan.round)
             self._planned.set()
@@ -197,6 +203,9 @@ class RoundLoop:
             await self._news(min(wake_at if self._asking is None else [*wake_at, self._asking.next_at]) - now())
         self._follow(None)
         self._asking = None
+        if federation.trained:
+            self.note_judged(federation.end_judging(now()))
+            return
         if round_.empty:
             self._give_up(round_)
             return

@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from nacl.exceptions import BadSignatureError
+
 from lamina.broker.wire.messages import Message, RoundPlan, Task
+from lamina.broker.wire.orders import envelope, signed_bytes
 from lamina.broker.wire.signatures import sealed, secret_key
 from lamina.coordinator.enrolment.mandates import Endorsed, check_mandate, read_mandate
 from lamina.coordinator.settings import FederationSettings
-from lamina.models.errors import ConfigError
+from lamina.models.errors import ConfigError, DecodeError
 from lamina.models.storage.replace import replace_file
 from lamina.models.storage.secret_file import read_secret
 
@@ -57,6 +60,19 @@ class Signer:
         sequence, self._next = self._next, self._next + 1
         mandate, endorsement = self._endorsed.mandate, self._endorsed.endorsement
         return sealed(self._key, mandate, endorsement, topic=topic, sequence=sequence, order=order)
+
+    def said_by_us(self, topic: str, payload: bytes) -> bytes:
+        """The order in an envelope that this coordinator's key has sealed.
+
+        Raises:
+            DecodeError: it was sealed by another key, or altered, or it is no envelope.
+        """
+        signed = envelope(payload)
+        try:
+            self._key.verify_key.verify(signed_bytes(topic, signed.sequence, signed.order), signed.signature)
+        except BadSignatureError:
+            raise DecodeError(f"what the broker keeps on {topic} was not signed by this coordinator") from None
+        return signed.order
 
     def _read(self) -> tuple[Endorsed, int]:
         read_at = _changed_at(self._mandate_file)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from lamina.edge_agent.admission.protobuf import Message, integers, message, parts, text
 from lamina.models.errors import ModelError, brief
 
-FLOAT, UINT8, INT32, INT64, BOOL, DOUBLE, UINT32 = 1, 2, 6, 7, 9, 11, 12
-ITEM_BYTES = {FLOAT: 4, UINT8: 1, INT32: 4, INT64: 8, BOOL: 1, DOUBLE: 8, UINT32: 4}
+FLOAT, UINT8, INT8, INT32, INT64, BOOL, DOUBLE, UINT32 = 1, 2, 3, 6, 7, 9, 11, 12
+ITEM_BYTES = {FLOAT: 4, UINT8: 1, INT8: 1, INT32: 4, INT64: 8, BOOL: 1, DOUBLE: 8, UINT32: 4}
 
 Numbers = NDArray[np.int64]
 

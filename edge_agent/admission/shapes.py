@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamina.edge_agent.admission.onnx_graph import BOOL, FLOAT, INT64, Node, Numbers, Tensor
+from lamina.edge_agent.admission.onnx_graph import BOOL, FLOAT, INT64, UINT8, Node, Numbers, Tensor
 from lamina.models.errors import ModelError
 
 Extents = tuple[int, ...]
@@ -201,6 +201,16 @@ def _slid(node: Node, extents: Extents, kernel: Extents) -> Extents:
         (extent + more - far + (step - 1 if up else 0)) // step + 1
         for extent, more, far, step in zip(extents, around, reach, strides, strict=True)
     )
+
+
+def _quantised(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    """The zero point says which type results have; without one it is the unsigned byte."""
+    kind = _given(forms, 2).kind if len(forms) > 2 and forms[2] is not None else UINT8
+    return [TensorFacts(_given(forms, 0).shape, kind)]
+
+
+def _dequantised(node: Node, forms: AllFacts) -> list[TensorFacts]:
+    return [TensorFacts(_given(forms, 0).shape, _given(forms, 1).kind)]
 
 
 def _conv(node: Node, forms: AllFacts) -> list[TensorFacts]:
@@ -475,6 +485,8 @@ RULES: dict[str, Rule] = {
     "LayerNormalization": _normalised_layer,
     "OneHot": _one_hot,
     "Concat": _joined,
+    "QuantizeLinear": _quantised,
+    "DequantizeLinear": _dequantised,
     "Constant": _constant,
     "ConvTranspose": _conv_transposed,
     "Expand": _expanded,

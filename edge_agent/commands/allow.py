@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.settings import load_toml
 from lamina.edge_agent.service.orders import ALLOWED, allowed
 from lamina.edge_agent.settings import AgentSettings, anchored, check_digest
@@ -17,6 +18,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lamina-agent allow",
         description="Let a board whose agent.toml pins bundles train one more. The agent's log names what waits.",
+        epilog="example: lamina-agent allow " + "0" * 64 + " --config pi-3/agent.toml",
     )
     parser.add_argument("digest", help="of the bundle's manifest, 64 hexadecimal digits")
     parser.add_argument("--config", type=Path, default=Path("agent.toml"), help="the board's (agent.toml, here)")
@@ -34,4 +36,4 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         raise ConfigError(f"{folder / ALLOWED}: can't be written: {error.strerror}") from None
     print(f"device {settings.device} may train bundle {digest[:12]}")
-    return 0
+    return ExitStatus.DONE

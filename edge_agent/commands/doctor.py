@@ -19,7 +19,8 @@ from lamina.broker.programs.findings import (
 from lamina.broker.settings import load_toml
 from lamina.edge_agent.service.profile import budget_mib
 from lamina.edge_agent.settings import AgentSettings, anchored
-from lamina.models.errors import LaminaError
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
+from lamina.models.errors import ConfigError, LaminaError
 from lamina.models.readers.settings import path_of
 from lamina.models.sources import load_samples
 
@@ -60,13 +61,12 @@ def _findings(config: Path) -> Iterator[Finding]:
 
 
 def _engine() -> Finding:
+    engine = OnnxRuntime()
     try:
-        # It takes a second, and is not there on every machine.
-        from lamina.edge_agent.training.trainer import OnnxRuntime
-
-        return Finding("engine", "good", OnnxRuntime().name)
-    except ImportError as error:
-        return Finding("engine", "bad", f"onnxruntime can't be imported: {error}", "pip install 'lamina-fl[edge]'")
+        engine.warm_up()  # an agent loads it late
+        return Finding("engine", "good", engine.name)
+    except ConfigError as error:
+        return Finding("engine", "bad", str(error), "pip install 'lamina-fl[edge]'")
 
 
 def _data(settings: AgentSettings) -> Finding:

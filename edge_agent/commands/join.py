@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.settings import read_toml
 from lamina.broker.wire.join_code import (
     MOST_ANSWER_BYTES,
@@ -46,7 +47,7 @@ def main(arguments: list[str]) -> int:
         f"{folder}: this board is {file.device} of federation {file.federation}. Put its samples where "
         f"{folder / 'agent.toml'} says (data), and start it:\n    lamina-agent --config {folder / 'agent.toml'}"
     )
-    return 0
+    return ExitStatus.DONE
 
 
 def fetched(code: JoinCode) -> BoardFile:

@@ -22,6 +22,7 @@ from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, encode
 from lamina.broker.wire.topics import Topics
 from lamina.edge_agent.service.agent_context import AgentContext, TrafficCounters
 from lamina.edge_agent.service.connection import Connection, Introduce, LinkCommand
+from lamina.edge_agent.service.deploying import Deploying
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
 from lamina.edge_agent.service.orders import Orders
@@ -81,7 +82,7 @@ class Agent:
         disk: Disk = DISK,
     ) -> None:
         learning = Learning(settings, data, learner, disk)
-        profile = probe(settings, data, learning.engine.name)
+        profile = probe(settings, learning.samples, learning.engine.name)
         self.profile: DeviceProfile = msgspec.structs.replace(
             profile, instance=instance_of(time.time_ns() // 10**6, secrets.token_hex(4))
         )
@@ -95,6 +96,7 @@ class Agent:
         self._topics = Topics(settings.federation)
         self._session = Session(settings.device, once=settings.once)
         self._learning = learning
+        self._deploying = Deploying(settings, learning, self._orders, disk)
         self._fetcher = Fetcher(self._topics, settings.device, Path(settings.folder) / "bundle")
         self._trainings: asyncio.Queue[Train] = asyncio.Queue()
         self._connection: Connection | None = None
@@ -147,6 +149,7 @@ class Agent:
             tally=self.tally,
             session=self._session,
             orders=self._orders,
+            deploying=self._deploying,
             rivals=self._rivals,
             feed=self._feed,
         )
@@ -173,6 +176,8 @@ class Agent:
         """Tell the session what happened, and do what it wants."""
         if isinstance(event, Taken | Published | Prepared):
             self._useful += 1
+        if isinstance(event, Prepared):
+            self._tell_of_samples()
         for command in self._session.receive(event):
             self._do(command)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from lamina.broker.wire.messages import DeviceProfile
 from lamina.broker.wire.topics import Topics
+from lamina.edge_agent.service.deploying import Deploying
 from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
 from lamina.edge_agent.service.orders import Orders
@@ -42,6 +43,7 @@ class AgentContext:
         fetcher: of the bundle's files.
         tally: is counted on.
         orders: says which of them this board follows.
+        deploying: follows deployments.
         rivals: whether another program has this device's name.
         session: says which values are wanted.
         feed: tells it what happened, and does what it wants.
@@ -54,5 +56,6 @@ class AgentContext:
     tally: TrafficCounters
     session: Session
     orders: Orders
+    deploying: Deploying
     rivals: Rivals
     feed: Callable[[Event], None]

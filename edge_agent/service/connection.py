@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
@@ -121,6 +122,7 @@ class Connection:
                 group.create_task(self._act(group), name=f"{self._device} act")
                 group.create_task(self._watch_gathering(), name=f"{self._device} watch gathering")
                 group.create_task(self._introduce_again(), name=f"{self._device} introduce again")
+                group.create_task(self._deploy(), name=f"{self._device} deploy")
                 if self._context.orders.pins:
                     group.create_task(self._await_consent(), name=f"{self._device} await consent")
                 await self._receive()
@@ -134,8 +136,9 @@ class Connection:
         """Listen first: what is said in answer must not be taken for what the broker kept."""
         topics, device = self._context.topics, self._device
         await self._link.subscribe(topics.device(device, "task"), topics.round)
-        with suppress(LinkError):  # a broker may let a device write there alone; a link that dropped shows below
-            await self._link.subscribe(topics.device(device, "profile"))
+        for further in (topics.device(device, "profile"), topics.deployment):
+            with suppress(LinkError):  # a broker's rules may be from before it; a link that dropped shows below
+                await self._link.subscribe(further)
         await self._say("status", DeviceStatus(state="online"))
         await self._say("profile", self._context.profile)
 
@@ -190,6 +193,8 @@ class Connection:
             case "task" if address.device == self._device:
                 task = self._context.orders.task(delivery.topic, delivery.payload)
                 self._hear_task(TaskCame(task, delivery.retained))
+            case "deployment":
+                self._context.deploying.hear(self._context.orders.deployment(delivery.topic, delivery.payload))
             case "profile":
                 self._hear_profile(decoded(delivery.payload, DeviceProfile))
             case "bundle":
@@ -303,6 +308,12 @@ class Connection:
         if value.purpose == "delta":
             context.feed(Strayed(value.epoch, value.layer, value.version))
 
+    async def _deploy(self) -> None:
+        """Follow deployments, and say what became of each."""
+        context = self._context
+        async for answer in context.deploying.answers(self._link, context.fetcher):
+            await self._say("deployed", answer)
+
     # What the session wants.
 
     async def _act(self, group: asyncio.TaskGroup) -> None:
@@ -393,8 +404,9 @@ class Connection:
             await context.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
         )
         manifest = with_personal(manifest, at_places(manifest.spec, task.personal or ()))
-        check_task(manifest, task.cut, context.learning.graphs, context.learning.budget_mib)
-        await context.fetcher.files(self._link, context.learning.graphs(manifest, task.cut))
+        graphs = partial(context.learning.graphs, judges=bool(task.held_out))
+        check_task(manifest, task.cut, graphs, context.learning.budget_mib)
+        await context.fetcher.files(self._link, graphs(manifest, task.cut))
         progress = await context.learning.build(task, manifest, context.fetcher.path)
         self._joiner = None  # it may be of another model
         context.feed(Prepared(task, manifest, progress))

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Fetcher:
         self._joiners: dict[str, FileJoiner] = {}  # by SHA-256: what is on its way
         self.fetched = 0  # files that came over a link
         self._arrivals: dict[str, asyncio.Future[bytes]] = {}
+        self._turns: dict[str, tuple[asyncio.Lock, int]] = {}  # by SHA-256, with how many want the file
         self._came = asyncio.Event()  # a chunk
 
     def path(self, entry: FileEntry) -> Path:
@@ -61,6 +63,10 @@ class Fetcher:
         """Have these files of a bundle on the disk, one after the other."""
         for entry in entries:
             await self._fetch(link, entry.sha256, entry.size_bytes, self.path(entry))
+
+    async def file(self, link: Link, sha256: str, size_bytes: int, path: Path) -> bytes:
+        """The bytes of a file that is no bundle's; they are kept at ``path``."""
+        return await self._fetch(link, sha256, size_bytes, path)
 
     def add(self, sha256: str, payload: bytes) -> None:
         """A chunk of a file has arrived.
@@ -77,10 +83,24 @@ class Fetcher:
             arrival.set_result(content)
 
     async def _fetch(self, link: Link, sha256: str, size_bytes: int | None, path: Path) -> bytes:
-        content = await asyncio.to_thread(_read_if_whole, path, sha256)
-        if content is None:
-            content = await self._receive(link, sha256, size_bytes, path)
+        async with self._turn(sha256):
+            content = await asyncio.to_thread(_read_if_whole, path, sha256)
+            if content is None:
+                content = await self._receive(link, sha256, size_bytes, path)
         return content
+
+    @asynccontextmanager
+    async def _turn(self, sha256: str) -> AsyncIterator[None]:
+        """One fetches a file at a time: training and a deployment may want the same one."""
+        lock, users = self._turns.get(sha256, (asyncio.Lock(), 0))
+        self._turns[sha256] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._turns.pop(sha256)
+            if users > 1:
+                self._turns[sha256] = lock, users - 1
 
     async def _receive(self, link: Link, sha256: str, size_bytes: int | None, path: Path) -> bytes:
         self._joiners[sha256] = FileJoiner(sha256, size_bytes)

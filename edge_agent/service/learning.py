@@ -24,6 +24,7 @@ from lamina.broker.wire.deltas import applied, check_of, digest_of
 from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.broker.wire.runs import runs
 from lamina.edge_agent.admission.bundles import check_graphs
+from lamina.edge_agent.service.personal_file import FILE as PERSONAL_FILE
 from lamina.edge_agent.service.personal_file import Owner, read_personal, write_personal
 from lamina.edge_agent.service.profile import threads
 from lamina.edge_agent.service.refresh import Refresh
@@ -37,15 +38,17 @@ from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.engine import STANDARD, Engine
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.memory import PeakMeter
-from lamina.edge_agent.training.trainer import OnnxRuntime
+from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.edge_agent.training.tuning import Tuned
 from lamina.models import fitting
 from lamina.models.arrays import Vector
 from lamina.models.errors import ConfigError, DecodeError
 from lamina.models.further import with_further
+from lamina.models.held_out import parted
 from lamina.models.manifest import FileEntry, Manifest
 from lamina.models.personal import at_places, personal_layers
 from lamina.models.samples import LabelledSamples
+from lamina.models.sources import load_samples
 from lamina.models.spec import LayerSpec, ModelSpec
 from lamina.models.storage.disk import DISK, Disk
 
@@ -82,6 +85,7 @@ class Learning:
 
     Attributes:
         engine: that trains.
+        samples: that the device trains on.
         budget_mib: memory by which the memory plan is chosen; ``None``: a batch at once.
         fixed_plan: the memory plan, whatever the budget.
 
@@ -93,7 +97,7 @@ class Learning:
         self, settings: AgentSettings, data: LabelledSamples, learner: type[Learner] = Learner, disk: Disk = DISK
     ) -> None:
         self._settings, self._disk = settings, disk
-        self._data = data
+        self.samples, self._held_out = parted(data, settings.share_held_out)
         self._new_learner = learner
         self.budget_mib = settings.budget_mib
         self.fixed_plan: fitting.MemoryPlan | None = None
@@ -129,8 +133,23 @@ class Learning:
         """
         return await self._run(partial(self._build, task, manifest, path))
 
-    def graphs(self, manifest: Manifest, cut: int) -> list[FileEntry]:
-        """The files that training from ``cut`` on runs.
+    def judging_samples(self) -> LabelledSamples:
+        """The samples by which deployed models are judged: held out, or, where none are, those that it trains on.
+
+        Raises:
+            ConfigError: the samples of their own can't be read.
+        """
+        held_out = self._settings.held_out
+        if not isinstance(held_out, float | int):
+            return load_samples(held_out)
+        return self._held_out or self.samples
+
+    async def between(self, job: Callable[[], _T]) -> _T:
+        """Have something else done in the learner's thread, so that no training takes memory meanwhile."""
+        return await self._run(job)
+
+    def graphs(self, manifest: Manifest, cut: int, *, judges: bool = False) -> list[FileEntry]:
+        """The files that training from ``cut`` on runs, and those by which models are judged where the device does.
 
         Raises:
             ModelError: none of the bundle's graphs is for this device's engine.
@@ -147,7 +166,8 @@ class Learning:
         else:
             step = [*(form.accumulating for form in written), sub_model.updating]
         constants = filter(None, [manifest.constants])  # first: the graphs read it
-        return [*constants, *filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
+        judging = [manifest.inference, *([manifest.metrics.graph] if manifest.metrics else [])] if judges else []
+        return [*constants, *filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut)), *judging]
 
     @property
     def memory_plan(self) -> str:
@@ -169,7 +189,7 @@ class Learning:
     @property
     def num_examples(self) -> int:
         """Samples that the device trains on."""
-        return len(self._data)
+        return len(self.samples) if self._learner is None else self._learner.num_examples
 
     def peak_mib(self) -> float | None:
         """Peak memory above the idle agent since the learner was built; ``None`` where that can't be told."""
@@ -253,7 +273,7 @@ class Learning:
         self._check_graphs = partial(
             check_graphs,
             manifest,
-            self.graphs(manifest, task.cut),
+            self.graphs(manifest, task.cut, judges=bool(task.held_out)),
             path,
             budget_mib=None if self.fixed_plan else self.budget_mib,
         )
@@ -263,7 +283,7 @@ class Learning:
             self._affordable(manifest, choice.plan),
             task.cut,
             path,
-            self._data.numbered_for(manifest.spec),
+            self.samples.numbered_for(manifest.spec),
             self._folder / "spill",
             self.engine,
             threads=threads(self._settings),
@@ -273,6 +293,8 @@ class Learning:
             further=task.further or (),
             personal=personal,
             own=self._own,
+            held_out=task.held_out or 0.0,
+            kept=self._held_out,
         )
         self._learner = self._new_learner(assignment)
         self._wire_spec = with_further(manifest.spec, task.further or ())
@@ -325,15 +347,16 @@ class Learning:
         return outcome
 
     def _take_new_samples(self) -> None:
-        if (data := self._refresh.changed()) is None:
+        if (changed := self._refresh.changed()) is None:
             return
+        data, held_out = parted(changed, self._settings.share_held_out)
         try:
-            self._ready().use(data)
+            self._ready().use(data, held_out)
         except ConfigError as error:
             log.warning("%s: new samples are left alone: %s", self._settings.device, error)
             return
-        log.info("%s: %d samples, and before it were %d", self._settings.device, len(data), len(self._data))
-        self._data = data
+        log.info("%s: %d samples, and before it were %d", self._settings.device, len(data), len(self.samples))
+        self.samples, self._held_out = data, held_out
 
     def _encoded_updates(self, plan: RoundPlan, layers: Sequence[int]) -> list[tuple[int, list[bytes]]]:
         specs = [self.layers[layer] for layer in layers]
@@ -347,7 +370,7 @@ class Learning:
             layer_specs=specs,
             vectors=wanted,
             codecs=[plan.codec_of(self._settings.device, spec.vector_size) for spec in specs],
-            weight=float(len(self._data)) if plan.weighting == "num_examples" else 1.0,
+            weight=float(self.num_examples) if plan.weighting == "num_examples" else 1.0,
         )
         encoded: list[tuple[int, list[bytes]]] = []
         for layer, spec, vector, value in zip(layers, specs, wanted, values, strict=True):
@@ -424,7 +447,7 @@ class Learning:
 
     @property
     def _personal_path(self) -> Path:
-        return self._folder / "personal"
+        return self._folder / PERSONAL_FILE
 
     @property
     def _state_path(self) -> Path:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lamina.broker.wire.deployments import Deployment
 from lamina.broker.wire.messages import RoundPlan, Task, decode
 from lamina.broker.wire.orders import Mandate, opened
 from lamina.edge_agent.admission.orders import Marks, check_bundle, marked
@@ -78,6 +79,15 @@ class Orders:
         if mandate is not None and plan.state == "training" and plan.digests is msgspec.UNSET:
             raise DecodeError("a signed plan without digests of the layers' values")
         return plan
+
+    def deployment(self, topic: str, payload: bytes) -> Deployment:
+        """The deployment that came on a topic.
+
+        Raises:
+            DecodeError: it is none, or the operator does not stand behind it.
+        """
+        order, _ = self._opened("deployment", topic, payload)
+        return decode(order, Deployment)
 
     @property
     def pins(self) -> bool:

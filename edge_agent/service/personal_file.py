@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from lamina.broker.wire.framing import seal_of, unseal
-from lamina.edge_agent.session.personal import PersonalValues
+from lamina.edge_agent.session.personal import PersonalValues, Values
 from lamina.models.arrays import Vector
 from lamina.models.decoding import from_msgpack
 from lamina.models.errors import DecodeError
@@ -25,6 +25,9 @@ from lamina.models.storage.replace import replace_file
 log = logging.getLogger("lamina.agent")
 
 _MAGIC = b"LAMP"
+
+FILE = "personal"
+"""In the agent's folder."""
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -65,6 +68,12 @@ def read_personal(path: Path, owner: Owner, spec: ModelSpec, disk: Disk = DISK) 
     return PersonalValues(
         {start: {name: _vector(held) for name, held in values.items()} for start, values in content.generations.items()}
     )
+
+
+def newest_personal(folder: Path, owner: Owner, spec: ModelSpec, disk: Disk = DISK) -> Values:
+    """The values after the last round that the device trained; nothing where it trained none for this owner."""
+    generations = read_personal(folder / FILE, owner, spec, disk).generations
+    return generations[max(generations)] if generations else {}
 
 
 def write_personal(path: Path, owner: Owner, values: PersonalValues, disk: Disk = DISK) -> None:

@@ -2,9 +2,10 @@
 
 Where the operator gives no memory budget, it is a share of what is free while the agent is up and idle:
 
-    budget = 0.8 * free        (`lamina.edge_agent.training.memory.free_bytes`)
+    budget = 0.8 * (free - engine)        (`lamina.edge_agent.training.memory.free_bytes`)
 
-The idle agent is in use already, so it is not subtracted again. The fifth that is left is for page cache, for the
+The idle agent is in use already, so it is not subtracted again; the engine, which is loaded for the first task, is. The
+fifth that is left is for page cache, for the
 buffers of the link, and for what else the board does meanwhile.
 """
 
@@ -25,6 +26,8 @@ from lamina.models.machine import usable_cores
 from lamina.models.samples import LabelledSamples
 
 BUDGET_SHARE = 0.8
+ENGINE_MIB = 30
+"""Memory that ONNX Runtime takes before it trains: some 20 MiB of its library, and what its first session allocates."""
 
 
 def probe(settings: AgentSettings, data: LabelledSamples, engine: str, root: Path = Path("/")) -> DeviceProfile:
@@ -66,7 +69,7 @@ def budget_mib(root: Path = Path("/")) -> float:
     free = memory.free_bytes(root)
     if free is None:
         raise ConfigError("this platform does not say how much memory is free: set budget_mib in the configuration")
-    return int(BUDGET_SHARE * free / memory.MIB * 10) / 10
+    return int(BUDGET_SHARE * max(0.0, free / memory.MIB - ENGINE_MIB) * 10) / 10
 
 
 def threads(settings: AgentSettings) -> int:

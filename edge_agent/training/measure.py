@@ -14,10 +14,8 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import lamina.edge_agent.service.agent  # noqa: F401 - what an idle agent has loaded is not to be counted
 from lamina.broker.wire.chunks import Joiner, pack, split
@@ -25,10 +23,11 @@ from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.edge_agent.service.learning import Decoded, Learning
 from lamina.edge_agent.session.events import Progress, Train
 from lamina.edge_agent.settings import AgentSettings
+from lamina.edge_agent.training.random_inputs import random_inputs
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.errors import ConfigError, LaminaError
 from lamina.models.fitting import MemoryPlan
-from lamina.models.samples import Inputs, LabelledSamples
+from lamina.models.samples import LabelledSamples, inputs_of_rows
 from lamina.models.spec import ModelSpec
 from lamina.models.targets import drawn
 from lamina.models.values import flatten, layer_vector
@@ -139,22 +138,7 @@ def _published(bundle: Bundle) -> list[bytes]:
 
 def _random_samples(spec: ModelSpec, count: int) -> LabelledSamples:
     rng = np.random.default_rng(0)
-    shape = (count, *spec.input_shape)
-    # Token ids stay below any vocabulary's size.
-    x = rng.integers(0, 2, shape) if spec.input_dtype == "int64" else rng.standard_normal(shape, np.float32)
-    return LabelledSamples(_parts(x, spec), drawn(spec.wanted, count, rng))
-
-
-def _parts(x: NDArray[Any], spec: ModelSpec) -> Inputs:
-    """The named inputs that are joined to rows ``x``; ``x`` itself, where the network takes one array."""
-    if not spec.named_inputs:
-        return x
-    starts = np.cumsum([one.size for one in spec.named_inputs])[:-1]
-    parts = zip(spec.named_inputs, np.split(x, starts, axis=1), strict=True)
-    return {
-        one.name: (np.abs(part) if one.dtype == "int64" else part).reshape(-1, *one.shape).astype(one.dtype)
-        for one, part in parts
-    }
+    return LabelledSamples(inputs_of_rows(random_inputs(spec, count, rng), spec), drawn(spec.wanted, count, rng))
 
 
 if __name__ == "__main__":

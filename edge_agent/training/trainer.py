@@ -9,7 +9,8 @@ value an output. They live here in two sets of numpy arrays that the engine read
 
 so a step copies none of them. The frozen pieces of the input side are plain forward graphs: `FrozenForward`.
 
-The learner does not import this file: it knows the engine by the seam in `lamina.edge_agent.training.engine`.
+The learner does not import this file: it knows the engine by the seam in `lamina.edge_agent.training.engine`. An agent
+loads it, and with it ONNX Runtime, when it is given its first task (`lamina.edge_agent.training.onnx_runtime`).
 """
 
 from __future__ import annotations
@@ -21,19 +22,15 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as engine
 
-from lamina.edge_agent.training.engine import AUTO, STANDARD, ExecutionMode, PathOf, StepResult
+from lamina.edge_agent.training.engine import StepResult
+from lamina.edge_agent.training.installed import engine_name
 from lamina.models.arrays import Vector
-from lamina.models.engine_facts import LOAD_ERRORS, REORDERING, block_size
-from lamina.models.errors import ConfigError, ModelError
-from lamina.models.manifest import BLOCKS, ONNXRUNTIME, ONNXRUNTIME_TRAINING, PARALLEL, Manifest, SubModel
+from lamina.models.engine_facts import LOAD_ERRORS, REORDERING
+from lamina.models.errors import ModelError, first_line
+from lamina.models.manifest import Manifest
 from lamina.models.segments import names_of, sizes_of, spread, vector_of
 
-INSTALLED = ONNXRUNTIME_TRAINING if hasattr(engine, "TrainingAgent") else ONNXRUNTIME
-"""Which of the two builds it is that is installed under the one name ``onnxruntime``."""
-
-_NAME = f"{INSTALLED} {ort.__version__}"
 _PROVIDERS = ["CPUExecutionProvider"]
 _ERRORS_ONLY = 3  # of the log: what the graph optimiser warns of says nothing to an operator
 Arrays = dict[str, NDArray[Any]]
@@ -254,90 +251,39 @@ class FrozenForward:
         return np.asarray(boundary, np.float32)
 
 
-class OnnxRuntime:
-    """ONNX Runtime, as the seam in `training.engine` wants it; one of its two builds is installed, never both.
+class WholeForward:
+    """A network, or a graph of metrics, run forward on whatever it is given of its inputs.
 
     Args:
-        chosen: ``onnxruntime`` takes graphs of standard operators, which run on either build; ``onnxruntime-training``
-            those with the training build's own operators; ``auto`` takes these where build and bundle have them.
+        graph: its file.
+        values: those that are not inside it, and maybe others. They are not copied; leave them unchanged.
+        threads: processor cores that it may use.
 
     Raises:
-        ConfigError: the training build is chosen and is not installed.
+        ModelError: the graph can't be loaded.
     """
 
-    def __init__(self, chosen: str = AUTO) -> None:
-        if chosen == ONNXRUNTIME_TRAINING and INSTALLED != ONNXRUNTIME_TRAINING:
-            raise ConfigError(
-                f"engine: {ONNXRUNTIME_TRAINING} is not installed, but {_NAME} is: install onnxruntime-training-cpu "
-                f'in its place, in an environment of its own, or set engine = "{ONNXRUNTIME}"'
-            )
-        self._chosen = chosen
+    def __init__(self, graph: Path, values: Mapping[str, Vector] | None = None, *, threads: int = 1) -> None:
+        self._values = dict(values or {})  # the engine reads their memory
+        self._graph, self._session = graph, _open(graph, threads, self._values)
+        self._inputs = {place.name for place in self._session.get_inputs()}
+        self._outputs = [place.name for place in self._session.get_outputs()]
 
-    @property
-    def name(self) -> str:
-        """The build and its version."""
-        return _NAME
-
-    def suited(self, sub_model: SubModel) -> SubModel:
-        """The sub-model with the graphs for this build and this choice.
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> Arrays:
+        """The outputs by name.
 
         Raises:
-            ModelError: the training build is chosen, and the bundle was not built for it.
+            ModelError: the arrays do not fit the graph.
         """
-        if self._chosen == ONNXRUNTIME:
-            return sub_model
-        if self._chosen == ONNXRUNTIME_TRAINING and ONNXRUNTIME_TRAINING not in sub_model.of_engines:
-            raise ModelError(
-                f"the bundle has no graphs for {ONNXRUNTIME_TRAINING}: build it with "
-                f'`lamina bundle --engine {ONNXRUNTIME_TRAINING}`, or set engine = "{AUTO}"'
-            )
-        return sub_model.on(INSTALLED)
-
-    def warm_up(self) -> None:
-        """Allocate what the engine's first session costs: some 9 MB."""
-        _warm_up()
-
-    def forms(self, sub_model: SubModel, threads: int) -> list[str]:
-        """The forms of a sub-model's graphs that this build and this processor run, the standard one first."""
-        if self.suited(sub_model) != sub_model:
-            return [STANDARD]  # the training build's own operators
-        others = [PARALLEL] if threads > 1 else []
-        others += [form for form, block in BLOCKS.items() if block == block_size()]
-        return [STANDARD, *(form for form in others if form in sub_model.forms)]
-
-    def trainer(
-        self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, mode: ExecutionMode | None = None
-    ) -> Trainer:
-        """A `Trainer` of the layers from ``cut`` onwards, in a mode: the standard one, unless it is given."""
-        mode = mode or ExecutionMode(threads=threads)
-        graph = self.suited(manifest.sub_model(cut)).written(mode.form).graph
-        return Trainer(manifest, cut, path(graph), threads=mode.threads, spinning=mode.spinning)
-
-    def parts_trainer(
-        self,
-        manifest: Manifest,
-        cut: int,
-        path: PathOf,
-        *,
-        threads: int = 1,
-        checkpoints: bool = False,
-        mode: ExecutionMode | None = None,
-    ) -> PartsTrainer:
-        """A `PartsTrainer` of the layers from ``cut`` onwards; otherwise as `trainer`."""
-        mode = mode or ExecutionMode(threads=threads)
-        sub_model = self.suited(manifest.sub_model(cut)).written(mode.form)
-        gather = sub_model.recomputing if checkpoints else sub_model.accumulating
-        if gather is None or sub_model.updating is None:
-            raise ModelError(f"the bundle has no graphs for training cut {cut} in parts: build it anew")
-        graphs = path(gather), path(sub_model.updating)
-        return PartsTrainer(manifest, cut, *graphs, threads=mode.threads, spinning=mode.spinning, ordered=checkpoints)
-
-    def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenForward:
-        """A `FrozenForward` of a piece's graph."""
-        return FrozenForward(graph, values, threads=threads)
+        given = {name: value for name, value in feeds.items() if name in self._inputs}
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, given), strict=True))
+        except LOAD_ERRORS as error:
+            raise ModelError(f"graph {self._graph}: {first_line(error)}") from error
 
 
-def _warm_up() -> None:
+def warm_up() -> None:
+    """Allocate what the engine's first session costs: some 9 MB."""
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     ort.InferenceSession(_IDENTITY, options, providers=_PROVIDERS).run(["y"], {"x": np.zeros(1, np.float32)})
@@ -372,7 +318,7 @@ def _open(
         disabled = {"disabled_optimizers": [*REORDERING]} if ordered else {}
         return ort.InferenceSession(str(graph), options, providers=_PROVIDERS, **disabled)
     except LOAD_ERRORS as error:
-        raise ModelError(f"graph {graph} can't be loaded by {_NAME}: {error}") from error
+        raise ModelError(f"graph {graph} can't be loaded by {engine_name()}: {error}") from error
 
 
 def _next(name: str) -> str:

@@ -32,8 +32,10 @@ from lamina.edge_agent.training.engine import (
     InParts,
     PathOf,
     Resident,
+    RunnableGraph,
     SubModelTrainer,
 )
+from lamina.edge_agent.training.random_inputs import random_array, random_inputs
 from lamina.edge_agent.training.switching import Clock, SwitchingInParts, SwitchingTrainer
 from lamina.models.arrays import Vector
 from lamina.models.manifest import Manifest, SubModel
@@ -164,6 +166,10 @@ class Tuned:
         """See `Engine`."""
         return self._engine.forward(graph, values, threads=threads)
 
+    def graph(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> RunnableGraph:
+        """See `Engine`."""
+        return self._engine.graph(graph, values, threads=threads)
+
     def _graph(self, manifest: Manifest, cut: int, threads: int, of_what: str) -> _TunedGraph:
         sub_model = manifest.sub_model(cut)
         modes = candidates(self._engine.forms(sub_model, threads), threads)
@@ -226,9 +232,7 @@ def random_batch(spec: ModelSpec, cut: int, size: int) -> tuple[NDArray[np.gener
     """What may enter the layers from a cut on: (B, ...), and targets (B, ...)."""
     rng = np.random.default_rng(0)
     block = spec.blocks[spec.block_at(cut)]
-    shape = (size, *block.input_shape)
-    # Token ids stay below any vocabulary's size.
-    x = rng.integers(0, 2, shape) if block.input_dtype == "int64" else rng.standard_normal(shape, np.float32)
+    x = random_inputs(spec, size, rng) if block is spec.blocks[0] else random_array(size, block, rng)
     return x, as_taken(spec.wanted, drawn(spec.wanted, size, rng))
 
 

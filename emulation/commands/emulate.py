@@ -19,6 +19,7 @@ from typing import Any, get_args
 import msgspec
 from rich.console import Console
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.wire.codecs import CODECS
 from lamina.emulation.changes import changed, parse_change, with_devices
 from lamina.emulation.experiment import DEMO, BrokerKind, Experiment, PartitionKind, read_experiment
@@ -53,6 +54,7 @@ _FLAGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina emulate"
     parser.add_argument("experiment", type=Path, nargs="?", default=DEMO, help="experiment.toml (default: the demo)")
     parser.add_argument("--devices", type=int, help="in all; the fleet's groups keep their proportions")
     parser.add_argument(
@@ -79,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     ):
         summary = emulate(experiment, progress)
     show(console, summary, experiment.folder)
-    return 0 if summary.rounds >= experiment.rounds else 1
+    return ExitStatus.DONE if summary.rounds >= experiment.rounds else ExitStatus.INCOMPLETE
 
 
 def chosen(options: argparse.Namespace, environment: Mapping[str, str]) -> Experiment:
@@ -132,7 +134,7 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if told:
-            sys.exit(128 + signal.SIGTERM)
+            sys.exit(ExitStatus.TERMINATED)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

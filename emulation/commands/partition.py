@@ -8,6 +8,7 @@ from typing import get_args
 
 import numpy as np
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.emulation.datasets import load_dataset
 from lamina.emulation.experiment import Experiment, Group, Partition, PartitionKind
 from lamina.emulation.layout import share_samples, test_file, write_samples
@@ -18,6 +19,7 @@ HELP = "divide a data set among devices: one .npz each, and one to evaluate on"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina partition digits data --devices 6 --alpha 0.5"
     parser.add_argument("data", help="digits, an .npz file, a table, a folder, or {path = ...}")
     parser.add_argument("folder", type=Path, help="where device-1.npz ... and, beside the folder, test.npz go")
     parser.add_argument("--devices", type=int, default=8)
@@ -47,4 +49,4 @@ def run(options: argparse.Namespace) -> int:
             by_class = f"; by class: {' '.join(map(str, counts))}"
         print(f"{name:<12} {len(part):>7,} samples{by_class}")
     print(f"{len(dataset.x_test):,} samples to evaluate on: {test_file(options.folder)}")
-    return 0
+    return ExitStatus.DONE

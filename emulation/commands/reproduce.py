@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.emulation.commands.emulate import ended_by_sigterm
 from lamina.emulation.commands.simulate import add_common, read_with_seeds, show_study
 from lamina.models.errors import ConfigError
@@ -22,6 +23,7 @@ HELP = "reproduce the papers' tables: every study of a folder"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina reproduce --studies experiments --scale small"
     parser.add_argument("--studies", type=Path, default=Path("experiments"), help="folder of TOML files")
     add_common(parser)
 
@@ -42,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     console.print(summary, soft_wrap=True, markup=False, highlight=False)
     reports = [(findings.folder / "table.md").read_text() for findings in found]
     replace_file(options.out / "reproduction.md", "\n".join([*reports, summary]).encode())
-    return 0
+    return ExitStatus.DONE
 
 
 def _summary(found: Sequence[Findings]) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lamina.broker.programs.exit_status import ExitStatus
 from lamina.emulation.changes import parse_change
 from lamina.emulation.commands.emulate import ended_by_sigterm
 from lamina.emulation.simulator.studies.study import Scale, Study, read_study, with_methods, with_seeds
@@ -37,6 +38,7 @@ _SHORT = {"lr": "training.lr", "phi": "aggregation.phi", "rounds": "training.rou
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    parser.epilog = "example: lamina simulate experiments/digits.toml --scale small --seeds 0,1"
     parser.add_argument("study", type=Path, help="study.toml")
     parser.add_argument("--only", action="append", metavar="LABEL", help="this method, and others so given")
     parser.add_argument(
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
             show_sweep(study, options, console)
         else:
             show_study(study, options, console)
-    return 0
+    return ExitStatus.DONE
 
 
 def read_with_seeds(path: Path, seeds: str | None) -> Study:

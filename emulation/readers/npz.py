@@ -2,7 +2,7 @@
 
 ``x_train, y_train, x_test, y_test``, or ``x, y``, which are then split. Optional: ``ids`` (whose each training sample
 is; ``ids_train`` means the same), and ``classes`` (their number, or their names). Other entries are left alone. A task
-without targets takes ``x_train, x_test`` alone.
+without targets takes ``x_train, x_test``, or ``x``, alone. Several inputs are ``x_train.NAME`` each, or ``x.NAME``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from pathlib import Path
 
 from numpy.lib.npyio import NpzFile
 
-from lamina.emulation.readers.raw import Array, Raw, Samples
+from lamina.emulation.readers.raw import Array, Raw, Samples, records
 from lamina.models.errors import DataError
 
-_WITH_TEST = ("x_train", "y_train", "x_test", "y_test")
-_ONE_SET = ("x", "y")
-_INPUTS_WITH_TEST = ("x_train", "x_test")
+_NAMES = "x_train, y_train, x_test, y_test, or x and y"
 
 
 def read_npz(path: Path) -> Raw:
@@ -37,17 +35,26 @@ def _read(path: Path, archive: NpzFile) -> Raw:
     held = set(archive.files)
     ids = next((archive[name] for name in ("ids", "ids_train") if name in held), None)
     classes = _count(archive["classes"]) if "classes" in held else None
-    if held.issuperset(_WITH_TEST):
-        x_train, y_train, x_test, y_test = (archive[name] for name in _WITH_TEST)
-        return Raw(Samples(x_train, y_train), Samples(x_test, y_test), ids, classes)
-    if held.issuperset(_ONE_SET):
-        return Raw(Samples(archive["x"], archive["y"]), None, ids, classes)
-    if held.issuperset(_INPUTS_WITH_TEST) and not held & set(_WITH_TEST[1::2]):
-        return Raw(Samples(archive["x_train"], None), Samples(archive["x_test"], None), ids, classes)
-    raise DataError(
-        f"{path}: it holds {', '.join(sorted(held)) or 'nothing'}; "
-        f"name the arrays {', '.join(_WITH_TEST)}, or {' and '.join(_ONE_SET)}"
-    )
+    train, test, whole = (_samples(path, archive, end) for end in ("_train", "_test", ""))
+    if train is not None and test is not None and (train.y is None) == (test.y is None):
+        return Raw(train, test, ids, classes)
+    if whole is not None:
+        return Raw(whole, None, ids, classes)
+    raise DataError(f"{path}: it holds {', '.join(sorted(held)) or 'nothing'}; name the arrays {_NAMES}")
+
+
+def _samples(path: Path, archive: NpzFile, end: str) -> Samples | None:
+    """The arrays of one part, whose names have an end; ``None`` where they aren't there."""
+    names, parts = archive.files, [name for name in archive.files if name.startswith(f"x{end}.")]
+    if not parts and f"x{end}" not in names:
+        return None
+    y = archive[f"y{end}"] if f"y{end}" in names else None
+    if not parts:
+        return Samples(archive[f"x{end}"], y)
+    try:
+        return Samples(records({name.removeprefix(f"x{end}."): archive[name] for name in parts}), y)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _count(classes: Array) -> int:

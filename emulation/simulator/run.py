@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lamina.coordinator.records.device_figures import DeviceFigures
+from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.history import History, RoundDone
 from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import RoundRecord
@@ -69,6 +71,7 @@ class Result(msgspec.Struct, frozen=True):
         wall_s: spent in rounds.
         versions: of the packages that took part.
         own_accuracies: of the final model by device, on the samples that the device kept; empty where none did.
+        on_devices: the same put together, where ``evaluation.devices`` asks for it.
     """
 
     setting: Setting
@@ -85,6 +88,7 @@ class Result(msgspec.Struct, frozen=True):
     wall_s: float
     versions: dict[str, str]
     own_accuracies: dict[str, float] = {}
+    on_devices: DeviceFigures | msgspec.UnsetType = msgspec.UNSET
 
 
 def known_result(setting: Setting, cache: Path) -> Result | None:
@@ -146,11 +150,15 @@ def run(
     with _begun(context, history.backend, state, processes, ray) as simulation:
         context = simulation.context
         saved = time.monotonic()
-        while not simulation.finished:
+        evaluations = Evaluations(
+            {point.round: point.accuracy for point in points}, lower_is_better=context.common.lower_is_better
+        )
+        while not simulation.finished and not evaluations.stalled(setting.evaluation.stop_after):
             record, adjustment = simulation.advance()
             score = record.metrics.get(context.common.judge) if record.metrics else record.accuracy
             if score is not None:
                 points.append(EvaluationPoint(record.round + 1, score, record.uplink_bytes, record.c_ratio))
+                evaluations.add(record.round + 1, score)
             kept.add(RoundDone(record, adjustment))
             if time.monotonic() - saved >= checkpoint_s:
                 kept.save(simulation.state(), so_far())
@@ -240,7 +248,14 @@ def _result(context: RunContext, simulation: Simulation | Exchange, history: Run
         wall_s=run_state.wall_s,
         versions=versions(_PACKAGES),
         own_accuracies=simulation.own_accuracies(),
+        on_devices=_on_devices(simulation) or msgspec.UNSET,
     )
+
+
+def _on_devices(simulation: Simulation | Exchange) -> DeviceFigures | None:
+    """What the devices say, where they are asked."""
+    asked = isinstance(simulation, Simulation) and simulation.context.setting.evaluation.devices
+    return simulation.on_devices() if asked and isinstance(simulation, Simulation) else None
 
 
 def _tiers(context: RunContext) -> tuple[TierSummary, ...]:

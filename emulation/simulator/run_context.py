@@ -14,16 +14,18 @@ from lamina.coordinator.algorithms.selection import cohort_size
 from lamina.emulation.datasets import Dataset, load_dataset
 from lamina.emulation.experiment import Experiment, Group
 from lamina.emulation.layout import check_fit, share_samples
-from lamina.emulation.readers.raw import Array
+from lamina.emulation.readers.raw import Array, inputs_of
 from lamina.emulation.simulator.backends import processes
 from lamina.emulation.simulator.backends.run_arrays import RunArrays
 from lamina.emulation.simulator.backends.tasks import TaskSettings, Variant
-from lamina.emulation.simulator.holdout import PER_DEVICE, VALIDATION, set_aside, without_public
+from lamina.emulation.simulator.holdout import PER_DEVICE, VALIDATION, DeviceSplits, set_aside, without_public
 from lamina.emulation.simulator.outline import Outline
 from lamina.emulation.simulator.rows import Row, layer_offsets, runs
 from lamina.emulation.simulator.setting import Setting
 from lamina.models.arrays import Indices
 from lamina.models.errors import ConfigError
+from lamina.models.held_out import divided
+from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec
 from lamina.models.targets import as_taken
 
@@ -108,11 +110,14 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
     # what is over is held by absent devices
     shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
     validation = set_aside(shares, holdout.validation, seed, VALIDATION)
-    own = set_aside(validation.trained, holdout.own, seed, PER_DEVICE)
-    y_train, y_test = (
-        _taken(x, y, spec) for x, y in ((dataset.x_train, dataset.y_train), (dataset.x_test, dataset.y_test))
+    own = (
+        _kept(dataset, validation.trained, setting.evaluation.devices)
+        if setting.evaluation.devices
+        else set_aside(validation.trained, holdout.own, seed, PER_DEVICE)
     )
-    x_judge, y_judge = _judging((dataset.x_train, y_train, dataset.x_test, y_test), validation.aside.values())
+    x_train, x_test = (_entering(x, spec) for x in (dataset.x_train, dataset.x_test))
+    y_train, y_test = (_taken(x, y, spec) for x, y in ((x_train, dataset.y_train), (x_test, dataset.y_test)))
+    x_judge, y_judge = _judging((x_train, y_train, x_test, y_test), validation.aside.values())
     common = _task_settings(setting, drawn, {name: own.trained[name] for name in names}, device)
     if setting.local.augment and len(spec.input_shape) != 3:
         raise ConfigError(f"local.augment crops images, and samples have the shape {spec.input_shape}")
@@ -120,8 +125,8 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
         setting,
         common,
         (
-            *(dataset.x_train, y_train),
-            np.concatenate([x_judge, *(dataset.x_train[indices] for indices in own.aside.values())]),
+            *(x_train, y_train),
+            np.concatenate([x_judge, *(x_train[indices] for indices in own.aside.values())]),
             np.concatenate([y_judge, *(y_train[indices] for indices in own.aside.values())]),
         ),
         drawn.initial,
@@ -129,7 +134,7 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
         drawn.relaxable,
         cohort_size(len(names), setting.cohorts.active),
         _ranges(own.aside, len(y_judge)),
-        public,
+        _entering(public, spec),
         drawn.covered,
         drawn.personal,
     )
@@ -179,6 +184,13 @@ def _outlined(setting: Setting) -> Outline:
     return outlined(setting)
 
 
+def _entering(x: Array, spec: ModelSpec) -> Array:
+    """Samples as the network takes them: rows, where it takes several inputs."""
+    if not spec.named_inputs or not len(x):
+        return x
+    return LabelledSamples(inputs_of(x), None).inputs(np.arange(len(x)), spec)
+
+
 def _taken(x: Array, y: Array | None, spec: ModelSpec) -> Array:
     """Targets as the task takes them; check_fit has passed."""
     target = spec.wanted
@@ -192,6 +204,15 @@ def _judging(data: tuple[Array, Array, Array, Array], validation: Collection[Ind
         return x_test, y_test
     chosen = np.concatenate(list(validation))
     return x_train[chosen], y_train[chosen]
+
+
+def _kept(dataset: Dataset, held: Mapping[str, Indices], share: float) -> DeviceSplits:
+    """Every device's samples, divided as its agent would."""
+    parts = {name: divided(dataset.samples_of(indices), share) for name, indices in held.items()}
+    return DeviceSplits(
+        {name: held[name][part.trained] for name, part in parts.items()},
+        {name: held[name][part.kept] for name, part in parts.items() if len(part.kept)},
+    )
 
 
 def _ranges(parts: Mapping[str, Indices], start: int) -> dict[str, range]:

@@ -35,6 +35,7 @@ def objective_of(definition: Definition) -> Objective:
         definition.classes,
         definition.input_shape,
         definition.input_dtype,
+        tuple(one.name for one in definition.inputs),
     )
     return resolved(task, loss, definition.loss, definition.metrics, network)
 

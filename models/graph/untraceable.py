@@ -44,7 +44,8 @@ def misfit(module: nn.Module) -> str:
     if more:
         return (
             f"its forward takes {', '.join([positional[0].name, *more])}{line}, and devices give it one tensor x: "
-            f"compute {', '.join(more)} from x, or give a default"
+            f"name several in input_shape, such as {{'{positional[0].name}': (3, 32), '{more[0]}': (32,)}}, or compute "
+            f"{', '.join(more)} from x, or give a default"
         )
     return ""
 

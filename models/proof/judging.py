@@ -1,4 +1,4 @@
-"""Decides whether two results differ by more than float32 explains. Everything here is a pure function of arrays.
+"""Decides whether two results differ by more than float32 explains. Everything here is pure.
 
 Results are compared tensor by tensor, by the norm of their difference relative to the norm of what torch computes. A
 tensor whose gradient is next to nothing beside the others' consists of rounding errors, so no norm counts as smaller
@@ -8,7 +8,7 @@ than a hundredth of that of all tensors together.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ TOLERANCE = 1e-4
 
 CERTAIN = 0.02
 """Relative difference above which one draw of inputs is proof enough."""
+
+_DIFFERING = 3  # draws that differ are proof, where none is on its own
+_DRAWS = 5  # are looked at, at most
 
 _TIMES = 10.0  # of the error that float32 makes in torch's hands: as much is granted to another order of operations
 _SMALLEST = 1e-2  # of the norm of all tensors together: no tensor counts as smaller
@@ -41,6 +44,37 @@ class Difference:
     name: str
     error: float
     explained: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The comparison of a graph's step with torch's, on one draw of inputs.
+
+    Attributes:
+        different: what differs by more than float32 explains.
+        clear: whether the draw can show a fault. It can't where rounding errors alone change torch's gradients as much.
+    """
+
+    different: Sequence[Difference]
+    clear: bool = True
+
+
+def wrong(judge: Callable[[int], Verdict]) -> Sequence[Difference]:
+    """What is wrong with a graph.
+
+    Args:
+        judge: the verdict on a draw of inputs, by its number. Draws are looked at until one of them decides.
+    """
+    differing = 0
+    for number in range(_DRAWS):
+        verdict = judge(number)
+        if verdict.different:
+            differing += 1
+            if differing == _DIFFERING or max(each.error for each in verdict.different) >= CERTAIN:
+                return verdict.different
+        elif verdict.clear:
+            break
+    return ()
 
 
 def relative_errors(found: Arrays, expected: Arrays) -> dict[str, float]:

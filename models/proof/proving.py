@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from lamina.models.manifest import BLOCKS, FileEntry, Manifest, SubModel
 from lamina.models.proof import judging
 from lamina.models.proof.eager import Step, figures, outputs
 from lamina.models.proof.explaining import Refusal, refused
-from lamina.models.proof.judging import CERTAIN, Difference
+from lamina.models.proof.judging import Difference, Verdict
 from lamina.models.proof.repeating import check_repeatable
 from lamina.models.proof.running import InferenceGraph, Ran, TrainingRun, run_metrics
 from lamina.models.proof.trials import Trial
@@ -37,7 +38,6 @@ _T = TypeVar("_T")
 
 Progress = Callable[[str], None]
 
-_TRIALS = 3
 _ADAMS = "mean_state"
 _ROUNDING = 1e-6
 _SAME_FIGURE = 1e-4
@@ -141,22 +141,19 @@ class _Proof:
             graph.kind, lambda: TrainingRun(self._manifest, layers, self._path(graph.entry), graph.disabled)
         )
 
-        def differ(count: int, number: int) -> list[Difference]:
+        def judge(count: int, number: int) -> Verdict:
             trial = self.trial(count, number)
             x = trial.entering(cut)
             ran = self._ran(graph.kind, lambda: run.step(trial.values, x, trial.y))
-            return self._training_differences(cut, trial, ran)
+            return self._judged_step(cut, trial, ran)
 
         for count in self._sizes:
-            for number in range(_TRIALS):
-                if not (different := differ(count, number)):
-                    break
-                if number == _TRIALS - 1 or max(each.error for each in different) >= CERTAIN:
-                    where = f"{graph.kind}, from layer {layers[0].name}, batch size {count}"
-                    right_with = [other for other in self._sizes if other != count and not differ(other, 0)]
-                    raise refused(self._refusal(different, where, forward=False, right_with=right_with))
+            if different := judging.wrong(partial(judge, count)):
+                where = f"{graph.kind}, from layer {layers[0].name}, batch size {count}"
+                right_with = [other for other in self._sizes if other != count and not judge(other, 0).different]
+                raise refused(self._refusal(different, where, forward=False, right_with=right_with))
 
-    def _training_differences(self, cut: int, trial: Trial, ran: Ran) -> list[Difference]:
+    def _judged_step(self, cut: int, trial: Trial, ran: Ran) -> Verdict:
         layers = self._manifest.spec.layers[cut:]
         names = {tensor.name for layer in layers for tensor in (*layer.parameters, *layer.statistics)}
 
@@ -179,14 +176,15 @@ class _Proof:
         if not judging.close(found := errors(ran, expected)):
             exact = trial.exact(cut, ran.drawn)
             if exact is None:
-                return judging.differences(found, [dict.fromkeys(found, judging.TOLERANCE)])
-            found = errors(ran, exact)
-            if different := judging.differences(found, [errors(expected, exact)]):
-                rounded = [errors(each, exact) for each in trial.rounded(cut, ran.drawn)]
-                different = judging.differences(found, [errors(expected, exact), *rounded])
-            if different:
-                return different
-        return self._move_differences(trial, ran)
+                return Verdict(judging.differences(found, [dict.fromkeys(found, judging.TOLERANCE)]))
+            found, of_float32 = errors(ran, exact), [errors(expected, exact)]
+            if different := judging.differences(found, of_float32):
+                for rounded in trial.rounded(cut, ran.drawn):
+                    of_float32.append(errors(rounded, exact))
+                    if not judging.differences(found, of_float32):
+                        return Verdict([], clear=False)
+                return Verdict(different)
+        return Verdict(self._move_differences(trial, ran))
 
     def _move_differences(self, trial: Trial, ran: Ran) -> list[Difference]:
         """Whether the optimiser takes from the parameters what it must take for these gradients."""

@@ -8,7 +8,7 @@ random numbers is the exception: each graph draws its own, and torch has to draw
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ Values = Mapping[str, NDArray[np.float32]]
 
 
 _ROUNDING = 2.0**-23  # of a float32: what is as far apart is the same to it
-_ROUNDED = 3  # times that inputs are rounded otherwise, to see what that does to the gradients
+_ROUNDINGS = (1, 1, 1, 4, 4, 4, 16, 16, 16)  # by how many of them inputs are moved, to see what that does to gradients
 
 
 class Trial:
@@ -79,25 +79,18 @@ class Trial:
         except Exception:  # whatever a module raises that has been written for float32
             return None
 
-    def rounded(self, cut: int, drawn: Sequence[Tensor]) -> list[Step]:
-        """Steps in float64 on inputs and values that differ by float32's rounding: how much can that matter?"""
-        steps = []
-        for _ in range(_ROUNDED):
-            values = {name: self._jittered(value) for name, value in self.values.items()}
-            x = self._jittered(self.x) if self.x.dtype == np.float32 else self.x
-            layers = self._spec.layers
-            steps.append(
-                step(
-                    self._definition,
-                    layers,
-                    values,
-                    x,
-                    self.y,
-                    drawn=[*self._before(cut), *drawn],
-                    dtype=torch.float64,
-                )
-            )
-        return steps
+    def rounded(self, cut: int, drawn: Sequence[Tensor]) -> Iterator[Step]:
+        """Steps in float64 on inputs and values that were moved by rounding errors: how much can those matter?
+
+        A relu whose input is nothing but a rounding error is on in one order of operations and off in another, and
+        batch norm over few samples multiplies what follows from it. Inside a deep network more rounding comes
+        together than at its inputs, so that the later steps are moved further.
+        """
+        layers, everything = self._spec.layers, [*self._before(cut), *drawn]
+        for times in _ROUNDINGS:
+            values = {name: self._moved(value, times) for name, value in self.values.items()}
+            x = self._moved(self.x, times) if self.x.dtype == np.float32 else self.x
+            yield step(self._definition, layers, values, x, self.y, drawn=everything, dtype=torch.float64)
 
     def _step(self, cut: int, drawn: Sequence[Tensor], dtype: torch.dtype) -> Step:
         everything = [*self._before(cut), *drawn] if drawn or cut in self._heads else []
@@ -142,8 +135,8 @@ class Trial:
             raise ModelError(f"model {name}: torch itself can't take a step with {count} samples: {reason}")
         raise ModelError(f"model {name}: its loss or its gradients are not finite on drawn samples, in torch itself")
 
-    def _jittered(self, value: NDArray[np.float32]) -> NDArray[np.float32]:
-        noise = self._rng.choice(np.array([-_ROUNDING, _ROUNDING], np.float32), value.shape)
+    def _moved(self, value: NDArray[np.float32], times: int) -> NDArray[np.float32]:
+        noise = self._rng.choice(np.array([-_ROUNDING, _ROUNDING], np.float32) * np.float32(times), value.shape)
         return np.asarray(value * (1 + noise), np.float32)
 
 

@@ -83,6 +83,7 @@ class NetworkFacts:
         classes: how many there are, as the definition says; 0 where it doesn't.
         input_shape: of one sample.
         input_dtype: of one sample.
+        inputs: names of the inputs that a sample is joined of; empty: it is one array.
     """
 
     name: str
@@ -90,6 +91,7 @@ class NetworkFacts:
     classes: int
     input_shape: tuple[int, ...]
     input_dtype: str
+    inputs: tuple[str, ...] = ()
 
     @property
     def output_shape(self) -> tuple[int, ...]:

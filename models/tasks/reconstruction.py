@@ -28,6 +28,11 @@ class Reconstruction(LearningTask):
 
     def objective(self, network: NetworkFacts, loss: str) -> Objective:
         """See `LearningTask`."""
+        if network.inputs:
+            raise network.error(
+                f"it is to reproduce its input, and takes several, {', '.join(network.inputs)}: choose task = "
+                f"'regression', and give as y what it is to reproduce"
+            )
         if network.output_shape != network.input_shape:
             raise network.error(
                 f"it is to reproduce its input {network.input_shape}, and returns {network.output_shape}"

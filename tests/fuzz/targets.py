@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from lamina.broker.wire import batches, messages, partials
+from lamina.broker.wire import batches, deployments, messages, partials
 from lamina.broker.wire.chunks import Joiner, pack, split, unpack, unpack_to_fold
 from lamina.broker.wire.codecs import CODECS
 from lamina.broker.wire.codecs import codec as codec_named
@@ -59,6 +59,10 @@ MANIFEST = encode_manifest(
         hyperparameters={"lr": 0.5},
     )
 )
+_OFFER = {
+    "number": 1, "model": "ab" * 32, "model_bytes": 9, "card": "cd" * 32, "card_bytes": 9, "bundle": "ef" * 32,
+    "round": 3, "personal": [0, 2],
+}  # fmt: skip
 _FIELDS: dict[type[messages.Message], dict[str, object]] = {
     messages.DeviceProfile: {
         "device": "d", "budget_mib": 5.0, "cores": 1, "architecture": "x", "engine": "e", "codecs": ["int8"],
@@ -75,6 +79,8 @@ _FIELDS: dict[type[messages.Message], dict[str, object]] = {
     messages.Task: {"epoch": 1, "accepted": True, "reason": "r", "cut": 2, "manifest": "ab" * 32},
     messages.Request: {"layers": [1, 2, 3]},
     messages.DeviceStatus: {"state": "online"},
+    deployments.Deployment: {"offer": _OFFER, "base": _OFFER, "canaries": ["a", "b"], "margin": 0.02},
+    deployments.Deployed: {"number": 1, "verdict": "refused", "reason": "r", "active": 0, "score": 0.5, "samples": 9},
     messages.CoordinatorStatus: {"state": "training", "epoch": 4},
 }  # fmt: skip
 

@@ -7,10 +7,9 @@ wherever they stand, but apart they no longer interrupt the rest.
 from __future__ import annotations
 
 import numpy as np
-import zstandard
 
 from lamina.broker.wire.codecs.base import Codec
-from lamina.broker.wire.codecs.entropy_coding import LEVEL, inflate
+from lamina.broker.wire.codecs.frames import Deflater, claimed_bytes, inflate
 from lamina.models.arrays import Shapes, Vector
 from lamina.models.errors import DecodeError
 
@@ -39,15 +38,12 @@ class Compressed:
         """See `Codec.encode`."""
         elements = np.frombuffer(self._inner.encode(vector), dtype=np.uint8)
         planes = elements.reshape(-1, self._element_bytes).T  # (element_bytes, n)
-        return zstandard.ZstdCompressor(level=LEVEL).compress(planes.tobytes())
+        return Deflater().frame(planes.tobytes())
 
     def decode(self, data: bytes, size: int) -> Vector:
         """See `Codec.decode`."""
         raw = self._element_bytes * size
-        try:
-            claimed = zstandard.get_frame_parameters(data).content_size
-        except zstandard.ZstdError as error:
-            raise DecodeError(f"{self.name}: {error}") from error
+        claimed = claimed_bytes(data, self.name)
         if claimed != raw:
             raise DecodeError(f"{self.name}: claims {claimed} bytes decompressed, and {size} values take {raw}")
         planes = inflate(data, raw, self.name)

@@ -10,24 +10,15 @@ from __future__ import annotations
 
 import threading
 
-import zstandard
-
+from lamina.broker.wire.codecs.frames import SHORT_SEARCH, Deflater, inflate
 from lamina.models.errors import DecodeError
-
-LEVEL = 1
-"""Of Zstandard, for bytes that may well repeat. Higher levels take longer and gain nothing on floats."""
-
-_SEARCH = zstandard.ZstdCompressionParameters(
-    strategy=zstandard.STRATEGY_FAST, window_log=17, hash_log=6, chain_log=6, search_log=1, min_match=7
-)
 
 
 class _Contexts(threading.local):
-    """Zstandard's working memory, a set for each thread: to get it anew takes longer than to compress a small layer."""
+    """Zstandard's working memory, for each thread: to get it anew takes longer than to compress a small layer."""
 
     def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(compression_params=_SEARCH)
-        self.decompressor = zstandard.ZstdDecompressor()
+        self.deflater = Deflater(SHORT_SEARCH)
 
 
 _OF_THREAD = _Contexts()
@@ -71,21 +62,6 @@ def entropy_decoded(data: bytes | memoryview, most_bytes: int, name: str) -> byt
     return inflate(rest, most_bytes, name)
 
 
-def inflate(frame: bytes | memoryview, most_bytes: int, name: str) -> bytes:
-    """The content of one Zstandard frame, which states its length.
-
-    Raises:
-        DecodeError: it is no such frame, or its content is longer than ``most_bytes``, or claims to be.
-    """
-    try:
-        claimed = zstandard.get_frame_parameters(frame).content_size
-        if claimed > most_bytes:  # an unknown size is the largest number there is
-            raise DecodeError(f"{name}: claims {claimed} bytes decompressed, where at most {most_bytes} are possible")
-        return _OF_THREAD.decompressor.decompress(frame, max_output_size=most_bytes, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise DecodeError(f"{name}: {error}") from error
-
-
 def most_entropy_encoded(content_bytes: int) -> int:
     """No content of that length takes more than this."""
     return 1 + content_bytes
@@ -96,4 +72,4 @@ def _pays(sample: bytes | memoryview) -> bool:
 
 
 def _compressed(content: bytes | memoryview) -> bytes:
-    return _OF_THREAD.compressor.compress(content)
+    return _OF_THREAD.deflater.frame(content)
