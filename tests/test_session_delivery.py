@@ -7,7 +7,6 @@ import pytest
 
 from lamina.edge_agent.session.events import (
     REPORT,
-    Answer,
     Deliver,
     Insist,
     Linked,
@@ -17,6 +16,7 @@ from lamina.edge_agent.session.events import (
     Prepared,
     Progress,
     Published,
+    SayPresent,
     Subscribe,
     Taken,
     TaskCame,
@@ -197,15 +197,15 @@ def asked(*layers: int, round_: int = 0) -> TaskCame:
 
 def test_what_the_coordinator_lacks_goes_out_again_and_nothing_else() -> None:
     device = after_round_0()
-    assert device.after(asked(2)) == [Answer(), Deliver(plan(0), (2,), OUTCOME, again=True)]
+    assert device.after(asked(2)) == [SayPresent(), Deliver(plan(0), (2,), OUTCOME, again=True)]
     device.after(*published(2))
-    assert device.after(asked()) == [Answer(), Deliver(plan(0), (), OUTCOME, again=True)]
+    assert device.after(asked()) == [SayPresent(), Deliver(plan(0), (), OUTCOME, again=True)]
 
 
 def test_a_delivery_under_way_is_not_begun_anew() -> None:
     device = ready()
     device.after(PlanCame(plan()), *taken(), Trained(OUTCOME), Published(1, 0, (0,)))
-    assert device.after(asked(0, 2)) == [Answer()]
+    assert device.after(asked(0, 2)) == [SayPresent()]
 
 
 def test_a_question_that_the_broker_kept_is_none() -> None:
@@ -216,19 +216,19 @@ def test_a_question_that_the_broker_kept_is_none() -> None:
 def test_a_device_that_trains_answers_and_goes_on() -> None:
     device = ready()
     device.after(PlanCame(plan()), *taken())
-    assert device.after(asked(0, 2)) == [Answer()]
+    assert device.after(asked(0, 2)) == [SayPresent()]
     assert device.state == "training"
 
 
 def test_a_device_that_was_not_sent_the_plan_asks_for_it() -> None:
     device = after_round_0()
-    assert device.after(asked(0, 2, round_=1)) == [Answer(), Subscribe((), plan=True)]
-    assert ready().after(asked(0, 2)) == [Answer(), Subscribe((), plan=True)]
+    assert device.after(asked(0, 2, round_=1)) == [SayPresent(), Subscribe((), plan=True)]
+    assert ready().after(asked(0, 2)) == [SayPresent(), Subscribe((), plan=True)]
 
 
 def test_layers_that_are_not_due_from_it_are_not_sent() -> None:
     device = after_round_0()
-    assert device.after(asked(0, 1, 2, 77)) == [Answer(), Deliver(plan(0), (0, 2), OUTCOME, again=True)]
+    assert device.after(asked(0, 1, 2, 77)) == [SayPresent(), Deliver(plan(0), (0, 2), OUTCOME, again=True)]
 
 
 def test_values_that_do_not_come_are_asked_for_and_those_that_are_here_are_not() -> None:

@@ -30,7 +30,6 @@ from lamina.edge_agent.service.agent_context import AgentContext
 from lamina.edge_agent.service.delivery import deliver
 from lamina.edge_agent.service.pieces import Pieces
 from lamina.edge_agent.session.events import (
-    Answer,
     Deliver,
     Insist,
     Linked,
@@ -39,6 +38,7 @@ from lamina.edge_agent.session.events import (
     PlanCame,
     Prepare,
     Prepared,
+    SayPresent,
     Strayed,
     Subscribe,
     Taken,
@@ -81,7 +81,7 @@ class AskForPieces:
     """Have the broker send the next chunks of what is insisted on."""
 
 
-LinkCommand = Prepare | Subscribe | Insist | Answer | AskForPieces | Unsubscribe | Deliver | Withdraw | Introduce
+LinkCommand = Prepare | Subscribe | Insist | SayPresent | AskForPieces | Unsubscribe | Deliver | Withdraw | Introduce
 
 
 class Connection:
@@ -156,7 +156,7 @@ class Connection:
             except TimeoutError:
                 pause_s = min(2 * pause_s, LONGEST_NO_TASK_S)
             self._present.clear()
-            self.do(Answer())
+            self.do(SayPresent())
             self.do(Introduce(self._context.profile))
 
     async def _say(self, leaf: str, message: Message, *, retain: bool = True) -> None:
@@ -325,7 +325,7 @@ class Connection:
             match command:
                 case Introduce(profile):
                     await self._say("profile", profile)
-                case Answer():
+                case SayPresent():
                     await self._say("status", DeviceStatus(state="online"))
                 case Subscribe():
                     await self._subscribe(command)

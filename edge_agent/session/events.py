@@ -184,7 +184,7 @@ class Insist:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SayPresent:
     """Tell the coordinator, which has asked, that the device is there."""
 
 
@@ -268,7 +268,7 @@ Command = (
     Prepare
     | Subscribe
     | Insist
-    | Answer
+    | SayPresent
     | Unsubscribe
     | Train
     | Abandon

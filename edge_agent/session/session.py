@@ -52,7 +52,6 @@ from lamina.broker.wire.messages import RoundPlan, Task
 from lamina.edge_agent.session.events import (
     REPORT,
     Abandon,
-    Answer,
     Command,
     Complain,
     Deliver,
@@ -70,6 +69,7 @@ from lamina.edge_agent.session.events import (
     Published,
     Refuse,
     Rest,
+    SayPresent,
     Strayed,
     Subscribe,
     Taken,
@@ -251,7 +251,7 @@ class Session:
         """The coordinator lacks something of this device, which it may have sent, or may not have been sent; rule 7."""
         if not isinstance(task.owed, tuple):
             return []
-        plan, answer = self._plan, Answer()
+        plan, answer = self._plan, SayPresent()
         if self._running is not None or self._manifest is None:
             return [answer]
         if plan is None or not self._heard or (plan.epoch, plan.round) != (task.epoch, task.round):
