@@ -70,6 +70,8 @@ SignatureBytes: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
 """An Ed25519 signature."""
 Endorsement: TypeAlias = Annotated[bytes, Meta(max_length=1 << 19)]
 """A mandate's bytes."""
+Proof: TypeAlias = Annotated[bytes, Meta(max_length=32)]
+"""What nobody can make who lacks a secret; only who has it can check it."""
 DIGEST_BYTES = 16
 """Of a layer's value, in a signed plan."""
 ValueDigests: TypeAlias = Annotated[bytes, Meta(max_length=DIGEST_BYTES * MOST_LAYERS)]

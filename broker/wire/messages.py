@@ -58,10 +58,12 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
         round: rounds completed.
         rounds: rounds to do.
         devices: devices accepted and online.
-        accuracy: of the averaged model, when it was last evaluated.
+        accuracy: of the averaged model, when it was last evaluated; left out where its task has none.
         c_ratio: parameters communicated, relative to FedAvg.
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
         personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
+        judge: name of the figure that the model is judged by, where that isn't accuracy.
+        figure: its value when the model was last evaluated.
     """
 
     state: Literal["waiting", "training", "stopped", "finished", "lost"]
@@ -74,6 +76,8 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     c_ratio: float | None = None
     further: Names | msgspec.UnsetType = msgspec.UNSET
     personal: Numbers | msgspec.UnsetType = msgspec.UNSET
+    judge: Name | msgspec.UnsetType = msgspec.UNSET
+    figure: Finite | msgspec.UnsetType = msgspec.UNSET
 
 
 class Lease(Message, frozen=True, kw_only=True, tag="lease"):

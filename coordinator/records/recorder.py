@@ -20,7 +20,11 @@ from lamina.models.storage.replace import replace_file
 
 ROUNDS = "rounds.csv"
 CYCLES = "cycles.jsonl"
-_FIELDS = tuple(name for name in RoundRecord.__struct_fields__ if name not in ("metrics", "on_devices"))
+FIELDS = tuple(name for name in RoundRecord.__struct_fields__ if name not in ("metrics", "on_devices"))
+EVALUATED = "evaluation_"
+"""Before the name of a metric that is called as another column."""
+ON_DEVICES = "on_devices_"
+"""Before the columns of what devices say."""
 _OF_DEVICES = ("devices", "mean", "spread", "worst")
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(CycleRecord)
 
@@ -69,8 +73,8 @@ def read_cycles(path: Path) -> list[CycleRecord]:
 
 def _table(rounds: Iterable[RoundDone], cycles: list[bytes], metrics: tuple[str, ...], judged: bool) -> Iterator[bytes]:
     """The lines of ``rounds.csv``; those of the other file are added to ``cycles``."""
-    of_devices = [f"on_devices_{name}" for name in _OF_DEVICES] if judged else []
-    yield _line([*_FIELDS, *(f"evaluation_{name}" if name in _FIELDS else name for name in metrics), *of_devices])
+    of_devices = [f"{ON_DEVICES}{name}" for name in _OF_DEVICES] if judged else []
+    yield _line([*FIELDS, *(f"{EVALUATED}{name}" if name in FIELDS else name for name in metrics), *of_devices])
     for done in rounds:
         yield _row(done.record, metrics, judged)
         if done.adjustment:
@@ -79,7 +83,7 @@ def _table(rounds: Iterable[RoundDone], cycles: list[bytes], metrics: tuple[str,
 
 def _row(record: RoundRecord, metrics: tuple[str, ...], judged: bool) -> bytes:
     figures, on_devices = record.metrics or {}, record.on_devices or None
-    cells = [*(_cell(getattr(record, name)) for name in _FIELDS), *(figures.get(name, "") for name in metrics)]
+    cells = [*(_cell(getattr(record, name)) for name in FIELDS), *(figures.get(name, "") for name in metrics)]
     return _line([*cells, *(getattr(on_devices, name, "") for name in _OF_DEVICES if judged)])
 
 

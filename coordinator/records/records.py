@@ -6,6 +6,7 @@ import msgspec
 
 from lamina.coordinator.algorithms.interval_rule import Adjustment
 from lamina.coordinator.records.device_figures import DeviceFigures
+from lamina.models.metrics import ACCURACY
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -55,6 +56,11 @@ class RoundRecord(msgspec.Struct, frozen=True):
     waited_s: float = 0.0
     metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     on_devices: DeviceFigures | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All metrics of the averaged model by name; empty where it was not evaluated."""
+        return self.metrics or ({} if self.accuracy is None else {ACCURACY: self.accuracy})
 
 
 class CycleRecord(msgspec.Struct, frozen=True):

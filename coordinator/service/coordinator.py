@@ -127,7 +127,7 @@ class Coordinator:
         loop.note_judged = self._round_log.note_judged
         self._activity = Activity([layer.name for layer in bundle.manifest.spec.layers])
         self.operator = Operator(
-            settings, self._federation, self._rounds, self._activity, self._round_log.evaluations, self._say_task, disk
+            settings, self._federation, self._rounds, self._activity, self._round_log, self._say_task, disk
         )
         self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
@@ -158,6 +158,10 @@ class Coordinator:
         finally:
             self._leadership.end()
         return self._result()
+
+    def close(self) -> None:
+        """Write nothing more, once `run` has ended: what threads of it still do may take a moment."""
+        self._journal.close()
 
     def _load_passes(self) -> None:
         elements = sum(layer.vector_size for layer in self._bundle.manifest.spec.layers)
@@ -444,7 +448,7 @@ class Coordinator:
 
     def _status(self, state: str = "") -> CoordinatorStatus:
         federation = self._federation
-        snapshot = federation.snapshot
+        snapshot, judge = federation.snapshot, self._bundle.manifest.judge
         if not state:
             begun = federation.round or snapshot.round
             state = "finished" if federation.finished else "training" if begun else "waiting"
@@ -459,6 +463,8 @@ class Coordinator:
             c_ratio=snapshot.ledger.c_ratio,
             further=self._settings.algorithm.further or msgspec.UNSET,
             personal=federation.personal or msgspec.UNSET,
+            judge=msgspec.UNSET if judge == ACCURACY else judge,
+            figure=msgspec.UNSET if judge == ACCURACY else self._round_log.figures.get(judge, msgspec.UNSET),
         )
 
     def _result(self) -> RunResult:

@@ -63,6 +63,7 @@ class RoundLog:
     Attributes:
         evaluations: so far.
         figures: of the last one, by name.
+        devices_said: what devices said last of a model, on the samples that they keep.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class RoundLog:
         self._evaluator = _evaluator(settings, bundle)
         self._judge, self._columns = bundle.manifest.judge, bundle.manifest.figure_names
         self.evaluations = Evaluations(past.scores(self._judge), lower_is_better=bundle.manifest.lower_is_better)
+        self.devices_said: DeviceFigures | None = past.judged[max(past.judged)] if past.judged else None
         self.figures: dict[str, float] = past.figures[max(past.figures)] if past.figures else {}
         self._left_over = self._unevaluated()
         self._unjudged = frozenset(self._left_over)  # generations that are to be evaluated; replaced, never changed
@@ -161,7 +163,9 @@ class RoundLog:
         """What the reports of a round say of the model with which it began."""
         if round_.plan.judges is not True:
             return None
-        return device_figures(round_.plan.round, self._bundle.manifest, answers_of(round_.reports))
+        found = device_figures(round_.plan.round, self._bundle.manifest, answers_of(round_.reports))
+        self.devices_said = found or self.devices_said
+        return found
 
     async def _resume(self) -> None:
         """Evaluate what an earlier run had left, and write the records anew where that adds to them."""

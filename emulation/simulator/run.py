@@ -23,6 +23,7 @@ from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulation import Simulation, SimulationState
 from lamina.models.capacity import capacity
 from lamina.models.decoding import from_json
+from lamina.models.metrics import ACCURACY
 from lamina.models.storage.replace import replace_file
 from lamina.models.values import write_values
 
@@ -58,7 +59,7 @@ class Result(msgspec.Struct, frozen=True):
 
     Attributes:
         setting: of the run.
-        accuracy: of the final averaged model on held-out samples.
+        accuracy: of the final averaged model on held-out samples, or the figure that its task judges by.
         best_accuracy: of all evaluations.
         c_ratio: parameters communicated, relative to FedAvg.
         uplink_bytes: what devices sent, in float32.
@@ -72,6 +73,8 @@ class Result(msgspec.Struct, frozen=True):
         versions: of the packages that took part.
         own_accuracies: of the final model by device, on the samples that the device kept; empty where none did.
         on_devices: the same put together, where ``evaluation.devices`` asks for it.
+        judge: name of the figure that the task judges by.
+        lower_is_better: whether a lower one is the better one.
     """
 
     setting: Setting
@@ -89,6 +92,8 @@ class Result(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     own_accuracies: dict[str, float] = {}
     on_devices: DeviceFigures | msgspec.UnsetType = msgspec.UNSET
+    judge: str = ACCURACY
+    lower_is_better: bool = False
 
 
 def known_result(setting: Setting, cache: Path) -> Result | None:
@@ -249,6 +254,8 @@ def _result(context: RunContext, simulation: Simulation | Exchange, history: Run
         versions=versions(_PACKAGES),
         own_accuracies=simulation.own_accuracies(),
         on_devices=_on_devices(simulation) or msgspec.UNSET,
+        judge=context.common.judge,
+        lower_is_better=context.common.lower_is_better,
     )
 
 
