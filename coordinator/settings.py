@@ -33,6 +33,7 @@ from lamina.coordinator.folds.aggregate import rule
 from lamina.coordinator.rounds.learning_rate import LearningRate, Schedule
 from lamina.models.errors import ConfigError, require
 from lamina.models.gradient_terms import TERMS, GradientTerm
+from lamina.models.held_out import LARGEST_SHARE
 from lamina.models.readers.settings import Source
 
 
@@ -325,6 +326,8 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         data: held-out samples, given and scaled as an agent's ``data`` is; empty: no evaluation.
+        devices: the share of its samples that each device keeps and never trains on. By these it judges the model,
+            at the start of a cycle that it takes part in, and at the end; sums and counts cross the wire. 0: none.
         every: rounds between two evaluations; the last round is always evaluated.
         batch_size: samples at once.
         keep_best: whether the best round by evaluation is kept, and at the end exported beside the last one.
@@ -333,12 +336,16 @@ class Evaluation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     data: Source = ""
+    devices: float = 0.0
     every: int = 1
     batch_size: int = 256
     keep_best: bool = True
     stop_after: int = 0
 
     def __post_init__(self) -> None:
+        require(
+            0 <= self.devices <= LARGEST_SHARE, f"evaluation.devices is a share of the samples, up to {LARGEST_SHARE}"
+        )
         require(self.stop_after >= 0, "evaluation.stop_after can't be negative")
         require(self.every > 0, "evaluation.every must be at least 1")
         require(self.batch_size > 0, "evaluation.batch_size must be at least 1")

@@ -38,7 +38,7 @@ from lamina.models.storage.replace import remove_drafts
 PATIENCE_S = 8.0
 """How long a training step may go on after the agent was asked to end. The state on the disk is whole at any time."""
 
-SUBCOMMANDS = ("allow", "doctor", "join")
+SUBCOMMANDS = ("allow", "doctor", "join", "predict", "serve")
 """Modules of `lamina.edge_agent.commands`."""
 
 
@@ -146,7 +146,8 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="lamina-agent",
         description="Takes part in a federation with the samples on this board.",
         epilog="`lamina-agent join CODE` brings a board into a federation; `lamina-agent allow DIGEST` lets it train a "
-        "bundle, where bundles are pinned; `lamina-agent doctor` looks for what is amiss. Each has its own --help. "
+        "bundle, where bundles are pinned; `lamina-agent predict FILE` and `lamina-agent serve` use the deployed "
+        "model, and `lamina-agent doctor` looks for what is amiss. Each has its own --help. "
         "example: lamina-agent --config pi-3/agent.toml",
     )
     parser.add_argument("-V", "--version", action="version", version=f"lamina-agent {version('lamina-fl')}")

@@ -51,8 +51,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         keep_state: whether to write the state after each round, so that a restarted agent goes on where it was.
         broker_s: how long to try for a broker that does not answer; 0 tries for ever.
         held_out: samples that the board does not train on, and judges deployed models by: a share of its ``data`` that
-            is set aside (0.1: every tenth sample), or a source of their own, given as ``data`` is. 0: none, so that
-            models are judged by the samples that it trains on.
+            is set aside (0.1: about every tenth sample), or a source of their own, given as ``data`` is. 0: none, so
+            that models are judged by the samples that it trains on.
         once: whether to end with the federation's training; as a service, the agent waits for the next one.
         operator_key_file: the operator's public key, where the board was enrolled: it then follows no orders but those
             behind which the operator's signature stands. Empty: it follows whoever the broker lets speak.

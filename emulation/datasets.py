@@ -15,7 +15,7 @@ Where a source has no test set, a fifth of every class is held out, drawn from t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,7 @@ class Dataset:
         classes: number of classes; 0 where targets are no class indices.
         ids: whose each training sample is, (N,), where the source knows.
         class_names: of class 0, 1 and so on, where the source has names.
+        stretches: of windows, the rows that each training sample covers; see `lamina.models.samples`.
     """
 
     name: str
@@ -59,6 +60,19 @@ class Dataset:
     classes: int
     ids: Array | None = None
     class_names: tuple[str, ...] = ()
+    stretches: Array | None = None
+
+    def part(self, indices: Array) -> Dataset:
+        """The same with some of the training samples."""
+        y, ids, stretches = (
+            None if array is None else array[indices] for array in (self.y_train, self.ids, self.stretches)
+        )
+        return replace(self, x_train=self.x_train[indices], y_train=y, ids=ids, stretches=stretches)
+
+    def samples_of(self, indices: Array) -> LabelledSamples:
+        """Some of the training samples, as a device has them."""
+        part = self.part(indices)
+        return LabelledSamples(inputs_of(part.x_train), part.y_train, self.name, stretches=part.stretches)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -90,7 +104,8 @@ def load_dataset(source: Source | Path, *, seed: int = 0) -> Dataset:
     classes = _classes(name, raw.classes, train, test)
     x_train, x_test = scale(train.x, test.x)
     return Dataset(
-        Path(name).stem or name, x_train, _stored(train.y), x_test, _stored(test.y), classes, ids, raw.class_names
+        *(Path(name).stem or name, x_train, _stored(train.y), x_test, _stored(test.y)),
+        *(classes, ids, raw.class_names, train.stretches),
     )
 
 
@@ -170,8 +185,7 @@ def _split(raw: Raw, seed: int) -> tuple[Samples, Samples, Array | None]:
         stay, out = split_off(labels, TEST_SHARE, seed)
     else:
         stay, out = drawn_off(len(x), TEST_SHARE, seed)
-    parts = [Samples(x[part], None if y is None else y[part]) for part in (stay, out)]
-    return parts[0], parts[1], None if raw.ids is None else raw.ids[stay]
+    return raw.train.part(stay), raw.train.part(out), None if raw.ids is None else raw.ids[stay]
 
 
 def _check_training(name: str, raw: Raw) -> None:

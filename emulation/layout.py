@@ -21,7 +21,7 @@ from lamina.models.arrays import Indices
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError, DataError
 from lamina.models.samples import LabelledSamples
-from lamina.models.sources import CLASS_NAMES
+from lamina.models.sources import CLASS_NAMES, STRETCHES
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.replace import replace_file
 
@@ -85,16 +85,18 @@ def _labels(dataset: Dataset, kind: str) -> Array:
 def write_samples(folder: Path, dataset: Dataset, names: Sequence[str], parts: Sequence[Indices]) -> None:
     """Put ``{name}.npz`` for every device into ``folder``, and ``test.npz`` next to it: ``x`` and ``y`` each."""
     for name, part in zip(names, parts, strict=True):
-        y = None if dataset.y_train is None else dataset.y_train[part]
-        _write(folder / f"{name}.npz", dataset.x_train[part], y, dataset.class_names)
+        own = dataset.part(part)
+        _write(folder / f"{name}.npz", own.x_train, own.y_train, dataset.class_names, own.stretches)
     _write(test_file(folder), dataset.x_test, dataset.y_test, dataset.class_names)
 
 
-def _write(path: Path, x: Array, y: Array | None, class_names: Sequence[str]) -> None:
+def _write(path: Path, x: Array, y: Array | None, class_names: Sequence[str], stretches: Array | None = None) -> None:
     inputs = inputs_of(x)
     arrays = {f"x.{name}": part for name, part in inputs.items()} if isinstance(inputs, dict) else {"x": inputs}
     if y is not None:
         arrays["y"] = y
+    if stretches is not None:
+        arrays[STRETCHES] = stretches
     if class_names:
         arrays[CLASS_NAMES] = np.array(class_names)
     content = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Draws four figures of a run's records, as PNG.
+"""Draws figures of a run's records, as PNG.
 
 They use matplotlib's objects directly, without ``pyplot``: nothing global is touched, and no display is needed.
 Colours are those of Okabe and Ito (2008), which colour-blind readers tell apart.
@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator
 from numpy.typing import NDArray
 
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
+from lamina.models.metrics import ACCURACY
 
 BLUE, ORANGE, GREY, INK, PALE = "#0072B2", "#D55E00", "#8C8C8C", "#222222", "#DCE6EE"
 
@@ -35,8 +36,9 @@ def draw_all(
     cycles: Sequence[CycleRecord],
     layers: Sequence[str],
     local_steps: int,
+    judge: str = ACCURACY,
 ) -> list[Path]:
-    """Draw what the records allow: without adjustments (phi = 1, or a single cycle) only the first figure.
+    """Draw what the records allow: without adjustments (phi = 1, or a single cycle) nothing of the intervals.
 
     Args:
         folder: where the PNG files go.
@@ -44,12 +46,15 @@ def draw_all(
         cycles: in order.
         layers: names, in order.
         local_steps: tau', the shortest interval.
+        judge: name of the figure that the model is judged by.
 
     Returns:
         The files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"accuracy": draw_accuracy(rounds)}
+    figures = {judge: draw_judged(rounds, judge)}
+    if any(len(record.figures) > 1 for record in rounds):
+        figures["metrics"] = draw_metrics(rounds)
     if cycles:
         figures["intervals"] = draw_intervals(cycles, layers, local_steps)
         figures["crossing"] = draw_crossings(cycles, layers)
@@ -57,11 +62,14 @@ def draw_all(
     return [_save(figure, folder / f"{name}.png") for name, figure in figures.items()]
 
 
-def draw_accuracy(rounds: Sequence[RoundRecord]) -> Figure:
-    """Accuracy of the averaged model against what the devices have sent; how much FedAvg would have sent is a line."""
-    figure = _figure(6.4, 4.0)
-    axes = _axes(figure, "Accuracy against uplink", "sent by all devices (MB)", "accuracy on held-out data")
-    points = [(record.uplink_bytes / _MEGABYTE, record.accuracy) for record in rounds if record.accuracy is not None]
+def draw_judged(rounds: Sequence[RoundRecord], judge: str = ACCURACY) -> Figure:
+    """The figure that the averaged model is judged by, against what the devices have sent; what FedAvg would have sent
+    is a line.
+    """
+    figure, name = _figure(6.4, 4.0), judge.replace("_", " ")
+    title = f"{name[0].upper()}{name[1:]} against uplink"
+    axes = _axes(figure, title, "sent by all devices (MB)", f"{name} on held-out data")
+    points = [(record.uplink_bytes / _MEGABYTE, record.figures[judge]) for record in rounds if judge in record.figures]
     reference = rounds[-1].fedavg_uplink_bytes / _MEGABYTE
     axes.plot(*zip(*points, strict=True) if points else ([], []), color=BLUE, linewidth=1.8, label="this run")
     axes.axvline(reference, color=ORANGE, linewidth=1.6, linestyle="--")
@@ -74,7 +82,20 @@ def draw_accuracy(rounds: Sequence[RoundRecord]) -> Figure:
             f"{points[-1][1]:.3f} for {_megabytes(points[-1][0])}", points[-1], (7, -13), color=BLUE, **_OFFSET
         )
     axes.set_xlim(0, 1.05 * max([reference, *(sent for sent, _ in points)]) or 1.0)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, 1.02 if judge == ACCURACY else None)
+    return figure
+
+
+def draw_metrics(rounds: Sequence[RoundRecord]) -> Figure:
+    """Every metric of the averaged model by round, each in axes of its own."""
+    names = list(dict.fromkeys(name for record in rounds for name in record.figures))
+    columns = min(len(names), 3)
+    lines = -(-len(names) // columns)
+    figure = _figure(3.2 * columns, 2.4 * lines)
+    for place, name in enumerate(names):
+        axes = _axes(figure, name.replace("_", " "), "round", "", (lines, columns, place + 1))
+        points = [(record.round + 1, record.figures[name]) for record in rounds if name in record.figures]
+        axes.plot(*zip(*points, strict=True), "-o", color=BLUE, markersize=3, linewidth=1.6)
     return figure
 
 

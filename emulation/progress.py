@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lamina.coordinator.records.records import RoundRecord
+from lamina.models.metrics import ACCURACY
 
 _SHOWN = 12  # rounds in the live table
 
@@ -26,7 +27,7 @@ class ProgressDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._layers, self._rounds = 0, 0
+        self._layers, self._rounds, self._judge = 0, 0, ACCURACY
         self._recent: deque[RoundRecord] = deque(maxlen=_SHOWN)
         self._live: Live | None = None
 
@@ -47,9 +48,9 @@ class ProgressDisplay:
         """A line about what went wrong, the run going on."""
         self._console.print(Text(text, style="yellow"), soft_wrap=True)
 
-    def begin(self, layers: int, rounds: int) -> None:
-        """Rounds are about to come: ``rounds`` of them, of a model with so many layers."""
-        self._layers, self._rounds = layers, rounds
+    def begin(self, layers: int, rounds: int, judge: str = ACCURACY) -> None:
+        """Rounds are about to come: ``rounds`` of them, of a model with so many layers that is judged by ``judge``."""
+        self._layers, self._rounds, self._judge = layers, rounds, judge
         if self._console.is_terminal:
             self._live = Live(self._view(), console=self._console, auto_refresh=False)
             self._live.start()
@@ -60,23 +61,23 @@ class ProgressDisplay:
         if self._live:
             self._live.update(self._view(), refresh=True)
         else:
-            self._console.print(Text(plain_line(record, self._layers, self._rounds)), soft_wrap=True)
+            self._console.print(Text(plain_line(record, self._layers, self._rounds, self._judge)), soft_wrap=True)
 
     def _view(self) -> RenderableType:
         done = self._recent[-1].round + 1 if self._recent else 0
         bar = ProgressBar(total=self._rounds, completed=done, width=60)
-        return Group(rounds_table(list(self._recent), self._layers, self._rounds), bar)
+        return Group(rounds_table(list(self._recent), self._layers, self._rounds, self._judge), bar)
 
 
-def rounds_table(records: list[RoundRecord], layers: int, rounds: int) -> Table:
+def rounds_table(records: list[RoundRecord], layers: int, rounds: int, judge: str = ACCURACY) -> Table:
     """The latest rounds, one a row."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("round", "accuracy", "loss", "layers due", "C", "sent", "received", "devices", "time"):
+    for name in ("round", judge, "loss", "layers due", "C", "sent", "received", "devices", "time"):
         table.add_column(name, justify="left" if name == "layers due" else "right")
     for record in records:
         table.add_row(
             f"{record.round + 1}/{rounds}",
-            _decimal(record.accuracy, 4),
+            _decimal(record.figures.get(judge), 4),
             _decimal(record.loss, 4),
             due_bar(record.due, layers),
             f"{record.c_ratio:.3f}",
@@ -88,10 +89,11 @@ def rounds_table(records: list[RoundRecord], layers: int, rounds: int) -> Table:
     return table
 
 
-def plain_line(record: RoundRecord, layers: int, rounds: int) -> str:
+def plain_line(record: RoundRecord, layers: int, rounds: int, judge: str = ACCURACY) -> str:
     """One round in one line."""
+    figure = f"{'held-out loss' if judge == 'loss' else judge} {_decimal(record.figures.get(judge), 4)}"
     return (
-        f"round {record.round + 1}/{rounds}  accuracy {_decimal(record.accuracy, 4)}  loss {_decimal(record.loss, 4)}"
+        f"round {record.round + 1}/{rounds}  {figure}  loss {_decimal(record.loss, 4)}"
         f"  layers {len(record.due)}/{layers}  C {record.c_ratio:.3f}  sent {size(record.uplink_bytes)}"
         f"  received {size(record.downlink_bytes)}  devices {len(record.cohort)}  {record.round_s:.2f} s"
     )

@@ -13,9 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lamina.coordinator.dashboard.text import figure
+from lamina.coordinator.records.device_figures import DeviceFigures
 from lamina.coordinator.records.records import DeviceRecord, RunResult
 from lamina.emulation.experiment import Experiment
 from lamina.emulation.progress import size
+from lamina.models.metrics import ACCURACY
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.replace import replace_file
 
@@ -56,6 +59,9 @@ class Summary(msgspec.Struct, frozen=True):
         platform: operating system, architecture, Python.
         versions: of the packages that took part.
         settings: the experiment, as it was run.
+        judge: name of the figure that the model is judged by.
+        metrics: of the final averaged model by name; left out where there is no other than accuracy.
+        on_devices: what it comes to on the devices' own samples; left out where they didn't judge.
     """
 
     experiment: str
@@ -74,10 +80,20 @@ class Summary(msgspec.Struct, frozen=True):
     platform: str
     versions: dict[str, str]
     settings: Experiment
+    judge: str = ACCURACY
+    metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    on_devices: DeviceFigures | msgspec.UnsetType = msgspec.UNSET
 
 
 def summarise(
-    experiment: Experiment, result: RunResult, spec: ModelSpec, *, broker: str, failures: Sequence[str], total_s: float
+    experiment: Experiment,
+    result: RunResult,
+    spec: ModelSpec,
+    *,
+    broker: str,
+    failures: Sequence[str],
+    total_s: float,
+    judge: str = ACCURACY,
 ) -> Summary:
     """The summary of a run."""
     return Summary(
@@ -100,6 +116,9 @@ def summarise(
         platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         versions=versions(),
         settings=experiment,
+        judge=judge,
+        metrics=result.metrics,
+        on_devices=result.on_devices,
     )
 
 
@@ -129,9 +148,13 @@ def show(console: Console, summary: Summary, folder: Path) -> None:
 
 def _closing(summary: Summary, folder: Path) -> list[tuple[str, str]]:
     share = summary.uplink_bytes / summary.fedavg_uplink_bytes if summary.fedavg_uplink_bytes else 1.0
-    accuracy = "not evaluated" if summary.accuracy is None else f"{summary.accuracy:.4f} on held-out data"
+    metrics = summary.metrics or ({} if summary.accuracy is None else {ACCURACY: summary.accuracy})
+    found = metrics.get(summary.judge)
+    others = [f"{name} {figure(value)}" for name, value in metrics.items() if name != summary.judge]
     return [
-        ("accuracy", accuracy),
+        (summary.judge, "not evaluated" if found is None else f"{figure(found)} on held-out data"),
+        *([("besides", ", ".join(others))] if others else []),
+        *([("devices", summary.on_devices.text)] if summary.on_devices else []),
         ("C ratio", f"{summary.c_ratio:.3f} of FedAvg's parameters"),
         ("sent", f"{size(summary.uplink_bytes)}, {share:.0%} of FedAvg in float32"),
         ("received", size(summary.downlink_bytes)),

@@ -164,7 +164,7 @@ async def train(prepared: PreparedRun, endpoint: BrokerEndpoint, progress: Progr
     settings = federation_settings(experiment, prepared.devices, prepared.samples, bundle, endpoint.address)
     Store(experiment.folder).clear()  # an emulation starts over, always
     coordinator = Coordinator(settings, bundle, endpoint.dial, observe=observe, observe_cycle=cycles.append)
-    progress.begin(len(bundle.manifest.spec.layers), experiment.rounds)
+    progress.begin(len(bundle.manifest.spec.layers), experiment.rounds, bundle.manifest.judge)
     async with _aggregators(settings, endpoint, progress.warn), _fleet(prepared, endpoint, progress.warn) as devices:
         result = await _unless_deserted(coordinator, devices)
     return EmulationResult(result, rounds, cycles, devices.failures)
@@ -208,9 +208,16 @@ async def _unless_deserted(coordinator: Coordinator, devices: RunningDevices) ->
 def _report(prepared: PreparedRun, broker: str, outcome: EmulationResult, total_s: float) -> Summary:
     from lamina.emulation.plots import draw_all  # matplotlib takes a second to import: not before training
 
-    experiment, spec = prepared.experiment, prepared.bundle.manifest.spec
-    summary = summarise(experiment, outcome.result, spec, broker=broker, failures=outcome.failures, total_s=total_s)
+    experiment, manifest = prepared.experiment, prepared.bundle.manifest
+    spec, judge = manifest.spec, manifest.judge
+    summary = summarise(
+        *(experiment, outcome.result, spec),
+        broker=broker,
+        failures=outcome.failures,
+        total_s=total_s,
+        judge=judge,
+    )
     write_summary(experiment.folder / "summary.json", summary)
     names = [layer.name for layer in spec.layers]
-    draw_all(experiment.folder / "plots", outcome.rounds, outcome.cycles, names, experiment.training.local_steps)
+    draw_all(experiment.folder / "plots", outcome.rounds, outcome.cycles, names, experiment.training.local_steps, judge)
     return summary

@@ -57,6 +57,8 @@ class LabelledSamples:
         class_names: of class 0, 1 and so on, where the source has names.
         numbered: whether somebody has said that the classes come in this order. Else they were found in the samples,
             and another device, which has other classes, numbers them otherwise.
+        stretches: of windows of time series, which rows each covers: (N, 3), its series, the first of them and the one
+            after the last; ``None``: samples share nothing.
 
     Raises:
         DataError: there are none, their numbers differ, or something isn't a finite float32 number.
@@ -67,6 +69,7 @@ class LabelledSamples:
     source: str = "data"
     class_names: tuple[str, ...] = ()
     numbered: bool = True
+    stretches: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.x, Mapping):
@@ -84,6 +87,10 @@ class LabelledSamples:
             object.__setattr__(self, "y", np.ascontiguousarray(y[:], np.int64) if whole else y)
         if len(self) == 0:
             raise self._error("there are no samples in it")
+        if self.stretches is not None and not _are_stretches(self.stretches, len(self)):
+            raise self._error(
+                f"stretches must be whole numbers ({len(self)}, 3): series, first row, row after the last"
+            )
         for name, part in self.parts.items():
             self._check_numbers(f"input {name}, sample" if name else "sample", part)
         if self.y is not None and self.y.dtype.kind == "f":
@@ -166,6 +173,17 @@ class LabelledSamples:
         for number, block in enumerate(_blocks(self.y) if self.y is not None and not target.is_input else ()):
             if fault := fault_of_values(target, block, number * _BLOCK):
                 raise self._error(f"{fault} (model {spec.name})")
+
+    def check_inputs(self, spec: ModelSpec) -> None:
+        """See that a network can predict from these samples, whatever targets they have.
+
+        Raises:
+            DataError: they are of another shape or type than it takes.
+        """
+        if reason := self._misnamed(spec) or _unlike(
+            spec.input_shape, spec.input_dtype, self.sample_shape, self.sample_dtype, spec.name
+        ):
+            raise self._error(reason)
 
     def samples(self, indices: NDArray[np.int64], dtype: str) -> NDArray[Any]:
         """The samples at ``indices`` (B,) as a network of one input takes them: (B, *sample_shape), C-contiguous.
@@ -294,6 +312,11 @@ def _unlike(wanted: tuple[int, ...], wanted_dtype: str, shape: tuple[int, ...], 
         advice = "convert the samples to float32" if wanted_dtype == "float32" else "give token ids"
         return f"its samples are {dtype}, and model {model} takes {wanted_dtype}: {advice}"
     return ""
+
+
+def _are_stretches(stretches: NDArray[Any], samples: int) -> bool:
+    whole = stretches.shape == (samples, 3) and stretches.dtype.kind == "i"
+    return whole and bool((stretches[:, 1] >= 0).all()) and bool((stretches[:, 1] < stretches[:, 2]).all())
 
 
 def _stored(array: Stored) -> Stored:

@@ -29,6 +29,9 @@ _FUNCTION = re.compile(r"[\w.]+:\w+")
 CLASS_NAMES = "class_names"
 """The array of an archive that names the classes."""
 
+STRETCHES = "stretches"
+"""The array of an archive that says which rows of a time series each sample covers."""
+
 
 def load_samples(source: Source) -> LabelledSamples:
     """The samples that a configuration names.
@@ -79,7 +82,7 @@ def _set(settings: DataSettings) -> LabelledSamples:
         samples = _archive(settings.path)
         return replace(samples, class_names=settings.classes) if settings.classes else samples
     found = read(settings)
-    return LabelledSamples(found.x, found.y, settings.path, found.classes, found.numbered)
+    return LabelledSamples(found.x, found.y, settings.path, found.classes, found.numbered, found.stretches)
 
 
 def _archive(path: str) -> LabelledSamples:
@@ -96,7 +99,7 @@ def _archive(path: str) -> LabelledSamples:
 
 
 def _of_archive(archive: np.lib.npyio.NpzFile, path: str) -> LabelledSamples:
-    names = {*archive.files} - {CLASS_NAMES}
+    names = {*archive.files} - {CLASS_NAMES, STRETCHES}
     parts = sorted(name for name in names if name.startswith("x."))
     inputs = set(parts) or {"x"}
     missing = sorted(inputs - names) or ([] if "y" in names or names == inputs else ["y"])
@@ -104,7 +107,8 @@ def _of_archive(archive: np.lib.npyio.NpzFile, path: str) -> LabelledSamples:
         raise DataError(f"{path}: it has no array {missing[0]!r}, only {', '.join(archive.files) or 'none'}")
     x = {name.removeprefix("x."): archive[name] for name in parts} or archive["x"]
     class_names = tuple(map(str, archive[CLASS_NAMES].reshape(-1))) if CLASS_NAMES in archive else ()
-    return LabelledSamples(x, archive["y"] if "y" in names else None, path, class_names)
+    stretches = archive.get(STRETCHES)
+    return LabelledSamples(x, archive["y"] if "y" in names else None, path, class_names, stretches=stretches)
 
 
 def _mapped(path: str) -> NDArray[Any]:

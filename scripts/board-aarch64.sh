@@ -33,7 +33,7 @@ fetch arm64 "$work/root" python3.13-minimal libpython3.13-minimal libpython3.13-
 bundles=${1:-$work/zoo}
 [ -d "$bundles" ] || .venv/bin/python scripts/zoo_bundles.py "$bundles"
 mkdir "$work/bundles" && cp -r "$bundles/digits_cnn" "$work/bundles"
-mkdir "$work/site/lamina" && cp "$here/src/lamina/__init__.py" "$work/site/lamina"
+mkdir "$work/site/lamina" && cp "$here"/src/lamina/*.py "$work/site/lamina"
 for package in models broker edge_agent; do cp -r "$here/$package" "$work/site/lamina"; done
 cp scripts/train_bundles.py "$work"
 cd "$work"

@@ -13,6 +13,7 @@ import pytest
 from lamina.coordinator.dashboard.hosting import SOCKET
 from lamina.models.bundle import Bundle
 from tests.conftest import missing
+from tests.test_actions import Led
 from tests.test_operator import Run, run_of, until
 from tests.whole_federation import small_bundle
 
@@ -41,7 +42,14 @@ def chromium() -> str:
 
 @asynccontextmanager
 async def page_of(chromium: str, run: Run, size: ViewportSize, scheme: str = "light") -> AsyncIterator[Page]:
-    """A page that shows the dashboard; a warning or an error on its console fails the test."""
+    """A page that shows a run's dashboard."""
+    async with page_at(chromium, run.settings.port, size, scheme) as page:
+        yield page
+
+
+@asynccontextmanager
+async def page_at(chromium: str, port: int, size: ViewportSize, scheme: str = "light") -> AsyncIterator[Page]:
+    """A page that shows the dashboard at a port; a warning or an error on its console fails the test."""
     async with async_playwright() as playwright:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's own refuses to run as root
         browser = await playwright.chromium.launch(executable_path=chromium, args=sandbox)
@@ -49,7 +57,7 @@ async def page_of(chromium: str, run: Run, size: ViewportSize, scheme: str = "li
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        await page.goto(f"http://127.0.0.1:{run.settings.port}/")
+        await page.goto(f"http://127.0.0.1:{port}/")
         yield page
         await browser.close()
         assert said == []
@@ -66,7 +74,7 @@ async def test_it_shows_how_training_goes(
             await page.wait_for_selector("#chart-intervals rect")
             await page.wait_for_function("document.querySelectorAll('#layers tbody tr').length === 3")
             assert await page.locator("#devices tbody tr").count() == 3
-            for chart in ("accuracy", "loss", "curves", "bytes"):
+            for chart in ("judge", "loss", "curves", "bytes"):
                 assert await page.locator(f"#chart-{chart} svg path").count() > 0
             assert await page.locator("#federation").inner_text() == "whole"
             first = int((await page.locator("#tile-round").inner_text()).split()[0])
@@ -112,7 +120,7 @@ async def test_it_says_that_the_coordinator_is_gone_and_goes_on_when_it_is_back(
             browser = await playwright.chromium.launch(executable_path=chromium, args=sandbox)
             page = await browser.new_page()
             await page.goto(f"http://127.0.0.1:{unused_tcp_port}/")
-            await page.wait_for_selector("#chart-accuracy svg")
+            await page.wait_for_selector("#chart-judge svg")
             await run.stop()
             await page.wait_for_selector("#trouble:not([hidden])")
             assert not (run.folder / SOCKET).exists()
@@ -122,3 +130,27 @@ async def test_it_says_that_the_coordinator_is_gone_and_goes_on_when_it_is_back(
             run.start()
             await page.wait_for_selector("#trouble[hidden]", state="attached", timeout=60_000)
             await browser.close()
+
+
+async def test_a_model_is_deployed_from_the_page_after_a_question(
+    chromium: str, tmp_path: Path, bundle: Bundle, unused_tcp_port: int
+) -> None:
+    led = Led(tmp_path, bundle)
+    led.port = unused_tcp_port
+    async with led.running():
+        await led.until(lambda now: len(now.kept) > 0)
+        async with page_at(chromium, led.port, DESKTOP) as page:
+            await page.click("#deploy")
+            await page.fill("#canary", "1")
+            assert await page.locator("#round option").count() >= 3
+            await page.click("#confirm button[value=no]")
+            assert led.active() == [0, 0]
+            await page.click("#deploy")
+            await page.click("#confirm button[value=yes]")
+            await page.locator("#model-state", has_text="is done").wait_for()
+            assert led.active() == [1, 1]
+            assert await page.locator("#answers tbody tr").count() == 2
+            await page.screenshot(path=str(tmp_path / "deployed.png"), full_page=True)
+            await page.click("#undo-deployment")
+            await page.click("#confirm button[value=yes]")
+            await page.locator("#model-state", has_text="No model is on the devices").wait_for()

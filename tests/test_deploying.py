@@ -28,11 +28,14 @@ from lamina.edge_agent.serving.shelf import Shelf
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError
+from lamina.models.held_out import divided
 from lamina.models.samples import LabelledSamples
 from tests.patience import PATIENCE_S
 from tests.whole_federation import STRONG, Setup, samples, small_bundle
 
 WHOLE = Topics("whole")
+
+HELD_OUT = 0.25
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,10 @@ class Farm:
     def agent(self, index: int, data: LabelledSamples | None = None, **changes: object) -> str:
         settings = AgentSettings(
             federation="whole", device=f"d{index}", data="in memory", budget_mib=STRONG, threads=1,
-            folder=str(self.setup.folder / f"d{index}"), shared_process=True, held_out=0.25,
+            folder=str(self.setup.folder / f"d{index}"), shared_process=True, held_out=HELD_OUT,
         )  # fmt: skip
         settings = msgspec.structs.replace(settings, **changes)
-        agent = Agent(settings, data or samples(index, 48), self.broker.dial)
+        agent = Agent(settings, data or owned(index), self.broker.dial)
         self.agents[settings.device] = asyncio.create_task(agent.run())
         return settings.device
 
@@ -111,6 +114,11 @@ class Farm:
         return {topic.split("/")[-2] for topic in kept} - own
 
 
+def owned(index: int) -> LabelledSamples:
+    """A device's samples; the first has the most, and judges best."""
+    return samples(index, 48 if index else 96)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
@@ -138,7 +146,8 @@ async def test_a_model_reaches_all_canaries_first_and_is_judged_on_each(tmp_path
         assert (rollout.stage, rollout.canaries) == ("done", ("d0",))
         assert farm.active() == {"d0": 1, "d1": 1, "d2": 1}
         said = farm.said("d1")
-        assert (said.verdict, said.metric, said.samples, said.before) == ("taken", "accuracy", 12, None)
+        aside = len(divided(owned(1), HELD_OUT).kept)
+        assert (said.verdict, said.metric, said.samples, said.before) == ("taken", "accuracy", aside, None)
         order = [line for line in farm.told if ": taken" in line]
         assert order[0].startswith("d0: ")
         place = farm.shelf("d2").place(rollout.offer)

@@ -9,7 +9,15 @@ import pytest
 from lamina.broker.wire.messages import RoundPlan
 from lamina.edge_agent.data import sample_order
 from lamina.edge_agent.training.assignment import Assignment
-from lamina.edge_agent.training.engine import Engine, FrozenPiece, InParts, PathOf, StepResult, SubModelTrainer
+from lamina.edge_agent.training.engine import (
+    Engine,
+    FrozenPiece,
+    InParts,
+    PathOf,
+    RunnableGraph,
+    StepResult,
+    SubModelTrainer,
+)
 from lamina.edge_agent.training.learner import Learner
 from lamina.edge_agent.training.onnx_runtime import OnnxRuntime
 from lamina.models.arrays import Vector
@@ -43,6 +51,9 @@ class ByHand:
         self, manifest: Manifest, cut: int, path: PathOf, *, threads: int = 1, checkpoints: bool = False
     ) -> InParts:
         raise ModelError("it takes a batch at once")
+
+    def graph(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> RunnableGraph:
+        raise ModelError("it knows no other graphs")
 
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenPiece:
         w, b, shift = (values[f"first.{name}"] for name in ("weight", "bias", "shift"))

@@ -12,7 +12,7 @@ from lamina.models.definition import Definition, load_definition
 from lamina.models.graph.tracing import trace
 from lamina.models.source import split_options, zoo_names
 
-QUICK = ("digits_cnn", "sensor_cnn", "tiny_transformer")
+QUICK = ("digits_cnn", "sensor_cnn")
 
 
 def params(names: Iterable[str]) -> list[object]:
@@ -36,7 +36,7 @@ def test_without_kinks_gradients_are_exact_to_1e_5(smooth: tuple[Definition, Com
     assert compared.of_gradients().ours < 1e-5
 
 
-@pytest.mark.parametrize("name", params(["resnet20", "digits_cnn", "sensor_cnn"]))
+@pytest.mark.parametrize("name", params(["resnet20", "digits_cnn"]))
 def test_with_rectifiers_gradients_are_within_twice_what_torch_reaches_in_float32(name: str) -> None:
     found = Compared(load_definition(NETWORKS[name]), batch_size=4).of_gradients(5)
     assert found.ours <= 2 * found.torchs

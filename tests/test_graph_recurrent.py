@@ -53,7 +53,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.exhaustive if "two layers" in name else ()) for name in CASES]
+)
 def test_gradients_and_logits_are_torchs(name: str) -> None:
     torch.manual_seed(0)
     definition = Definition("reader", CASES[name](), (STEPS, WIDTH), 3)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, given, settings
@@ -58,6 +59,7 @@ def convolutions(draw: st.DrawFn) -> tuple[Callable[[], nn.Module], tuple[int, .
     return lambda: kind(inputs, outputs, kernel, **options, bias=bias), (inputs, *image)
 
 
+@pytest.mark.exhaustive
 @FEW
 @given(convolutions())
 def test_convolutions_of_any_geometry(drawn: tuple[Callable[[], nn.Module], tuple[int, ...]]) -> None:
@@ -84,12 +86,14 @@ def pools(draw: st.DrawFn) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
     return lambda: nn.Sequential(nn.Conv2d(2, 3, 1), pool()), (2, *image)
 
 
+@pytest.mark.exhaustive
 @FEW
 @given(pools())
 def test_poolings_of_any_geometry(drawn: tuple[Callable[[], nn.Module], tuple[int, ...]]) -> None:
     check(*drawn)
 
 
+@pytest.mark.exhaustive
 @FEW
 @given(
     channels=st.integers(1, 4),
@@ -132,6 +136,7 @@ class Recurring(nn.Module):
         return self.layer(x)[0]
 
 
+@pytest.mark.exhaustive
 @settings(FEW, max_examples=5)
 @given(
     length=st.integers(1, 7),

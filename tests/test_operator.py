@@ -160,7 +160,7 @@ async def test_what_is_seen_is_what_happened(tmp_path: Path, bundle: Bundle) -> 
     assert (overview.round, overview.live, overview.state) == (6, False, "finished")
     assert [record["round"] for record in rounds] == list(range(6))
     assert [record["round"] for record in rounds_after(run.folder, 4)] == [4, 5]
-    assert rounds[-1]["accuracy"] == overview.accuracy
+    assert rounds[-1]["accuracy"] == overview.judge.last
     assert tuple(layer.interval for layer in overview.layers) == cycles[-1].intervals
     assert [layer.aggregations for layer in overview.layers] == [
         sum(index in record["due"] for record in rounds) for index in range(3)

@@ -61,6 +61,23 @@ def test_shapes_that_are_computed_are_known() -> None:
     }  # fmt: skip
 
 
+SQUARE = onnx.parser.parse_model("""
+<ir_version: 10, opset_import: ["": 18]>
+g (float[N, 4] x) => (float[N, N] y)
+{
+    t = Transpose <perm = [1, 0]> (x)
+    h = MatMul (x, t)
+    y = Exp (h)
+}
+""")
+
+
+@pytest.mark.parametrize("graph", [GRAPH, SQUARE], ids=["on lines", "N by N"])
+def test_sizes_for_many_batches_are_those_of_each_alone(graph: onnx.ModelProto) -> None:
+    sizes = [1, 2, 4, 8, 11]
+    assert list(allocations(graph, *sizes)) == [next(allocations(graph, size)) for size in sizes]
+
+
 def test_a_tensor_lives_to_its_last_reader_and_a_view_is_no_tensor_of_its_own() -> None:
     (found,) = allocations(GRAPH, 3)
     named = {each.tensor for each in found}

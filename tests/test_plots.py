@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lamina.emulation.plots import (
-    draw_accuracy,
     draw_all,
     draw_crossings,
     draw_discrepancy,
     draw_intervals,
+    draw_judged,
     intervals_by_cycle,
 )
 from tests.synthetic_run import LAYERS, cycle, rounds
@@ -35,7 +35,7 @@ def test_without_adjustments_there_is_one_figure(tmp_path: Path) -> None:
 
 
 def test_accuracy_stands_over_megabytes_sent_and_ends_left_of_fedavg() -> None:
-    line, reference, end = only_axes(draw_accuracy(rounds(3))).lines
+    line, reference, end = only_axes(draw_judged(rounds(3))).lines
     assert np.asarray(line.get_xdata()).tolist() == [1.5, 3.0, 4.5]
     assert np.asarray(line.get_ydata()).tolist() == pytest.approx([0.1, 0.55, 0.7])
     assert np.asarray(reference.get_xdata()).tolist() == [12.0, 12.0]
@@ -43,7 +43,7 @@ def test_accuracy_stands_over_megabytes_sent_and_ends_left_of_fedavg() -> None:
 
 
 def test_rounds_that_were_not_evaluated_leave_no_point() -> None:
-    line, _ = only_axes(draw_accuracy(rounds(3, evaluated=False))).lines
+    line, _ = only_axes(draw_judged(rounds(3, evaluated=False))).lines
     assert len(np.asarray(line.get_xdata())) == 0
 
 

@@ -39,8 +39,10 @@ def definition(
     ("kind", "reads"),
     [
         (nn.LSTM, "output"),
-        *[pytest.param(*case, marks=pytest.mark.exhaustive) for case in ((nn.LSTM, "last"), (nn.GRU, "output"))],
-        (nn.GRU, "last"),
+        *[
+            pytest.param(*case, marks=pytest.mark.exhaustive)
+            for case in ((nn.LSTM, "last"), (nn.GRU, "output"), (nn.GRU, "last"))
+        ],
     ],
 )
 def test_a_stack_is_cut_between_its_layers(tmp_path: Path, kind: type[nn.Module], reads: str) -> None:
@@ -54,7 +56,12 @@ def test_a_stack_is_cut_between_its_layers(tmp_path: Path, kind: type[nn.Module]
 @pytest.mark.parametrize(
     ("kind", "reads", "options"),
     [
-        (nn.LSTM, "output", {"num_layers": 2, "bidirectional": True, "dropout": 0.2}),
+        pytest.param(
+            nn.LSTM,
+            "output",
+            {"num_layers": 2, "bidirectional": True, "dropout": 0.2},
+            marks=pytest.mark.exhaustive,
+        ),
         (nn.GRU, "all", {"num_layers": 2, "bias": False}),
         (nn.LSTM, "all", {"num_layers": 2, "batch_first": True}),
     ],

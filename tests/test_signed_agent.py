@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from nacl.signing import SigningKey
 
@@ -12,7 +13,12 @@ from lamina.broker.wire.deltas import digest_of
 from lamina.broker.wire.messages import Message, RoundPlan, Task, encode
 from lamina.broker.wire.orders import Mandate
 from lamina.broker.wire.signatures import endorsed, public_pem, sealed
+from lamina.broker.wire.topics import Topics
+from lamina.edge_agent.service import agent as agent_module
 from lamina.edge_agent.service.orders import ALLOWED
+from lamina.edge_agent.service.rivals import Instances
+from lamina.edge_agent.settings import AgentSettings
+from lamina.models.errors import TakenOver
 from tests.agent_lab import PARAMETERS, STATISTICS, Lab, lab_in, layers_of, trained, until
 from tests.tiny_training import Twin
 
@@ -126,3 +132,35 @@ async def test_a_pinned_bundle_waits_until_a_person_allows_it(
     (lab.folder / "agent" / ALLOWED).parent.mkdir(exist_ok=True)
     (lab.folder / "agent" / ALLOWED).write_text(lab.coordinator.bundle.digest)
     assert (await lab.coordinator.until_report()).round == 0
+
+
+async def test_neither_a_forged_profile_nor_the_brokers_word_ends_an_enrolled_agent(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "CONTESTED_S", 0.01)
+    sign(lab)
+    agent = await enrolled(lab)
+    topics = Topics("lab")
+    for instance in ("f" * 40, agent.profile.instance[:-1] + "0", "f" + agent.profile.instance[1:]):
+        forged = msgspec.structs.replace(agent.profile, instance=instance)
+        await lab.coordinator.link.publish(topics.device("pi", "profile"), encode(forged), retain=True)
+    async with lab.broker.dial(topics.client("device", "pi")):
+        pass  # who has its client id takes its place, and the broker says so
+    await lab.coordinator.accept()
+    await lab.coordinator.plan(0, (0, 0), digests=DIGESTS)
+    assert (await lab.coordinator.until_report()).round == 0
+    assert not lab.running[-1].done()
+
+
+async def test_a_clone_that_was_started_later_still_ends_it(lab: Lab) -> None:
+    sign(lab)
+    agent = await enrolled(lab)
+    clone = Instances(
+        AgentSettings(
+            "lab", "pi", "x", folder=str(lab.folder / "agent"), operator_key_file=str(lab.folder / "operator.pub")
+        )
+    )
+    later = msgspec.structs.replace(agent.profile, instance=clone.next(0, "ffffffff"))
+    await lab.coordinator.link.publish(Topics("lab").device("pi", "profile"), encode(later), retain=True)
+    with pytest.raises(TakenOver, match="another program takes part as device 'pi'"):
+        await lab.end()

@@ -16,6 +16,7 @@ not small here.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -148,6 +149,7 @@ async def federate(
     wire: Wire = FLOATS,
     name: str = "parity",
     evaluation: Evaluation | None = None,
+    samples: Callable[[str], LabelledSamples] | None = None,
 ) -> tuple[RunResult, dict[str, np.ndarray]]:
     """The same experiment over a link: what it came to, and its tensors."""
     setting, (x, y, *_) = context.setting, context.data
@@ -171,7 +173,11 @@ async def federate(
                 federation=name, device=device, data="in memory", budget_mib=PEAKS[tier], threads=1,
                 folder=str(folder / device), broker_s=20.0, once=True, shared_process=True,
             ),
-            LabelledSamples(inputs_of_rows(x[held], context.spec), None if context.spec.wanted.is_input else y[held]),
+            samples(device)
+            if samples
+            else LabelledSamples(
+                inputs_of_rows(x[held], context.spec), None if context.spec.wanted.is_input else y[held]
+            ),
             dial,
         )  # fmt: skip
 

@@ -49,6 +49,9 @@ Elapsed: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 Mebibytes: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
+Sums: TypeAlias = Annotated[tuple[Annotated[float, Meta(ge=-1e300, le=1e300)], ...], Meta(max_length=1 << 16)]
+"""Sums or counts of metrics; those of some have an element for each class."""
+
 DeviceName: TypeAlias = Annotated[str, Meta(pattern=NAME, max_length=64)]
 Name: TypeAlias = Annotated[str, Meta(max_length=64)]
 Names: TypeAlias = Annotated[tuple[Name, ...], Meta(max_length=64)]
@@ -67,6 +70,8 @@ SignatureBytes: TypeAlias = Annotated[bytes, Meta(min_length=64, max_length=64)]
 """An Ed25519 signature."""
 Endorsement: TypeAlias = Annotated[bytes, Meta(max_length=1 << 19)]
 """A mandate's bytes."""
+Proof: TypeAlias = Annotated[bytes, Meta(max_length=32)]
+"""What nobody can make who lacks a secret; only who has it can check it."""
 DIGEST_BYTES = 16
 """Of a layer's value, in a signed plan."""
 ValueDigests: TypeAlias = Annotated[bytes, Meta(max_length=DIGEST_BYTES * MOST_LAYERS)]

@@ -31,6 +31,7 @@ from lamina.broker.wire.bounds import (
     Scalars,
     Shape,
     Share,
+    Sums,
     Text,
     ValueDigests,
     unpacked,
@@ -57,10 +58,12 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
         round: rounds completed.
         rounds: rounds to do.
         devices: devices accepted and online.
-        accuracy: of the averaged model, when it was last evaluated.
+        accuracy: of the averaged model, when it was last evaluated; left out where its task has none.
         c_ratio: parameters communicated, relative to FedAvg.
         further: names of the algorithm's vectors in every layer's value (`models.further`); left out: none.
         personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
+        judge: name of the figure that the model is judged by, where that isn't accuracy.
+        figure: its value when the model was last evaluated.
     """
 
     state: Literal["waiting", "training", "stopped", "finished", "lost"]
@@ -73,6 +76,8 @@ class CoordinatorStatus(Message, frozen=True, kw_only=True, tag="coordinator"):
     c_ratio: float | None = None
     further: Names | msgspec.UnsetType = msgspec.UNSET
     personal: Numbers | msgspec.UnsetType = msgspec.UNSET
+    judge: Name | msgspec.UnsetType = msgspec.UNSET
+    figure: Finite | msgspec.UnsetType = msgspec.UNSET
 
 
 class Lease(Message, frozen=True, kw_only=True, tag="lease"):
@@ -154,6 +159,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
         control: see `LocalWork`; left out: gradients are not corrected.
         digests: of every layer's global value at that version (`lamina.broker.wire.deltas.digest_of`), in a plan that
             is signed; left out in others.
+        judges: whether devices say first what the values of this plan come to on the samples that they keep out of
+            training (`Task.held_out`); left out: no. A plan without local steps asks for nothing else.
     """
 
     state: Literal["training", "finished"] = "training"
@@ -184,6 +191,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     reference: Finite | msgspec.UnsetType = msgspec.UNSET
     control: Factors | msgspec.UnsetType = msgspec.UNSET
     digests: ValueDigests | msgspec.UnsetType = msgspec.UNSET
+    judges: bool | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def work(self) -> LocalWork:
@@ -266,6 +274,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
         run: the epoch in which this run began, where a rollback has given it another since: personal layers are kept.
         round: at which the coordinator is as it says this; a plan of another round that the broker kept is an old one.
+        held_out: the share of its samples that the device never trains on, to judge models by; left out: none.
     """
 
     epoch: Epoch
@@ -278,6 +287,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     personal: Numbers | msgspec.UnsetType = msgspec.UNSET
     run: Epoch | msgspec.UnsetType = msgspec.UNSET
     round: Count | msgspec.UnsetType = msgspec.UNSET
+    held_out: Share | msgspec.UnsetType = msgspec.UNSET
 
 
 class Request(Message, frozen=True, kw_only=True, tag="request"):
@@ -307,6 +317,8 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
         way: how the device trains within its memory, for a person.
         uplink_bytes: payload bytes of updates published since the agent started.
         downlink_bytes: payload bytes of layer values received since the agent started.
+        sums: of the bundle's metrics, on the samples that the device keeps, where it judges; left out: none.
+        counts: theirs.
     """
 
     epoch: Epoch
@@ -320,6 +332,8 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     way: Text = ""
     uplink_bytes: Bytes = 0
     downlink_bytes: Bytes = 0
+    sums: Sums | msgspec.UnsetType = msgspec.UNSET
+    counts: Sums | msgspec.UnsetType = msgspec.UNSET
 
 
 _M = TypeVar("_M", bound=Message)

@@ -7,12 +7,15 @@ import asyncio
 import signal
 from pathlib import Path
 
+import msgspec
+
 from lamina.broker.programs.ending import run_until_signalled
 from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import overview_by
 from lamina.coordinator.dashboard import client
 from lamina.coordinator.dashboard.app import Dashboard
+from lamina.coordinator.dashboard.asked import Asked
 from lamina.coordinator.dashboard.hosting import served_on_port
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.settings import DashboardSettings, FederationSettings
@@ -43,8 +46,8 @@ async def _serve(settings: FederationSettings, port: int) -> None:
     async def overview() -> Overview:
         return await asyncio.to_thread(overview_by, settings)
 
-    async def order(name: str, device: str) -> None:
-        await asyncio.to_thread(client.order, folder, name, device=device)
+    async def order(name: str, asked: Asked) -> None:
+        await asyncio.to_thread(client.order, folder, name, **msgspec.structs.asdict(asked))
 
     dashboard = Dashboard(folder, overview, order)
     async with served_on_port(dashboard, DashboardSettings(port=port)) as address:

@@ -12,12 +12,13 @@ from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import show
 from lamina.coordinator.commands.mandate import keep_mandate
+from lamina.coordinator.deployment.asking import canaries_of
 from lamina.coordinator.deployment.rollout import DeploymentState, Rollout, RolloutRules
 from lamina.coordinator.deployment.telling import told
 from lamina.coordinator.records.deployments import DeploymentFiles
 from lamina.coordinator.records.offering import Wish
 from lamina.coordinator.service.deploying import Deployer
-from lamina.models.errors import ConfigError, require
+from lamina.models.errors import require
 
 HELP = "have devices predict with a model: canaries first, then the rest, and back where too many refuse"
 
@@ -96,22 +97,6 @@ def wanted(options: argparse.Namespace) -> tuple[Wish, int | tuple[str, ...] | N
     require(options.wait > 0, f"--wait must be positive, and is {options.wait:g}")
     rules = RolloutRules(options.margin, options.most_refusals, options.wait)
     return Wish(options.round, options.best, options.quantise, options.margin), canaries_of(options.canary), rules
-
-
-def canaries_of(text: str | None) -> int | tuple[str, ...] | None:
-    """How many canaries a flag asks for, or which ones.
-
-    Raises:
-        ConfigError: it names nobody.
-    """
-    if text is None:
-        return None
-    if text.isdecimal() and len(text) < 7:
-        return int(text)
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise ConfigError("--canary: say how many, or name devices")
-    return names
 
 
 def _went_back(rollout: Rollout | None) -> bool:

@@ -7,12 +7,7 @@ from pathlib import Path
 
 from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.commands.federation_file import load_federation
-from lamina.coordinator.records.exporting import export, facts_of
-from lamina.coordinator.records.journal import Journal
-from lamina.coordinator.records.kept_model import as_trained, kept_spec
-from lamina.coordinator.records.selecting import chosen_round
-from lamina.coordinator.settings import FederationSettings
-from lamina.models.bundle import read_bundle
+from lamina.coordinator.records.exporting import export_round
 
 HELP = "write the model of a round that is kept, also while training goes on"
 
@@ -33,21 +28,3 @@ def run(options: argparse.Namespace) -> int:
     paths, said = export_round(settings, round_=options.round, best=options.best, folder=options.out)
     print(f"{said}: {' and '.join(map(str, paths))}")
     return ExitStatus.DONE
-
-
-def export_round(
-    settings: FederationSettings, *, round_: int | None = None, best: bool = False, folder: Path | None = None
-) -> tuple[tuple[Path, Path], str]:
-    """Write a kept round's files; returns their paths, and which model it is.
-
-    Raises:
-        ConfigError: no such round is kept.
-    """
-    bundle, journal = as_trained(read_bundle(Path(settings.bundle)), settings), Journal(Path(settings.folder))
-    spec, judge = kept_spec(bundle, settings), bundle.manifest.judge
-    saved, scores, name = chosen_round(journal, bundle, spec, round_=round_, best=best)
-    facts = facts_of(saved.snapshot, settings.federation, judge, scores)
-    paths = export(bundle, saved.values, folder or Path(settings.folder), name, facts)
-    score = scores.get(saved.snapshot.round)
-    judged = "not evaluated" if score is None else f"{judge} {score:.4f}"
-    return paths, f"after round {saved.snapshot.round}, {judged}"

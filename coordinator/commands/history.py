@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import add_arguments, show
 from lamina.coordinator.dashboard.source import rounds_after
-from lamina.coordinator.dashboard.text import size, table
+from lamina.coordinator.dashboard.text import figure, size, table
 from lamina.models.errors import ConfigError
+from lamina.models.metrics import ACCURACY
 
 HELP = "show the rounds that are done"
 
-_HEAD = ("round", "loss", "accuracy", "layers", "updates", "C", "up", "seconds")
+_HEAD = ("layers", "updates", "C", "up", "seconds")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +33,17 @@ def run(options: argparse.Namespace) -> int:
     if not rounds:
         raise ConfigError(f"{folder} holds no round: `lamina run` trains")
     rounds = rounds[-options.last :] if options.last > 0 else rounds
-    return show(options, rounds, table(_HEAD, [_row(record) for record in rounds]))
+    metrics = list(dict.fromkeys(name for record in rounds for name in record["figures"])) or [ACCURACY]
+    head = ("round", "loss", *("held-out loss" if name == "loss" else name for name in metrics), *_HEAD)
+    return show(options, rounds, table(head, [_row(record, metrics) for record in rounds]))
 
 
-def _row(record: dict[str, Any]) -> list[str]:
-    loss, accuracy = record["loss"], record["accuracy"]
+def _row(record: dict[str, Any], metrics: Sequence[str]) -> list[str]:
+    loss = record["loss"]
     return [
         str(record["round"] + 1),
         "-" if loss is None else f"{loss:.4f}",
-        "-" if accuracy is None else f"{accuracy:.4f}",
+        *(figure(record["figures"].get(name)) for name in metrics),
         str(len(record["due"])),
         f"{record['updates']}/{record['expected']}",
         f"{record['c_ratio']:.3f}",

@@ -10,6 +10,7 @@ import msgspec
 
 from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.dashboard import client
+from lamina.coordinator.dashboard.beside import with_what_lies_beside
 from lamina.coordinator.dashboard.client import NobodyRuns
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.source import overview_of
@@ -33,7 +34,8 @@ def overview_by(settings: FederationSettings) -> Overview:
     try:
         return client.overview(folder)
     except NobodyRuns:
-        return overview_of(folder, settings.federation, read_bundle(Path(settings.bundle)), settings.rounds)
+        found = overview_of(folder, settings.federation, read_bundle(Path(settings.bundle)), settings.rounds)
+        return with_what_lies_beside(found, folder)
 
 
 def show(options: argparse.Namespace, value: object, lines: Sequence[str]) -> int:

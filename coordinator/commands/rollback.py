@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import secrets
 from pathlib import Path
 
 from lamina.broker.programs.exit_status import ExitStatus
 from lamina.coordinator.commands.federation_file import load_federation
-from lamina.coordinator.records.exporting import set_results_aside
-from lamina.coordinator.records.journal import Journal
-from lamina.coordinator.records.kept_model import as_trained, kept_spec
-from lamina.coordinator.records.recorder import Recorder
+from lamina.coordinator.records.kept_model import as_trained
+from lamina.coordinator.records.rolling_back import roll_back
 from lamina.models.bundle import read_bundle
 from lamina.models.storage.folder_lock import held
 
@@ -30,9 +27,6 @@ def run(options: argparse.Namespace) -> int:
     settings = load_federation(options.config)
     folder, bundle = Path(settings.folder), as_trained(read_bundle(Path(settings.bundle)), settings)
     with held(folder, "lamina rollback"):
-        journal = Journal(folder, settings.state.generations)
-        journal.roll_back(options.round, kept_spec(bundle, settings), epoch=secrets.randbits(53))
-        set_results_aside(folder)
-        Recorder(folder, journal.history.rounds(journal.history.past()), metrics=bundle.manifest.figure_names)
+        roll_back(settings, bundle, options.round)
     print(f"`lamina run {options.config}` goes on after round {options.round}; what came later is set aside")
     return ExitStatus.DONE

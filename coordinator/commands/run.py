@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import signal
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,14 +21,20 @@ from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.mandate import keep_mandate
 from lamina.coordinator.dashboard.app import Dashboard
+from lamina.coordinator.dashboard.asked import Asked
+from lamina.coordinator.dashboard.beside import with_what_lies_beside
 from lamina.coordinator.dashboard.hosting import served
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.source import tail_of
 from lamina.coordinator.enrolment.expiry import ending_soon
 from lamina.coordinator.records.kept_model import as_trained
 from lamina.coordinator.records.records import RoundRecord, RunResult
+from lamina.coordinator.records.rolling_back import check_kept, roll_back
 from lamina.coordinator.records.store import Store
+from lamina.coordinator.service.actions import NAMES as ACTIONS
+from lamina.coordinator.service.actions import Actions
 from lamina.coordinator.service.coordinator import Coordinator
+from lamina.coordinator.service.leading import Leading
 from lamina.coordinator.service.signing import Signer
 from lamina.coordinator.settings import DashboardSettings
 from lamina.models.bundle import read_bundle
@@ -59,8 +67,14 @@ def run(options: argparse.Namespace) -> int:
             Store(folder).clear()
         line = ProgressLine(bundle.manifest.spec)
         signer = Signer(settings, bundle.digest) if settings.signing.key_file else None
-        coordinator = Coordinator(settings, bundle, mqtt_dial(settings.broker), observe=line.show, signer=signer)
-        result = run_until_signalled(seen(coordinator, folder, settings.dashboard))
+        dial = mqtt_dial(settings.broker)
+
+        def make() -> Coordinator:
+            return Coordinator(settings, bundle, dial, observe=line.show, signer=signer)
+
+        leading = Leading(make, partial(check_kept, settings), partial(roll_back, settings, bundle))
+        actions = Actions(settings, dial, leading.roll_back)
+        result = run_until_signalled(seen(leading, folder, settings.dashboard, actions, options.config.parent))
         if isinstance(result, signal.Signals):
             print(
                 f"ended by {result.name}; `lamina run {options.config}` goes on where this left off, and "
@@ -73,21 +87,47 @@ def run(options: argparse.Namespace) -> int:
     return ExitStatus.DONE
 
 
-async def seen(coordinator: Coordinator, folder: Path, settings: DashboardSettings) -> RunResult:
-    """Run a coordinator, with its dashboard beside it."""
+async def seen(
+    coordinator: Coordinator | Leading,
+    folder: Path,
+    settings: DashboardSettings,
+    actions: Actions | None = None,
+    home: Path | None = None,
+) -> RunResult:
+    """Run a coordinator, with its dashboard beside it.
+
+    Args:
+        coordinator: it, or one after the other.
+        folder: of the run.
+        settings: of the dashboard.
+        actions: what may be ordered besides; ``None``: nothing.
+        home: that ``lamina init`` made; ``None``: certificates' ends are not known.
+    """
     with tail_of("lamina.coordinator") as tail:
-        operator = coordinator.operator
 
         async def overview() -> Overview:
-            return operator.overview(now())
+            notice = actions.notice if actions else ""
+            here = coordinator.operator.overview(now())
+            return await asyncio.to_thread(with_what_lies_beside, here, folder, home, notice)
 
-        async def order(name: str, device: str) -> None:
-            operator.obey(name, device)
+        async def order(name: str, asked: Asked) -> None:
+            if actions is not None and name in ACTIONS:
+                await actions.obey(name, asked)
+            else:
+                coordinator.operator.obey(name, asked.device)
 
         async with served(Dashboard(folder, overview, order, tail), settings) as address:
             if address:
                 print(f"dashboard: {address}", flush=True)
-            return await coordinator.run()
+            if actions is None:
+                return await coordinator.run()
+            try:
+                actions.resume()
+                result = await coordinator.run()
+                await actions.settled()
+                return result
+            finally:
+                await actions.close()
 
 
 @dataclass(frozen=True)
@@ -117,4 +157,5 @@ def _others(metrics: dict[str, float] | msgspec.UnsetType) -> str:
 def _closing_line(result: RunResult, folder: str) -> str:
     accuracy = "" if result.accuracy is None else f"accuracy {result.accuracy:.4f}"
     accuracy = (accuracy + _others(result.metrics)).strip() or "not evaluated"
-    return f"{result.rounds} rounds in {result.wall_s:.1f} s, {accuracy}, C {result.c_ratio:.3f}; see {folder}"
+    own = f", {result.on_devices.text}" if result.on_devices else ""
+    return f"{result.rounds} rounds in {result.wall_s:.1f} s, {accuracy}{own}, C {result.c_ratio:.3f}; see {folder}"

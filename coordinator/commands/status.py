@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.link.seam import Delivery, Dial
 from lamina.broker.programs.flags import add_federation_argument, federation_and_broker
@@ -152,5 +154,7 @@ def _progress(status: CoordinatorStatus | None) -> str:
     if status is None:
         return "no coordinator"
     accuracy = "" if status.accuracy is None else f", accuracy {status.accuracy:.4f}"
+    if status.figure is not msgspec.UNSET:
+        accuracy = f", {status.judge} {status.figure:.4g}"
     ratio = "" if status.c_ratio is None else f", C {status.c_ratio:.3f}"
     return f"{status.state}, round {status.round} of {status.rounds}, {status.devices} devices{accuracy}{ratio}"

@@ -53,8 +53,11 @@ async def _watch(options: argparse.Namespace, folder: Path) -> None:
 def _screen(overview: Overview, folder: Path) -> list[str]:
     width = shutil.get_terminal_size().columns
     lines = summary_lines(overview, time.time())
-    accuracies = [record["accuracy"] for record in rounds_after(folder, 0) if record["accuracy"] is not None]
-    if len(accuracies) > 1:
-        lines.append(f"  accuracy {sparkline(accuracies[-(width - 12) :])}")
+    found = [record["figures"] for record in rounds_after(folder, 0)]
+    names = list(dict.fromkeys(name for figures in found for name in figures))
+    for name in names:
+        values = [figures[name] for figures in found if name in figures]
+        if len(values) > 1:
+            lines.append(f"  {name} {sparkline(values[-(width - len(name) - 4) :])}")
     lines += ["", *layer_lines(overview), "", *device_lines(overview, time.time())]
     return [line[:width] for line in lines]

@@ -6,7 +6,8 @@ GET  /api/events           the same as server-sent events, whenever it changes
 GET  /api/rounds?after=N   the records of the rounds from N on; /api/cycles?after=N those of the cycles
 GET  /api/log?device=NAME  the last lines of the coordinator's log
 GET  /metrics              for Prometheus
-POST /api/orders/{order}   pause, resume, put-aside, readmit; a JSON object names the device
+POST /api/orders/{order}   pause, resume, put-aside, readmit, export, deploy, undo-deployment, roll-back; a JSON object
+                           says of what (`dashboard.asked`)
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from lamina.coordinator.dashboard.asked import Asked
 from lamina.coordinator.dashboard.metrics import exposition
 from lamina.coordinator.dashboard.overview import Overview
 from lamina.coordinator.dashboard.source import LogTail, cycles_after, rounds_after
@@ -37,10 +39,6 @@ _MOST_BODY = 4096
 COOKIE = "lamina-token"
 
 
-class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    device: str = ""
-
-
 @dataclass(frozen=True)
 class Dashboard:
     """What the application is about.
@@ -48,13 +46,13 @@ class Dashboard:
     Attributes:
         folder: of the run, with its records.
         overview: tells how the federation stands now.
-        order: gives an order by its name, about the device of a name or empty; `ConfigError` where it makes no sense.
+        order: gives an order by its name, with what it is about; `ConfigError` where it makes no sense.
         log: the last lines of the coordinator's log; ``None`` where another program keeps them.
     """
 
     folder: Path
     overview: Callable[[], Awaitable[Overview]]
-    order: Callable[[str, str], Awaitable[None]]
+    order: Callable[[str, Asked], Awaitable[None]]
     log: LogTail | None = None
 
 
@@ -135,10 +133,10 @@ class _Views:
 
     async def order(self, request: web.Request) -> web.Response:
         try:
-            order = msgspec.json.decode(await request.read() or b"{}", type=_Order)
+            asked = msgspec.json.decode(await request.read() or b"{}", type=Asked)
         except msgspec.DecodeError as error:
             raise web.HTTPBadRequest(text=str(error)) from error
-        await self._dashboard.order(request.match_info["order"], order.device)
+        await self._dashboard.order(request.match_info["order"], asked)
         return _json(await self._dashboard.overview())
 
     async def close(self, app: web.Application) -> None:

@@ -9,13 +9,18 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from lamina.coordinator.dashboard.overview import DeviceView, LayerView, Overview
+from lamina.models.metrics import ACCURACY
 
 _View = TypeVar("_View", LayerView, DeviceView)
 
 _WHOLE: tuple[tuple[str, str, Callable[[Overview], float | None]], ...] = (
     ("lamina_round", "Rounds done.", lambda o: o.round),
     ("lamina_rounds", "Rounds to do.", lambda o: o.rounds),
-    ("lamina_accuracy", "Accuracy of the averaged model when it was last evaluated.", lambda o: o.accuracy),
+    (
+        "lamina_accuracy",
+        "Accuracy of the averaged model when it was last evaluated.",
+        lambda o: o.judge.figures.get(ACCURACY),
+    ),
     ("lamina_c_ratio", "Parameters communicated, relative to FedAvg.", lambda o: o.c_ratio),
     ("lamina_waiting_since", "Since when the coordinator waits for the same.", lambda o: o.waiting_since),
     ("lamina_training_seconds", "Seconds since the first round began.", lambda o: o.wall_s),
@@ -58,6 +63,17 @@ class _Figures:
             counter = CounterMetricFamily(metric, text, labels=["federation"])
             counter.add_metric([name], size(overview))
             yield counter
+        figures = GaugeMetricFamily(
+            "lamina_evaluation",
+            "Metrics of the averaged model when it was last evaluated, and their mean over devices' own samples.",
+            labels=["federation", "metric", "on"],
+        )
+        judge = overview.judge
+        for metric, value in judge.figures.items():
+            figures.add_metric([name, metric, "held-out data"], value)
+        if judge.on_devices:
+            figures.add_metric([name, judge.name, "devices"], judge.on_devices.mean)
+        yield figures
         yield from _by_name(_LAYER, name, "layer", {layer.name: layer for layer in overview.layers})
         yield from _by_name(_DEVICE, name, "device", {device.id: device for device in overview.devices})
 

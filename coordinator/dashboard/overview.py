@@ -8,10 +8,12 @@ from typing import Any, Literal
 import msgspec
 
 from lamina.broker.wire.messages import DeviceProfile, Report
+from lamina.coordinator.records.device_figures import DeviceFigures
 from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.records import DeviceRecord
 from lamina.coordinator.records.run_state import RunState
 from lamina.coordinator.records.snapshot import Snapshot
+from lamina.models.manifest import Manifest
 from lamina.models.spec import ModelSpec
 
 State = Literal["waiting", "training", "paused", "finished", "stopped"]
@@ -89,6 +91,68 @@ class DeviceView(msgspec.Struct, frozen=True):
     certificate_until: int | None = None
 
 
+class DeploymentView(msgspec.Struct, frozen=True):
+    """What is deployed.
+
+    Attributes:
+        in_force: the model that devices have, in words; empty: none.
+        rollout: how the last rollout stands, in words; empty: there was none.
+        reason: why.
+        under_way: whether it goes on.
+        answers: what each device made of it.
+        silent: devices of which an answer is awaited.
+    """
+
+    in_force: str
+    rollout: str
+    reason: str
+    under_way: bool
+    answers: dict[str, str] = {}
+    silent: tuple[str, ...] = ()
+
+
+class JudgeView(msgspec.Struct, frozen=True):
+    """What the averaged model is judged by, and what it came to.
+
+    Attributes:
+        name: of the figure by which the best round is chosen: ``accuracy``, or whatever the task says.
+        lower_is_better: whether a lower one is the better one.
+        last: the figure when the model was last evaluated; ``None`` before.
+        best: the best one so far.
+        best_round: rounds done when it was best.
+        figures: all metrics of the last evaluation, by name.
+        on_devices: what devices said last of the model, on the samples that they keep.
+    """
+
+    name: str
+    lower_is_better: bool = False
+    last: float | None = None
+    best: float | None = None
+    best_round: int | None = None
+    figures: dict[str, float] = {}
+    on_devices: DeviceFigures | None = None
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        evaluations: Evaluations,
+        figures: Mapping[str, float],
+        on_devices: DeviceFigures | None = None,
+    ) -> JudgeView:
+        """The view of evaluations by a bundle's task."""
+        last, best = evaluations.last, evaluations.best
+        return cls(
+            name=manifest.judge,
+            lower_is_better=manifest.lower_is_better,
+            last=last[1] if last else None,
+            best=best[1] if best else None,
+            best_round=best[0] if best else None,
+            figures=dict(figures),
+            on_devices=on_devices,
+        )
+
+
 class Overview(msgspec.Struct, frozen=True):
     """A federation at one instant.
 
@@ -102,9 +166,7 @@ class Overview(msgspec.Struct, frozen=True):
         rounds: rounds to do.
         phi: rounds of a cycle.
         local_steps: tau'.
-        accuracy: of the averaged model when it was last evaluated.
-        best_round: rounds done when it was best.
-        best_accuracy: its accuracy then.
+        judge: what the model is judged by, and what it came to.
         c_ratio: parameters communicated, relative to FedAvg.
         uplink_bytes: payload bytes of updates received.
         downlink_bytes: payload bytes of layer values that devices received.
@@ -114,6 +176,9 @@ class Overview(msgspec.Struct, frozen=True):
         layers: from input to output.
         devices: ascending by name.
         aside: devices that the operator put aside.
+        deployment: what is deployed; ``None``: nothing ever was.
+        kept: rounds done, of those that can be exported, deployed and gone back to.
+        notice: what came of the last order that took its time; empty: there was none.
     """
 
     federation: str
@@ -125,9 +190,7 @@ class Overview(msgspec.Struct, frozen=True):
     rounds: int
     phi: int
     local_steps: int
-    accuracy: float | None
-    best_round: int | None
-    best_accuracy: float | None
+    judge: JudgeView
     c_ratio: float
     uplink_bytes: int
     downlink_bytes: int
@@ -137,13 +200,16 @@ class Overview(msgspec.Struct, frozen=True):
     layers: tuple[LayerView, ...]
     devices: tuple[DeviceView, ...]
     aside: tuple[str, ...] = ()
+    deployment: DeploymentView | None = None
+    kept: tuple[int, ...] = ()
+    notice: str = ""
 
 
 def overview(
     federation: str,
     rounds: int,
     snapshot: Snapshot,
-    evaluations: Evaluations,
+    judge: JudgeView,
     *,
     live: bool,
     state: State,
@@ -155,11 +221,10 @@ def overview(
     left_s: float | None = None,
     aside: tuple[str, ...] = (),
 ) -> Overview:
-    """How a federation stands by its snapshot and its evaluations; the other arguments are fields of `Overview`.
+    """How a federation stands by its snapshot and what it is judged by; the other arguments are fields of `Overview`.
 
     Without ``downlink_bytes``, those of the snapshot are taken.
     """
-    last, best = evaluations.last, evaluations.best
     return Overview(
         federation=federation,
         live=live,
@@ -170,9 +235,7 @@ def overview(
         rounds=rounds,
         phi=snapshot.phi,
         local_steps=snapshot.local_steps,
-        accuracy=last[1] if last else None,
-        best_round=best[0] if best else None,
-        best_accuracy=best[1] if best else None,
+        judge=judge,
         c_ratio=snapshot.ledger.c_ratio,
         uplink_bytes=snapshot.uplink_bytes,
         downlink_bytes=snapshot.downlink_bytes if downlink_bytes is None else downlink_bytes,

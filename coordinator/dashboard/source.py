@@ -6,17 +6,18 @@ import csv
 import logging
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lamina.coordinator.dashboard.overview import Overview, device_views, layer_views, overview
+from lamina.coordinator.dashboard.overview import JudgeView, Overview, device_views, layer_views, overview
 from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.journal import Journal
-from lamina.coordinator.records.recorder import CYCLES, ROUNDS, read_cycles
+from lamina.coordinator.records.recorder import CYCLES, EVALUATED, FIELDS, ON_DEVICES, ROUNDS, read_cycles
 from lamina.models.bundle import Bundle
 from lamina.models.errors import ConfigError
+from lamina.models.metrics import ACCURACY
 
 _MOST_LINES = 1000
 _FIGURES = (
@@ -99,14 +100,16 @@ def overview_of(folder: Path, name: str, bundle: Bundle, rounds: int) -> Overvie
     if snapshot.manifest != bundle.digest:
         raise ConfigError(f"the state in {folder} is of another bundle than {bundle.folder}")
     manifest = bundle.manifest
-    scores = journal.history.past().scores(manifest.judge)
-    evaluations = Evaluations(scores, lower_is_better=manifest.lower_is_better)
+    past = journal.history.past()
+    evaluations = Evaluations(past.scores(manifest.judge), lower_is_better=manifest.lower_is_better)
+    figures = past.figures[max(past.figures)] if past.figures else {}
+    said = past.judged[max(past.judged)] if past.judged else None
     finished = snapshot.round >= rounds or (folder / "summary.json").exists()
     return overview(
         name,
         rounds,
         snapshot,
-        evaluations,
+        JudgeView.of(manifest, evaluations, figures, said),
         live=False,
         state="finished" if finished else "stopped",
         layers=layer_views(spec, snapshot),
@@ -129,4 +132,14 @@ def _round(row: dict[str, str]) -> dict[str, Any]:
         "expected": int(row["expected"]),
         "rejected": int(row["rejected"]),
         **figures,
+        "figures": _evaluated(row),
+    }
+
+
+def _evaluated(row: Mapping[str, str]) -> dict[str, float]:
+    """What the model came to after the round, by the metric's name."""
+    return {
+        name.removeprefix(EVALUATED): float(cell)
+        for name, cell in row.items()
+        if cell and (name == ACCURACY or name not in FIELDS) and not name.startswith(ON_DEVICES)
     }

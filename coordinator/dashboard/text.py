@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from lamina.coordinator.dashboard.overview import DeviceView, Overview
+from lamina.coordinator.dashboard.overview import DeviceView, JudgeView, Overview
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
@@ -17,9 +17,7 @@ def summary_lines(overview: Overview, now: float) -> list[str]:
     if o.waiting:
         since = "" if o.waiting_since is None else f" (for {duration(now - o.waiting_since)})"
         lines.append(f"  {o.waiting}{since}")
-    if o.accuracy is not None:
-        best = "" if o.best_round is None else f", best {o.best_accuracy:.4f} after round {o.best_round}"
-        lines.append(f"  accuracy {o.accuracy:.4f}{best}")
+    lines += _judged(o.judge)
     if o.fedavg_uplink_bytes:
         share = o.uplink_bytes / o.fedavg_uplink_bytes
         lines.append(
@@ -29,6 +27,26 @@ def summary_lines(overview: Overview, now: float) -> list[str]:
     refused = sum(device.state == "refused" for device in o.devices)
     lines.append(f"  {here} of {len(o.devices)} devices are here" + (f", {refused} refused" if refused else ""))
     return lines
+
+
+def _judged(judge: JudgeView) -> list[str]:
+    """What the model came to: the figure that it is judged by, the others, and what devices say."""
+    lines = []
+    if judge.last is not None:
+        best = "" if judge.best_round is None else f", best {figure(judge.best)} after round {judge.best_round}"
+        lines.append(
+            f"  {judge.name} {figure(judge.last)}{best}{' (lower is better)' if judge.lower_is_better else ''}"
+        )
+    if others := [f"{name} {figure(value)}" for name, value in judge.figures.items() if name != judge.name]:
+        lines.append(f"  on held-out data: {', '.join(others)}")
+    if judge.on_devices:
+        lines.append(f"  {judge.on_devices.text}, after round {judge.on_devices.rounds}")
+    return lines
+
+
+def figure(value: float | None) -> str:
+    """A metric's value."""
+    return "-" if value is None else f"{value:.4f}" if 0.01 <= abs(value) < 100 else f"{value:.4g}"
 
 
 def device_lines(overview: Overview, now: float) -> list[str]:

@@ -47,13 +47,14 @@ class Evaluator:
 
     def figures_of_file(self, model: Path) -> dict[str, float]:
         """The same of an exported model."""
-        return self._figures(_session(str(model), _options()))
+        return self._figures(_session(str(model), _options()), exported=True)
 
-    def _figures(self, session: ort.InferenceSession) -> dict[str, float]:
+    def _figures(self, session: ort.InferenceSession, *, exported: bool = False) -> dict[str, float]:
         manifest = self._bundle.manifest
         metrics = _run_of(self._metrics) if self._metrics else None
         return figures_of(
-            _run_of(session), manifest.metrics or None, metrics, self._samples, manifest.spec, self._batch_size
+            *(_run_of(session), manifest.metrics or None, metrics, self._samples, manifest.spec, self._batch_size),
+            exported=exported,
         )
 
     def _running(self, values: Sequence[NDArray[np.float32]]) -> ort.InferenceSession:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lamina.coordinator.records.journal import Journal
+from lamina.coordinator.records.kept_model import as_trained, kept_spec
+from lamina.coordinator.records.selecting import chosen_round
 from lamina.coordinator.records.snapshot import Snapshot
+from lamina.coordinator.settings import FederationSettings
 from lamina.models.arrays import Vector
-from lamina.models.bundle import Bundle
+from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.export import export_model
 from lamina.models.model_card import ModelFacts
 from lamina.models.storage.disk import DISK
@@ -74,3 +78,21 @@ def facts_of(snapshot: Snapshot, federation: str, metric: str, scores: Mapping[i
         snapshot.intervals,
         snapshot.versions,
     )
+
+
+def export_round(
+    settings: FederationSettings, *, round_: int | None = None, best: bool = False, folder: Path | None = None
+) -> tuple[tuple[Path, Path], str]:
+    """Write a kept round's files; returns their paths, and which model it is.
+
+    Raises:
+        ConfigError: no such round is kept.
+    """
+    bundle, journal = as_trained(read_bundle(Path(settings.bundle)), settings), Journal(Path(settings.folder))
+    spec, judge = kept_spec(bundle, settings), bundle.manifest.judge
+    saved, scores, name = chosen_round(journal, bundle, spec, round_=round_, best=best)
+    facts = facts_of(saved.snapshot, settings.federation, judge, scores)
+    paths = export(bundle, saved.values, folder or Path(settings.folder), name, facts)
+    score = scores.get(saved.snapshot.round)
+    judged = "not evaluated" if score is None else f"{judge} {score:.4f}"
+    return paths, f"after round {saved.snapshot.round}, {judged}"

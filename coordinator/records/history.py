@@ -21,6 +21,7 @@ from typing import Literal
 import google_crc32c
 import msgspec
 
+from lamina.coordinator.records.device_figures import DeviceFigures
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
 from lamina.models.metrics import ACCURACY
 from lamina.models.storage.disk import DISK, Disk
@@ -70,7 +71,14 @@ class WentBack(msgspec.Struct, frozen=True, tag="went back"):
     why: Literal["restart", "rollback"]
 
 
-Event = RoundDone | Evaluated | WentBack
+class Judged(msgspec.Struct, frozen=True, tag="judged"):
+    """Devices have judged the last model by their own samples; without ``figures``, none could."""
+
+    rounds: int
+    figures: DeviceFigures | None = None
+
+
+Event = RoundDone | Evaluated | WentBack | Judged
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(Event)
 
 
@@ -81,10 +89,12 @@ class Past:
     Attributes:
         lines: where in the log the event of each round begins, by 0-based round.
         figures: what evaluations came to, by rounds done.
+        judged: what devices said of a last model, by rounds done.
     """
 
     lines: dict[int, int] = field(default_factory=dict)
     figures: dict[int, dict[str, float]] = field(default_factory=dict)
+    judged: dict[int, DeviceFigures | None] = field(default_factory=dict)
 
     def add(self, event: Event, offset: int) -> None:
         """Take in the next event, whose line begins at ``offset``."""
@@ -93,6 +103,8 @@ class Past:
                 self.lines[record.round] = offset
             case Evaluated(rounds):
                 self.figures[rounds] = event.figures
+            case Judged(rounds, figures):
+                self.judged[rounds] = figures
             case WentBack(rounds):
                 self.go_back(rounds)
 
@@ -100,6 +112,7 @@ class Past:
         """Forget what came after so many rounds."""
         self.lines = {round_: offset for round_, offset in self.lines.items() if round_ < rounds}
         self.figures = {done: figures for done, figures in self.figures.items() if done <= rounds}
+        self.judged = {done: figures for done, figures in self.judged.items() if done <= rounds}
 
     def scores(self, judge: str) -> dict[int, float]:
         """One of the figures, by rounds done."""

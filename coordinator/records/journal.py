@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 
 from lamina.coordinator.records.commits import Saved
 from lamina.coordinator.records.history import History, Past, RoundDone
@@ -46,6 +47,7 @@ class Journal:
     ) -> None:
         self.store = Store(folder, keep, disk, new_id)
         self.history = History(state_folder(folder) / "history.log", disk)
+        self._turn, self._closed = Lock(), False
 
     def recover(self, spec: ModelSpec, digest: str) -> tuple[Saved | None, Past]:
         """Return where the run goes on, and what counts of its history; nothing is saved where nothing was committed.
@@ -78,10 +80,13 @@ class Journal:
         Raises:
             OSError: the disk is full, or the like. What was committed before is unharmed.
         """
-        self.history.add(done)  # first: a round too many does not count after a restart, none is added
-        if self.store.empty:
-            self.history.sync()  # the first commit is durable at once: there is none to go back to
-        self.store.commit(snapshot, values, owed, memory)
+        with self._turn:
+            if self._closed:
+                return
+            self.history.add(done)  # first: a round too many does not count after a restart, none is added
+            if self.store.empty:
+                self.history.sync()  # the first commit is durable at once: there is none to go back to
+            self.store.commit(snapshot, values, owed, memory)
 
     def settle(self, pinned: Callable[[], Collection[int]] = lambda: ()) -> None:
         """Return when no power cut could take what was committed; what that makes needless is removed.
@@ -89,7 +94,14 @@ class Journal:
         Args:
             pinned: gives the generations, by rounds done, that are kept besides the last ones.
         """
-        self.store.settle(pinned, first=self.history.sync)
+        with self._turn:
+            if not self._closed:
+                self.store.settle(pinned, first=self.history.sync)
+
+    def close(self) -> None:
+        """Write nothing more: returns once what is being written, in another thread, is whole."""
+        with self._turn:
+            self._closed = True
 
     def roll_back(self, rounds: int, spec: ModelSpec, epoch: int) -> None:
         """Have the run go on after so many rounds, for good, in another epoch.

@@ -22,6 +22,7 @@ import onnxruntime as ort
 
 from lamina.models.errors import ModelError, first_line
 from lamina.models.held_out import at_most
+from lamina.models.judging import feeds_of
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec
 from lamina.models.storage.replace import replace_file
@@ -118,4 +119,4 @@ def _calibration(samples: LabelledSamples, spec: ModelSpec) -> Any:
 
 def _batches(samples: LabelledSamples, spec: ModelSpec) -> Iterator[dict[str, Any]]:
     for start in range(0, len(samples), _BATCH):
-        yield {"x": samples.inputs(np.arange(start, min(start + _BATCH, len(samples))), spec)}
+        yield feeds_of(samples, np.arange(start, min(start + _BATCH, len(samples))), spec, exported=True)

@@ -20,7 +20,12 @@ from lamina.models.storage.replace import replace_file
 
 ROUNDS = "rounds.csv"
 CYCLES = "cycles.jsonl"
-_FIELDS = tuple(name for name in RoundRecord.__struct_fields__ if name != "metrics")
+FIELDS = tuple(name for name in RoundRecord.__struct_fields__ if name not in ("metrics", "on_devices"))
+EVALUATED = "evaluation_"
+"""Before the name of a metric that is called as another column."""
+ON_DEVICES = "on_devices_"
+"""Before the columns of what devices say."""
+_OF_DEVICES = ("devices", "mean", "spread", "worst")
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(CycleRecord)
 
 
@@ -32,20 +37,27 @@ class Recorder:
         before: the rounds that are done already, in order.
         disk: the files lie on.
         metrics: names of those that have columns of their own, behind the others.
+        judged: whether there are columns for what devices say of the model with which a round began.
     """
 
     def __init__(
-        self, folder: Path, before: Iterable[RoundDone] = (), disk: Disk = DISK, metrics: Collection[str] = ()
+        self,
+        folder: Path,
+        before: Iterable[RoundDone] = (),
+        disk: Disk = DISK,
+        metrics: Collection[str] = (),
+        *,
+        judged: bool = False,
     ) -> None:
-        self._disk, self._metrics = disk, tuple(metrics)
+        self._disk, self._metrics, self._judged = disk, tuple(metrics), judged
         self._rounds, self._cycles = folder / ROUNDS, folder / CYCLES
         cycles: list[bytes] = []
-        replace_file(self._rounds, _table(before, cycles, self._metrics), disk)
+        replace_file(self._rounds, _table(before, cycles, self._metrics, judged), disk)
         replace_file(self._cycles, cycles, disk)
 
     def add(self, done: RoundDone) -> None:
         """Append a round's lines."""
-        self._disk.append(self._rounds, _row(done.record, self._metrics))
+        self._disk.append(self._rounds, _row(done.record, self._metrics, self._judged))
         if done.adjustment:
             self._disk.append(self._cycles, _encoder.encode_lines([done.adjustment]))
 
@@ -59,18 +71,20 @@ def read_cycles(path: Path) -> list[CycleRecord]:
     return [_decoder.decode(line) for line in lines]
 
 
-def _table(rounds: Iterable[RoundDone], cycles: list[bytes], metrics: tuple[str, ...]) -> Iterator[bytes]:
+def _table(rounds: Iterable[RoundDone], cycles: list[bytes], metrics: tuple[str, ...], judged: bool) -> Iterator[bytes]:
     """The lines of ``rounds.csv``; those of the other file are added to ``cycles``."""
-    yield _line([*_FIELDS, *(f"evaluation_{name}" if name in _FIELDS else name for name in metrics)])
+    of_devices = [f"{ON_DEVICES}{name}" for name in _OF_DEVICES] if judged else []
+    yield _line([*FIELDS, *(f"{EVALUATED}{name}" if name in FIELDS else name for name in metrics), *of_devices])
     for done in rounds:
-        yield _row(done.record, metrics)
+        yield _row(done.record, metrics, judged)
         if done.adjustment:
             cycles.append(_encoder.encode_lines([done.adjustment]))
 
 
-def _row(record: RoundRecord, metrics: tuple[str, ...]) -> bytes:
-    figures = record.metrics or {}
-    return _line([*(_cell(getattr(record, name)) for name in _FIELDS), *(figures.get(name, "") for name in metrics)])
+def _row(record: RoundRecord, metrics: tuple[str, ...], judged: bool) -> bytes:
+    figures, on_devices = record.metrics or {}, record.on_devices or None
+    cells = [*(_cell(getattr(record, name)) for name in FIELDS), *(figures.get(name, "") for name in metrics)]
+    return _line([*cells, *(getattr(on_devices, name, "") for name in _OF_DEVICES if judged)])
 
 
 def _line(cells: Iterable[object]) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from lamina.coordinator.algorithms.interval_rule import Adjustment
+from lamina.coordinator.records.device_figures import DeviceFigures
+from lamina.models.metrics import ACCURACY
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -31,6 +33,7 @@ class RoundRecord(msgspec.Struct, frozen=True):
         round_s: seconds that this round took, from its plan on.
         waited_s: seconds before its plan in which devices were waited for, or in which nobody delivered.
         metrics: of the averaged model on the evaluation data, by name; left out where there is no other than accuracy.
+        on_devices: what the model with which the round began came to on the devices' own samples, where they judged.
     """
 
     round: int
@@ -52,6 +55,12 @@ class RoundRecord(msgspec.Struct, frozen=True):
     round_s: float
     waited_s: float = 0.0
     metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    on_devices: DeviceFigures | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """All metrics of the averaged model by name; empty where it was not evaluated."""
+        return self.metrics or ({} if self.accuracy is None else {ACCURACY: self.accuracy})
 
 
 class CycleRecord(msgspec.Struct, frozen=True):
@@ -133,6 +142,7 @@ class RunResult(msgspec.Struct, frozen=True):
         best_round: rounds done when the model was best, by evaluation; ``None`` without evaluation data.
         best_accuracy: its accuracy.
         metrics: of the final averaged model by name; left out where there is no other than accuracy.
+        on_devices: what it comes to on the devices' own samples; left out where they didn't judge.
     """
 
     accuracy: float | None
@@ -147,3 +157,4 @@ class RunResult(msgspec.Struct, frozen=True):
     best_round: int | None = None
     best_accuracy: float | None = None
     metrics: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    on_devices: DeviceFigures | msgspec.UnsetType = msgspec.UNSET

@@ -122,6 +122,11 @@ class Store:
         """The generations that are whole, by rounds done, newest first. Changes nothing: another process may write."""
         return whole(self._scan()[0])
 
+    def named(self) -> list[int]:
+        """The generations of which there is a file, by rounds done, ascending; whether it is whole isn't looked at."""
+        stems = (name.removesuffix(_SUFFIX) for name in self._disk.names(self._folder) if name.endswith(_SUFFIX))
+        return sorted(int(stem) for stem in stems if stem.isdecimal())
+
     def at(self, rounds: int, spec: ModelSpec) -> Saved:
         """A generation. Changes nothing: another process may write.
 

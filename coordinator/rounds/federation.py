@@ -29,11 +29,12 @@ from lamina.coordinator.records.snapshot import Snapshot
 from lamina.coordinator.rounds import course, norms
 from lamina.coordinator.rounds.attendance import Attendance
 from lamina.coordinator.rounds.global_model import GlobalModel
+from lamina.coordinator.rounds.hyperparameters import check_hyperparameters
 from lamina.coordinator.rounds.registry import Device, Registry
 from lamina.coordinator.rounds.round import PartialUpdate, Round, Update
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.arrays import Vector
-from lamina.models.errors import ConfigError, RejectedUpdate
+from lamina.models.errors import RejectedUpdate
 from lamina.models.further import with_further
 from lamina.models.manifest import Manifest
 from lamina.models.personal import numbered, personal_tensors
@@ -85,7 +86,7 @@ class Federation:
     round: Round | None = None
 
     def __post_init__(self) -> None:
-        _check_hyperparameters(self.settings, self.manifest)
+        check_hyperparameters(self.settings, self.manifest)
         self._spec, further = self.manifest.spec, self.settings.algorithm.further
         self.wire_spec = with_further(self._spec, further)
         self.personal = numbered(self._spec, personal_tensors(self._spec, self.settings.aggregation.personal))
@@ -93,6 +94,7 @@ class Federation:
             missing = spec.vector_size - self.values[layer].size
             self.values[layer] = np.pad(self.values[layer], (0, max(0, missing)))
         self._stopped = False
+        self._unjudged = self.settings.evaluation.devices > 0  # the last model, by the devices
         self._model = GlobalModel(
             self.wire_spec, self.settings.wire, self.snapshot.epoch, self.values, self.snapshot.versions, self.owed
         )
@@ -112,6 +114,7 @@ class Federation:
             further=further,
             personal=self.personal,
             run=self.snapshot.run,
+            held_out=self.settings.evaluation.devices,
         )
         self._norms: dict[int, Norms] = {}  # of the updates that closed layers were averaged from, in the open round
 
@@ -199,9 +202,18 @@ class Federation:
         return self.settings.rounds
 
     @property
-    def finished(self) -> bool:
+    def trained(self) -> bool:
         """All rounds are done, or training was stopped."""
         return self._stopped or self.snapshot.round >= self.rounds
+
+    @property
+    def finished(self) -> bool:
+        """It is trained, and devices have judged the last model where they are to."""
+        return self.trained and not self._unjudged
+
+    def judged(self) -> None:
+        """Have devices judge the last model no more."""
+        self._unjudged = False
 
     def stop(self) -> None:
         """Do no more rounds; called between two cycles, when all devices have the same values."""
@@ -219,6 +231,8 @@ class Federation:
         """
         if self.round or self.finished:
             return False
+        if self.trained:  # whoever is there judges it
+            return not self.awaited(now)
         if self.snapshot.round == 0:
             wanted = self.settings.cohorts.min_devices
             return self._registry.online >= wanted and self.accepted >= wanted  # counted when it may matter
@@ -239,17 +253,24 @@ class Federation:
         }
 
     def begin(self, now: float) -> RoundPlan:
-        """Open the next round; its deadline counts from ``now``, in seconds."""
+        """Open the next round; its deadline counts from ``now``, in seconds.
+
+        Once it is `trained`, that is one without local steps, in which all devices judge the last model.
+        """
         snapshot, training = self.snapshot, self.settings.training
         known = tuple(name for name in snapshot.cohort if name in self.devices)
         available = [name for name, device in self.devices.items() if device.available]
-        if not known:
+        if not known and not self.trained:
             available = self._attendance.drawable(available, snapshot.round // self.settings.aggregation.phi)
-        self._work = work = course.plan(
-            self.settings, msgspec.structs.replace(snapshot, cohort=known), available, training.seed
+        self._work = work = (
+            course.RoundWork(snapshot.round // self.settings.aggregation.phi, tuple(sorted(available)), ())
+            if self.trained
+            else course.plan(self.settings, msgspec.structs.replace(snapshot, cohort=known), available, training.seed)
         )
+        judges = self.trained or (not snapshot.cohort and self._is_judged(snapshot.round))
         cohort = work.cohort
-        self.snapshot = msgspec.structs.replace(snapshot, cohort=cohort)
+        if not self.trained:
+            self.snapshot = msgspec.structs.replace(snapshot, cohort=cohort)
         hyperparameters = self.hyperparameters(snapshot.round)
         examples = {name: self.devices[name].profile.num_examples for name in cohort}
         plan = RoundPlan(
@@ -257,7 +278,8 @@ class Federation:
             round=snapshot.round,
             cycle=work.cycle,
             cohort=cohort,
-            local_steps=training.local_steps,
+            local_steps=0 if self.trained else training.local_steps,
+            judges=judges or msgspec.UNSET,
             batch_size=self.manifest.batch_size,
             hyperparameters=hyperparameters,
             due=work.due,
@@ -277,7 +299,7 @@ class Federation:
             norm_bounds=norms.bounds(
                 self.settings.aggregation.norm_bound, self.wire_spec, self.values, self.snapshot.norms
             ),
-            **course.local_work(self.settings, examples, hyperparameters).given,
+            **({} if self.trained else course.local_work(self.settings, examples, hyperparameters).given),
         )
         cuts = {name: self.devices[name].task.cut for name in cohort if self.devices[name].task.accepted}
         examples = {name: self.devices[name].profile.num_examples for name in cuts}
@@ -288,6 +310,21 @@ class Federation:
             if not self.devices[name].online or self._attendance.is_late(name):
                 self.round.lose(name, self._attendance.gone_at(name, now))
         return plan
+
+    def _is_judged(self, rounds: int) -> bool:
+        """Whether devices judge the model after so many rounds, before they train in the cycle that begins."""
+        every, phi = self.settings.evaluation.every, self.settings.aggregation.phi
+        return bool(self.settings.evaluation.devices and rounds and rounds // every > (rounds - phi) // every)
+
+    def end_judging(self, now: float) -> Round:
+        """End the round in which devices judged the last model."""
+        round_, self.round = self.round, None
+        assert round_ is not None
+        assert self.trained, "a round of training is finished or abandoned"
+        assert round_.done(now), "devices are waited for"
+        self._idle_since = now
+        self.judged()
+        return round_
 
     def abandon(self, now: float) -> Round:
         """End the open round, which is done and in which nobody delivered, as if it had never been planned.
@@ -445,21 +482,3 @@ class Federation:
     def _new_fold(self, layer: int, most: Norms) -> Fold:
         spec = self.wire_spec.layers[layer]
         return rule(self.settings.aggregation.fold)(spec.vector_size, spec.size, most=most)
-
-
-def _check_hyperparameters(settings: FederationSettings, manifest: Manifest) -> None:
-    """See that the training graphs have what the operator sets."""
-    known = manifest.hyperparameters
-    for term in settings.local.terms:
-        if term.hyperparameter not in known:
-            raise ConfigError(
-                f"local.{term.setting}: the bundle's graphs don't have it; build it anew: lamina bundle {term.flag}"
-            )
-    if settings.algorithm.sgd_only and manifest.optimiser != "sgd":
-        raise ConfigError(
-            f"aggregation.algorithm: {settings.algorithm.name} is for devices that train by sgd, and the bundle has "
-            f"{manifest.optimiser}: build it anew with lamina bundle --optimiser sgd"
-        )
-    for name in settings.training.hyperparameters:
-        if name not in known:
-            raise ConfigError(f"training.hyperparameters.{name}: {manifest.optimiser} has {', '.join(sorted(known))}")

@@ -73,10 +73,11 @@ class Registry:
         further: tuple[str, ...] = (),
         personal: tuple[int, ...] = (),
         run: int = 0,
+        held_out: float = 0.0,
     ) -> None:
         self._wire, self._manifest, self._digest, self._epoch = wire, manifest, digest, epoch
         self._trust, self._most, self._further = trust, most, further
-        self._personal, self._run = personal, run
+        self._personal, self._run, self._held_out = personal, run, held_out
         self._before = {record.id: record for record in before}
         self._online: set[str] = set()
         self._aside: set[str] = set()
@@ -159,6 +160,9 @@ class Registry:
         device = self.devices.get(name)
         if device is None or report.epoch != self._epoch:
             return False
+        known = device.last_report
+        if not report.steps and known:  # it has judged, and trained nothing: what a step took stays
+            report = msgspec.structs.replace(report, loss=known.loss, accuracy=known.accuracy, step_s=known.step_s)
         device.last_report = report
         return True
 
@@ -213,6 +217,7 @@ class Registry:
             further=self._further or msgspec.UNSET,
             personal=self._personal or msgspec.UNSET,
             run=self._run or msgspec.UNSET,
+            held_out=self._held_out or msgspec.UNSET,
         )
 
     def _refusal(self, reason: str) -> Task:

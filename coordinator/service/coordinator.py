@@ -112,10 +112,14 @@ class Coordinator:
         self._listens = False  # from the first link on
         self._joiner = Joiner(self._federation.wire_spec)
         self._follow(None)
-        self._rounds = RoundLoop(settings, self._federation, lambda: self._uplink_bytes, self._follow, self._commit)
+        if self._federation.trained and self._federation.snapshot.round in past.judged:
+            self._federation.judged()
+        loop = RoundLoop(settings, self._federation, lambda: self._uplink_bytes, self._follow, self._commit)
+        loop.note_judged = self._round_log.note_judged
+        self._rounds = loop
         self._activity = Activity([layer.name for layer in bundle.manifest.spec.layers])
         self.operator = Operator(
-            settings, self._federation, self._rounds, self._activity, self._round_log.evaluations, self._say_task, disk
+            settings, self._federation, self._rounds, self._activity, self._round_log, self._say_task, disk
         )
         self._committed = asyncio.Event()
         self._uplink_bytes = self._federation.snapshot.uplink_bytes
@@ -146,6 +150,10 @@ class Coordinator:
         finally:
             self._leadership.end()
         return self._result()
+
+    def close(self) -> None:
+        """Write nothing more, once `run` has ended: what threads of it still do may take a moment."""
+        self._journal.close()
 
     def _load_passes(self) -> None:
         elements = sum(layer.vector_size for layer in self._bundle.manifest.spec.layers)
@@ -396,7 +404,7 @@ class Coordinator:
     async def _stop_if_stalled(self) -> None:
         """End training with its cycle, where evaluations have been no better than the best one for too long."""
         patience = self._settings.evaluation.stop_after
-        if not patience or self._federation.finished or self._federation.snapshot.cohort:
+        if not patience or self._federation.trained or self._federation.snapshot.cohort:
             return
         await self._round_log.caught_up()
         if self._round_log.evaluations.stalled(patience):
@@ -431,7 +439,7 @@ class Coordinator:
 
     def _status(self, state: str = "") -> CoordinatorStatus:
         federation = self._federation
-        snapshot = federation.snapshot
+        snapshot, judge = federation.snapshot, self._bundle.manifest.judge
         if not state:
             begun = federation.round or snapshot.round
             state = "finished" if federation.finished else "training" if begun else "waiting"
@@ -446,6 +454,8 @@ class Coordinator:
             c_ratio=snapshot.ledger.c_ratio,
             further=self._settings.algorithm.further or msgspec.UNSET,
             personal=federation.personal or msgspec.UNSET,
+            judge=msgspec.UNSET if judge == ACCURACY else judge,
+            figure=msgspec.UNSET if judge == ACCURACY else self._round_log.figures.get(judge, msgspec.UNSET),
         )
 
     def _result(self) -> RunResult:
@@ -464,6 +474,7 @@ class Coordinator:
             best_round=best[0] if best else None,
             best_accuracy=best[1] if best and self._bundle.manifest.judge == ACCURACY else None,
             metrics=self._round_log.figures if self._bundle.manifest.metrics else msgspec.UNSET,
+            on_devices=self._round_log.on_devices(snapshot.round) or msgspec.UNSET,
         )
 
     # -- beginning ---------------------------------------------------------------------------------------------------

@@ -5,11 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
 from lamina.broker.wire.messages import Task
-from lamina.coordinator.dashboard.overview import Overview, State, device_views, layer_views, left_s, overview
+from lamina.coordinator.dashboard.overview import (
+    JudgeView,
+    Overview,
+    State,
+    device_views,
+    layer_views,
+    left_s,
+    overview,
+)
+from lamina.coordinator.records.device_figures import DeviceFigures
 from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.orders import StandingOrders, read_orders, write_orders
 from lamina.coordinator.rounds.federation import Federation
@@ -20,6 +30,14 @@ from lamina.models.errors import ConfigError
 from lamina.models.storage.disk import Disk
 
 
+class Judging(Protocol):
+    """What a model came to so far: by evaluations, by the last one's figures, and by what devices said last."""
+
+    evaluations: Evaluations
+    figures: dict[str, float]
+    devices_said: DeviceFigures | None
+
+
 class Operator:
     """Who looks at a coordinator and gives it orders, from within its event loop.
 
@@ -28,7 +46,7 @@ class Operator:
         federation: it.
         rounds: its loop.
         activity: what was heard of its devices.
-        evaluations: so far.
+        log: what the model came to so far.
         say: publishes a device's new task.
         disk: orders are kept on.
         wall_clock: seconds since 1970, for people.
@@ -43,13 +61,13 @@ class Operator:
         federation: Federation,
         rounds: RoundLoop,
         activity: Activity,
-        evaluations: Evaluations,
+        log: Judging,
         say: Callable[[str, Task], None],
         disk: Disk,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings, self._federation, self._rounds = settings, federation, rounds
-        self._activity, self._evaluations, self._say = activity, evaluations, say
+        self._activity, self._log, self._say = activity, log, say
         self._folder, self._disk, self._wall_clock = Path(settings.folder), disk, wall_clock
         self._waiting_since: tuple[str, float] | None = None
         self._epoch_s = 0.0  # what the loop's clock lacks to seconds since 1970
@@ -68,7 +86,7 @@ class Operator:
             self._settings.federation,
             federation.rounds,
             snapshot,
-            self._evaluations,
+            JudgeView.of(federation.manifest, self._log.evaluations, self._log.figures, self._log.devices_said),
             live=True,
             state=self._state(),
             waiting=waiting,

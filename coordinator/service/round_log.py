@@ -13,16 +13,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
+from lamina.coordinator.records.device_figures import DeviceFigures, answers_of, device_figures
 from lamina.coordinator.records.evaluate import Evaluator
 from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.exporting import export, facts_of
-from lamina.coordinator.records.history import Evaluated, Past, RoundDone
+from lamina.coordinator.records.history import Evaluated, Judged, Past, RoundDone
 from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
+from lamina.coordinator.rounds.round import Round
 from lamina.coordinator.settings import FederationSettings
 from lamina.models.arrays import Vector
 from lamina.models.bundle import Bundle
@@ -60,6 +63,7 @@ class RoundLog:
     Attributes:
         evaluations: so far.
         figures: of the last one, by name.
+        devices_said: what devices said last of a model, on the samples that they keep.
     """
 
     def __init__(
@@ -81,10 +85,11 @@ class RoundLog:
         self._evaluator = _evaluator(settings, bundle)
         self._judge, self._columns = bundle.manifest.judge, bundle.manifest.figure_names
         self.evaluations = Evaluations(past.scores(self._judge), lower_is_better=bundle.manifest.lower_is_better)
+        self.devices_said: DeviceFigures | None = past.judged[max(past.judged)] if past.judged else None
         self.figures: dict[str, float] = past.figures[max(past.figures)] if past.figures else {}
         self._left_over = self._unevaluated()
         self._unjudged = frozenset(self._left_over)  # generations that are to be evaluated; replaced, never changed
-        self._recorder = Recorder(self._folder, self._history.rounds(past), disk, self._columns)
+        self._recorder = self._new_recorder()
         self._entries: asyncio.Queue[_Entry | None] = asyncio.Queue(_UNRECORDED)
         self._resumed = asyncio.Event()
 
@@ -97,6 +102,19 @@ class RoundLog:
         """Generations that the store must keep, besides the last ones. Any thread may ask."""
         best = self.evaluations.best
         return self._unjudged | ({best[0]} if best and self._settings.evaluation.keep_best else set())
+
+    def note_judged(self, round_: Round) -> None:
+        """Keep what devices say of the last model."""
+        figures = self._judged(round_)
+        rounds = round_.plan.round
+        self._history.add(Judged(rounds, figures))
+        self._past.judged[rounds] = figures
+        if figures is None:
+            log.warning("no device has samples by which it could judge the last model (evaluation.devices)")
+
+    def on_devices(self, rounds: int) -> DeviceFigures | None:
+        """What devices said of the last model, which so many rounds have made."""
+        return self._past.judged.get(rounds)
 
     def note(self, outcome: RoundOutcome) -> RoundDone:
         """What the history says of a round that is about to be committed."""
@@ -137,6 +155,18 @@ class RoundLog:
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
+    def _new_recorder(self) -> Recorder:
+        rounds, judged = self._history.rounds(self._past), self._settings.evaluation.devices > 0
+        return Recorder(self._folder, rounds, self._disk, self._columns, judged=judged)
+
+    def _judged(self, round_: Round) -> DeviceFigures | None:
+        """What the reports of a round say of the model with which it began."""
+        if round_.plan.judges is not True:
+            return None
+        found = device_figures(round_.plan.round, self._bundle.manifest, answers_of(round_.reports))
+        self.devices_said = found or self.devices_said
+        return found
+
     async def _resume(self) -> None:
         """Evaluate what an earlier run had left, and write the records anew where that adds to them."""
         for rounds in self._left_over:
@@ -144,7 +174,7 @@ class RoundLog:
             if figures := await self._figures_of(rounds, tuple(values)):
                 self._past.figures[rounds] = figures
         if self._left_over:
-            self._recorder = Recorder(self._folder, self._history.rounds(self._past), self._disk, self._columns)
+            self._recorder = self._new_recorder()
         self._resumed.set()
 
     def _unevaluated(self) -> list[int]:
@@ -203,6 +233,7 @@ class RoundLog:
             wall_s=outcome.snapshot.wall_s,
             round_s=outcome.seconds,
             waited_s=outcome.waited_s,
+            on_devices=self._judged(round_) or msgspec.UNSET,
         )
 
     def _export(self) -> None:

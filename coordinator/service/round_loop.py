@@ -39,6 +39,7 @@ class RoundLoop:
         commit: is given each finished round, and returns when it would survive this program.
 
     Attributes:
+        note_judged: is given the round in which devices judged the last model.
         paused: whether no further round begins; the open one is finished. After a change, `tell` has it noticed.
     """
 
@@ -52,6 +53,7 @@ class RoundLoop:
     ) -> None:
         self._settings, self._federation = settings, federation
         self._uplink_bytes, self._follow, self._commit = uplink_bytes, follow, commit
+        self.note_judged: Callable[[Round], None] = lambda round_: None
         self._changed, self._planned = asyncio.Event(), asyncio.Event()
         self._linked = False
         self._unsaid: RoundPlan | None = None  # the last plan, until the broker has it
@@ -72,6 +74,10 @@ class RoundLoop:
         federation = self._federation
         while not federation.finished:
             await self._until_it_may_begin()
+            if federation.trained and not federation.accepted:
+                log.warning("no device is here to judge the last model (evaluation.devices)")
+                federation.judged()
+                continue
             self._unsaid = plan = federation.begin(now())
             self._follow(plan.round)
             self._planned.set()
@@ -137,6 +143,9 @@ class RoundLoop:
                 log.info("%s", waiting.within_the_round(federation, now()))
             await self._news(min(round_.patience_ends(now()), reminder.next_at) - now())
         self._follow(None)
+        if federation.trained:
+            self.note_judged(federation.end_judging(now()))
+            return
         if round_.empty:
             self._give_up(round_)
             return

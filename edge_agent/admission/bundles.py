@@ -62,7 +62,8 @@ def check_graphs(
     Raises:
         ModelError: why one may not be loaded (`admission.graphs`).
     """
-    forward = {piece.graph for piece in manifest.pieces}
+    forward = {piece.graph for piece in manifest.pieces} | {manifest.inference}
+    forward |= {manifest.metrics.graph} if manifest.metrics else set()
     tensors = {
         tensor.name: tensor.shape for layer in manifest.spec.layers for tensor in (*layer.parameters, *layer.statistics)
     }

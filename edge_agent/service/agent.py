@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from lamina.broker.link.reconnect import first_error, keep_linked
+from lamina.broker.link.reconnect import first_error, jitter, keep_linked
 from lamina.broker.link.seam import Dial, Link, Will
 from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, encode
 from lamina.broker.wire.topics import Topics
@@ -27,7 +27,7 @@ from lamina.edge_agent.service.fetch import Fetcher
 from lamina.edge_agent.service.learning import Learning
 from lamina.edge_agent.service.orders import Orders
 from lamina.edge_agent.service.profile import probe
-from lamina.edge_agent.service.rivals import Rivals, instance_of
+from lamina.edge_agent.service.rivals import Instances, Rivals
 from lamina.edge_agent.session.events import (
     Abandon,
     Command,
@@ -46,11 +46,14 @@ from lamina.edge_agent.session.events import (
 from lamina.edge_agent.session.session import Session
 from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training.learner import Learner
-from lamina.models.errors import ConfigError, LinkError
+from lamina.models.errors import ConfigError, LinkError, TakenOver
 from lamina.models.samples import LabelledSamples
 from lamina.models.storage.disk import DISK, Disk
 
 log = logging.getLogger("lamina.agent")
+
+CONTESTED_S = 20.0
+"""So long an enrolled board waits where the broker says that another program has taken its place."""
 
 
 class Agent:
@@ -83,10 +86,11 @@ class Agent:
     ) -> None:
         learning = Learning(settings, data, learner, disk)
         profile = probe(settings, learning.samples, learning.engine.name)
+        self._instances = Instances(settings, disk)
         self.profile: DeviceProfile = msgspec.structs.replace(
-            profile, instance=instance_of(time.time_ns() // 10**6, secrets.token_hex(4))
+            profile, instance=self._instances.next(time.time_ns() // 10**6, secrets.token_hex(4))
         )
-        self._rivals = Rivals(self.profile.instance)
+        self._rivals = Rivals(self.profile.instance, self._instances.key)
         self._orders = Orders(settings, disk)
         learning.budget_mib = self.profile.budget_mib
         self.tally = TrafficCounters()
@@ -113,6 +117,7 @@ class Agent:
             BrokerUnreachable: there was no link for ``broker_s``.
         """
         self._ending = asyncio.get_running_loop().create_future()
+        self._instances.note(self.profile.instance)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -128,6 +133,18 @@ class Agent:
             await self._learning.close()
 
     async def _keep_linked(self) -> None:
+        """Stay linked. That another program took its place, an enrolled board believes by that one's profile alone."""
+        while True:
+            try:
+                return await self._linked()
+            except TakenOver as error:
+                if self._rivals.found or not self._rivals.needs_proof:
+                    raise
+                wait_s = CONTESTED_S * jitter.uniform(0.5, 1.0)
+                log.warning("%s: %s; nothing proves it: back in %.0f s", self._device, error, wait_s)
+                await asyncio.sleep(wait_s)
+
+    async def _linked(self) -> None:
         topic = self._topics.device(self._device, "status")
         await keep_linked(
             self._dial,
@@ -176,6 +193,8 @@ class Agent:
         """Tell the session what happened, and do what it wants."""
         if isinstance(event, Taken | Published | Prepared):
             self._useful += 1
+        if isinstance(event, Prepared):
+            self._tell_of_samples()
         for command in self._session.receive(event):
             self._do(command)
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
@@ -311,8 +312,9 @@ class Connection:
             await context.fetcher.manifest(self._link, task.manifest), f"manifest {task.manifest}"
         )
         manifest = with_personal(manifest, at_places(manifest.spec, task.personal or ()))
-        check_task(manifest, task.cut, context.learning.graphs, context.learning.budget_mib)
-        await context.fetcher.files(self._link, context.learning.graphs(manifest, task.cut))
+        graphs = partial(context.learning.graphs, judges=bool(task.held_out))
+        check_task(manifest, task.cut, graphs, context.learning.budget_mib)
+        await context.fetcher.files(self._link, graphs(manifest, task.cut))
         progress = await context.learning.build(task, manifest, context.fetcher.path)
         self._joiner = None  # it may be of another model
         context.feed(Prepared(task, manifest, progress))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
+import msgspec
+
 from lamina.broker.link.seam import Link
 from lamina.broker.wire import batches
 from lamina.broker.wire.messages import Report, RoundPlan, encode
@@ -79,6 +81,8 @@ def _report(context: AgentContext, plan: RoundPlan, outcome: Outcome) -> Report:
         way=context.learning.memory_plan,
         uplink_bytes=context.tally.uplink_bytes,
         downlink_bytes=context.tally.downlink_bytes,
+        sums=outcome.sums or msgspec.UNSET,
+        counts=outcome.counts or msgspec.UNSET,
     )
 
 

@@ -148,8 +148,8 @@ class Learning:
         """Have something else done in the learner's thread, so that no training takes memory meanwhile."""
         return await self._run(job)
 
-    def graphs(self, manifest: Manifest, cut: int) -> list[FileEntry]:
-        """The files that training from ``cut`` on runs.
+    def graphs(self, manifest: Manifest, cut: int, *, judges: bool = False) -> list[FileEntry]:
+        """The files that training from ``cut`` on runs, and those by which models are judged where the device does.
 
         Raises:
             ModelError: none of the bundle's graphs is for this device's engine.
@@ -166,7 +166,8 @@ class Learning:
         else:
             step = [*(form.accumulating for form in written), sub_model.updating]
         constants = filter(None, [manifest.constants])  # first: the graphs read it
-        return [*constants, *filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut))]
+        judging = [manifest.inference, *([manifest.metrics.graph] if manifest.metrics else [])] if judges else []
+        return [*constants, *filter(None, step), *(piece.graph for piece in manifest.pieces_before(cut)), *judging]
 
     @property
     def memory_plan(self) -> str:
@@ -188,7 +189,7 @@ class Learning:
     @property
     def num_examples(self) -> int:
         """Samples that the device trains on."""
-        return len(self.samples)
+        return len(self.samples) if self._learner is None else self._learner.num_examples
 
     def peak_mib(self) -> float | None:
         """Peak memory above the idle agent since the learner was built; ``None`` where that can't be told."""
@@ -272,7 +273,7 @@ class Learning:
         self._check_graphs = partial(
             check_graphs,
             manifest,
-            self.graphs(manifest, task.cut),
+            self.graphs(manifest, task.cut, judges=bool(task.held_out)),
             path,
             budget_mib=None if self.fixed_plan else self.budget_mib,
         )
@@ -292,6 +293,8 @@ class Learning:
             further=task.further or (),
             personal=personal,
             own=self._own,
+            held_out=task.held_out or 0.0,
+            kept=self._held_out,
         )
         self._learner = self._new_learner(assignment)
         self._wire_spec = with_further(manifest.spec, task.further or ())
@@ -348,7 +351,7 @@ class Learning:
             return
         data, held_out = parted(changed, self._settings.share_held_out)
         try:
-            self._ready().use(data)
+            self._ready().use(data, held_out)
         except ConfigError as error:
             log.warning("%s: new samples are left alone: %s", self._settings.device, error)
             return
@@ -367,7 +370,7 @@ class Learning:
             layer_specs=specs,
             vectors=wanted,
             codecs=[plan.codec_of(self._settings.device, spec.vector_size) for spec in specs],
-            weight=float(len(self.samples)) if plan.weighting == "num_examples" else 1.0,
+            weight=float(self.num_examples) if plan.weighting == "num_examples" else 1.0,
         )
         encoded: list[tuple[int, list[bytes]]] = []
         for layer, spec, vector, value in zip(layers, specs, wanted, values, strict=True):

@@ -50,7 +50,9 @@ class Judge:
         if metrics is not None and self.metrics_graph is not None:
             check_graph(self.metrics_graph, batch=_BATCH, budget_mib=self.budget_mib)
             graph = whole_forward(self.metrics_graph)
-        figures = figures_of(whole_forward(model, threads=self.threads), metrics, graph, samples, spec, _BATCH)
+        figures = figures_of(
+            whole_forward(model, threads=self.threads), metrics, graph, samples, spec, _BATCH, exported=True
+        )
         return figures.get(manifest.judge, math.nan)
 
     @property

@@ -22,6 +22,8 @@ class Outcome(msgspec.Struct, frozen=True):
         accuracy: share of the visited samples that were classified right.
         step_s: mean wall time of a step.
         forward_s: wall time of the frozen input side.
+        sums: of the metrics on the samples that the device keeps, where it judged.
+        counts: theirs.
     """
 
     steps: int
@@ -29,6 +31,8 @@ class Outcome(msgspec.Struct, frozen=True):
     accuracy: float
     step_s: float
     forward_s: float
+    sums: tuple[float, ...] = ()
+    counts: tuple[float, ...] = ()
 
 
 class Progress(msgspec.Struct, frozen=True):

@@ -24,7 +24,8 @@ def fault_of(plan: RoundPlan, manifest: Manifest) -> str:
         return f"it has {len(plan.digests)} bytes of digests, and the model {layers} layers of {DIGEST_BYTES} each"
     if stray := [layer for layer in plan.due if not 0 <= layer < layers]:
         return f"layer {stray[0]} is due, and the model has {layers}"
-    if plan.local_steps < 1 or plan.batch_size < 1 or plan.local_steps * plan.batch_size > _MOST_VISITED:
+    visited = plan.local_steps * plan.batch_size
+    if plan.local_steps < _least_steps(plan) or plan.batch_size < 1 or visited > _MOST_VISITED:
         return f"it asks for {plan.local_steps} steps of {plan.batch_size} samples"
     if plan.chunk_bytes < (least := _least_chunk_bytes(manifest)):
         return f"it asks for messages of {plan.chunk_bytes} bytes, and this model's take {least} at least"
@@ -39,6 +40,11 @@ def fault_of(plan: RoundPlan, manifest: Manifest) -> str:
         if codec not in CODECS:
             return f"there is no codec {codec!r}"
     return ""
+
+
+def _least_steps(plan: RoundPlan) -> int:
+    """A plan that has devices judge needs no steps."""
+    return 0 if plan.judges is True and not plan.due else 1
 
 
 def _least_chunk_bytes(manifest: Manifest) -> int:

@@ -21,8 +21,8 @@ def is_from_before(plan: RoundPlan, followed: RoundPlan | None, at_round: int | 
     """
     if followed is None or plan.epoch != followed.epoch:
         return False
-    if plan.state == "finished":  # so many rounds were done, and it has been given more since
-        return plan.round <= followed.round
+    if plan.state == "finished":  # so many rounds were done, and it has been given more since: not just a judgement
+        return plan.round <= followed.round and bool(plan.round < followed.round or followed.local_steps)
     return plan.round != at_round and (plan.round < followed.round or goes_back(plan, followed))
 
 

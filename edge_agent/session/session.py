@@ -13,7 +13,7 @@ The rules, which hold in every state and for every order of events:
 1.  The last task and the last plan heard count, and no others. A plan means something under a task of its epoch only.
     What the broker kept may be from before it was killed (`session.kept_plans`): another task than the present one, or
     a plan from before the one that is followed, counts only when the coordinator says so itself.
-2.  A task that differs in epoch, bundle or cut begins everything anew.
+2.  A task that differs in epoch, bundle, cut or share of samples that are kept begins everything anew.
 3.  Nothing changes under a running training. A newer plan or task makes it leave off, and is looked at when it has.
 4.  The device is *in step* when it has done the whole round before the planned one, in the same cycle, and no layer
     has moved by more than one version since. Then it takes the layers that moved, and keeps its drifted values of the
@@ -501,5 +501,5 @@ class Session:
         return f"plan of round {plan.round}: {fault}" if fault else ""
 
 
-def _identity(task: Task) -> tuple[int, str, int]:
-    return task.epoch, task.manifest, task.cut
+def _identity(task: Task) -> tuple[int, str, int, float]:
+    return task.epoch, task.manifest, task.cut, task.held_out or 0.0

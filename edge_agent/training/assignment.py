@@ -31,6 +31,8 @@ class Assignment:
         personal: personal layers, by their indices.
         own: their values; what the device trains of them is noted there.
         further: names of the algorithm's vectors in every layer's value (`models.further`).
+        held_out: the share of the samples that is never trained on, to judge models by; 0: no model is judged.
+        kept: samples that are not among ``data``, by which models are judged, too.
     """
 
     manifest: Manifest
@@ -46,3 +48,5 @@ class Assignment:
     further: tuple[str, ...] = ()
     personal: tuple[int, ...] = ()
     own: PersonalValues = field(default_factory=PersonalValues)
+    held_out: float = 0.0
+    kept: LabelledSamples | None = None

@@ -134,6 +134,13 @@ class FrozenPiece(Protocol):
         """The activations (B, ...) that leave the piece, for those or the samples (B, ...) that enter it."""
 
 
+class RunnableGraph(Protocol):
+    """Any graph that is run forward only."""
+
+    def __call__(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """All outputs by name, for inputs by name; inputs that the graph lacks are passed over."""
+
+
 class Engine(Protocol):
     """Makes trainers and frozen pieces out of a bundle's files."""
 
@@ -181,6 +188,18 @@ class Engine(Protocol):
         Args:
             graph: from ``x`` to ``boundary``; its values are external initialisers.
             values: exactly those that the graph names. They are not copied; leave them unchanged while the piece lives.
+            threads: processor cores that it may use.
+
+        Raises:
+            ModelError: the graph can't be loaded with these values.
+        """
+
+    def graph(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> RunnableGraph:
+        """A graph that is run forward only.
+
+        Args:
+            graph: its values are external initialisers.
+            values: those that the graph names, and maybe others. They are not copied; leave them unchanged.
             threads: processor cores that it may use.
 
         Raises:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,9 +27,11 @@ from lamina.edge_agent.session.local_memory import LocalMemory
 from lamina.edge_agent.training.assignment import Assignment
 from lamina.edge_agent.training.engine import Resident
 from lamina.edge_agent.training.input_side import InputSide, Stop
+from lamina.edge_agent.training.judging import Judgement, judged
 from lamina.edge_agent.training.stepping import Weigh, at_once, in_parts
 from lamina.models.arrays import Indices, Vector
 from lamina.models.further import with_further
+from lamina.models.held_out import divided
 from lamina.models.samples import LabelledSamples
 from lamina.models.targets import weight_of
 from lamina.models.values import layer_tensors
@@ -52,12 +56,24 @@ class Learner:
     def _begin(self, assignment: Assignment) -> None:
         """Hold what any learner holds, whatever it trains with."""
         spec = assignment.manifest.spec
-        self._spec, self._cut, self._data = spec, assignment.cut, assignment.data
+        self._assignment = assignment
+        self._spec, self._cut = spec, assignment.cut
+        self._hold(assignment.data, assignment.kept)
         self._wire = with_further(spec, assignment.further)
         self.memory = LocalMemory()
         self._global: list[Vector | None] = [None] * len(spec.layers)  # layer vectors
         self._input_side: InputSide | None = None
         self._personal, self._own = assignment.personal, assignment.own
+
+    def _hold(self, data: LabelledSamples, kept: LabelledSamples | None) -> None:
+        """Have these samples, some of which are never trained on, and others that none of is."""
+        self._data, self._parts = data, divided(data, self._assignment.held_out)
+        self._kept = None if kept is None else kept.numbered_for(self._spec)
+
+    @property
+    def num_examples(self) -> int:
+        """Samples that are trained on."""
+        return len(self._parts.trained)
 
     def _open(self, assignment: Assignment) -> None:
         """Load the graphs."""
@@ -89,15 +105,15 @@ class Learner:
         if layer < self._cut and self._input_side is not None:
             self._input_side.forget()
 
-    def use(self, data: LabelledSamples) -> None:
-        """Train on other samples from the next round on.
+    def use(self, data: LabelledSamples, kept: LabelledSamples | None = None) -> None:
+        """Train on other samples from the next round on, and judge models by others.
 
         Raises:
             DataError: they don't suit the model.
         """
         data = data.numbered_for(self._spec)
         data.check(self._spec)
-        self._data = data
+        self._hold(data, kept)
         if self._input_side is not None:
             self._input_side.use(data)
 
@@ -123,6 +139,9 @@ class Learner:
         Returns:
             How it went; ``None`` where ``stop`` said so. Training ends early when the loss is not finite any more.
         """
+        judgement = self._judge(plan, stop) if plan.judges is True else None
+        if not plan.local_steps:
+            return None if stop() else _judged_alone(judgement)
         self._start_from_global(reset)
         self._start_from_own(plan.round)
         self._set_anchor()
@@ -132,7 +151,7 @@ class Learner:
         self.memory.begin(reset, afresh)
         steps = plan.steps_of(device)
         visited = steps * plan.batch_size
-        order = sample_order(plan.seed, device, plan.round, len(self._data), visited)
+        order = self._parts.trained[sample_order(plan.seed, device, plan.round, self.num_examples, visited)]
         forward_s = 0.0
         if self._input_side is not None:
             began = time.perf_counter()
@@ -142,7 +161,17 @@ class Learner:
         outcome = self._steps(order.reshape(steps, plan.batch_size), plan, forward_s, stop)
         if outcome is not None and self._personal and math.isfinite(outcome.loss):
             self._own.after(plan.round, self._trained_personal())
+        if outcome is not None and judgement is not None:
+            return msgspec.structs.replace(outcome, sums=judgement.sums, counts=judgement.counts)
         return outcome
+
+    def _judge(self, plan: RoundPlan, stop: Stop) -> Judgement | None:
+        """What the global values, with this device's personal layers, come to on the samples that it keeps."""
+        given = self._assignment
+        sets = [(self._data, self._parts.kept)] if len(self._parts.kept) else []
+        sets += [] if self._kept is None else [(self._kept, np.arange(len(self._kept)))]
+        values = self._values_of(range(len(self._spec.layers)), plan.round)
+        return judged(given.manifest, given.path, given.engine, values, sets, threads=given.threads, stop=stop)
 
     def update(self, layer: int) -> Vector:
         """What training did to a layer from the cut on: local minus global value, (vector_size,)."""
@@ -281,12 +310,22 @@ class Learner:
 
     def _frozen_values(self, round_: int) -> dict[str, Vector]:
         """The tensors before the cut, by name. Personal layers stay as this device trained them under a lower cut."""
+        return self._values_of(range(self._cut), round_)
+
+    def _values_of(self, layers: Iterable[int], round_: int) -> dict[str, Vector]:
+        """The global tensors of layers by name; those of personal layers are the device's own, where it has any."""
         values: dict[str, Vector] = {}
         own = self._own.before(round_) if self._personal else {}
-        for layer in range(self._cut):
+        for layer in layers:
             mine = own.get(self._spec.layers[layer].name) if layer in self._personal else None
             values |= layer_tensors(self._spec, layer, self._model_value(layer) if mine is None else mine)
         return values
+
+
+def _judged_alone(judgement: Judgement | None) -> Outcome:
+    """How a round without steps went."""
+    sums, counts = judgement or ((), ())
+    return Outcome(steps=0, loss=0.0, accuracy=0.0, step_s=0.0, forward_s=0.0, sums=sums, counts=counts)
 
 
 def _part(vector: Vector, offsets: tuple[int, ...], cut: int, layer: int) -> Vector:

@@ -118,6 +118,12 @@ class OnnxRuntime:
 
         return FrozenForward(graph, values, threads=threads)
 
+    def graph(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> WholeForward:
+        """A `WholeForward` of a graph."""
+        from lamina.edge_agent.training.trainer import WholeForward
+
+        return WholeForward(graph, values, threads=threads)
+
 
 def whole_forward(graph: Path, *, threads: int = 1) -> WholeForward:
     """A `WholeForward` of a graph, for which the engine is loaded if it isn't."""

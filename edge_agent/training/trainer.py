@@ -255,15 +255,17 @@ class WholeForward:
     """A network, or a graph of metrics, run forward on whatever it is given of its inputs.
 
     Args:
-        graph: its file, with all values inside.
+        graph: its file.
+        values: those that are not inside it, and maybe others. They are not copied; leave them unchanged.
         threads: processor cores that it may use.
 
     Raises:
         ModelError: the graph can't be loaded.
     """
 
-    def __init__(self, graph: Path, *, threads: int = 1) -> None:
-        self._graph, self._session = graph, _open(graph, threads)
+    def __init__(self, graph: Path, values: Mapping[str, Vector] | None = None, *, threads: int = 1) -> None:
+        self._values = dict(values or {})  # the engine reads their memory
+        self._graph, self._session = graph, _open(graph, threads, self._values)
         self._inputs = {place.name for place in self._session.get_inputs()}
         self._outputs = [place.name for place in self._session.get_outputs()]
 

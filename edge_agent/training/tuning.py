@@ -32,6 +32,7 @@ from lamina.edge_agent.training.engine import (
     InParts,
     PathOf,
     Resident,
+    RunnableGraph,
     SubModelTrainer,
 )
 from lamina.edge_agent.training.random_inputs import random_array, random_inputs
@@ -164,6 +165,10 @@ class Tuned:
     def forward(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> FrozenPiece:
         """See `Engine`."""
         return self._engine.forward(graph, values, threads=threads)
+
+    def graph(self, graph: Path, values: Mapping[str, Vector], *, threads: int = 1) -> RunnableGraph:
+        """See `Engine`."""
+        return self._engine.graph(graph, values, threads=threads)
 
     def _graph(self, manifest: Manifest, cut: int, threads: int, of_what: str) -> _TunedGraph:
         sub_model = manifest.sub_model(cut)

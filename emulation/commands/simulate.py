@@ -22,6 +22,7 @@ from lamina.emulation.changes import parse_change
 from lamina.emulation.commands.emulate import ended_by_sigterm
 from lamina.emulation.simulator.studies.study import Scale, Study, read_study, with_methods, with_seeds
 from lamina.models.errors import ConfigError
+from lamina.models.metrics import ACCURACY
 from lamina.models.readers.settings import source_of
 
 if TYPE_CHECKING:
@@ -116,12 +117,13 @@ def show_sweep(study: Study, options: argparse.Namespace, console: Console) -> N
             changes=changes_of(options),
             progress=progress,
         )
-    console.print("Accuracy on a validation part of the training set: mean and standard deviation over the seeds.")
+    judge = tried[0].judge
+    console.print(f"{judge} on a validation part of the training set: mean and standard deviation over the seeds.")
     for entry in tried:
-        console.print(
-            f"{entry.label:30} {key} = {entry.value!s:10} {entry.accuracy:.2f} ± {entry.spread:.2f}%"
-            f"{'  best' if entry.best else ''}"
-        )
+        found = f"{entry.accuracy:.2f} ± {entry.spread:.2f}%"
+        if judge != ACCURACY:
+            found = f"{entry.accuracy:.4g} ± {entry.spread:.2g}"
+        console.print(f"{entry.label:30} {key} = {entry.value!s:10} {found}{'  best' if entry.best else ''}")
 
 
 def means_of(options: argparse.Namespace) -> Means:

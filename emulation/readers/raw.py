@@ -26,10 +26,17 @@ class Samples:
         x: samples, batch first; unsigned bytes are pixels, other integers are tokens, floats are ready for use. Records
             (N,) hold several inputs.
         y: targets, (N, ...); ``None`` where there are none.
+        stretches: of windows, the rows that each covers; see `lamina.models.samples`.
     """
 
     x: Array
     y: Array | None
+    stretches: Array | None = None
+
+    def part(self, indices: Array) -> Samples:
+        """Some of them."""
+        y, stretches = (None if array is None else array[indices] for array in (self.y, self.stretches))
+        return Samples(self.x[indices], y, stretches)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ The last two leave the partition as it is without them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -58,11 +58,10 @@ def without_public(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, 
     """What devices divide among themselves, and what everybody has, (P, *input_shape)."""
     if not share:
         return dataset, dataset.x_train[:0]
-    x, y, labels = dataset.x_train, dataset.y_train, dataset.labels
+    x, labels = dataset.x_train, dataset.labels
     stream = (seed, PUBLIC)
     stay, out = drawn_off(len(x), share, stream) if labels is None else split_off(labels, share, stream)
-    ids = None if dataset.ids is None else dataset.ids[stay]
-    return replace(dataset, x_train=x[stay], y_train=None if y is None else y[stay], ids=ids), x[out]
+    return dataset.part(stay), x[out]
 
 
 def set_aside(held: Mapping[str, Indices], share: float, seed: int, stream: int) -> DeviceSplits:

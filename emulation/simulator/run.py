@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from lamina.coordinator.records.device_figures import DeviceFigures
+from lamina.coordinator.records.evaluations import Evaluations
 from lamina.coordinator.records.history import History, RoundDone
 from lamina.coordinator.records.recorder import Recorder
 from lamina.coordinator.records.records import RoundRecord
@@ -21,6 +23,7 @@ from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulation import Simulation, SimulationState
 from lamina.models.capacity import capacity
 from lamina.models.decoding import from_json
+from lamina.models.metrics import ACCURACY
 from lamina.models.storage.replace import replace_file
 from lamina.models.values import write_values
 
@@ -56,7 +59,7 @@ class Result(msgspec.Struct, frozen=True):
 
     Attributes:
         setting: of the run.
-        accuracy: of the final averaged model on held-out samples.
+        accuracy: of the final averaged model on held-out samples, or the figure that its task judges by.
         best_accuracy: of all evaluations.
         c_ratio: parameters communicated, relative to FedAvg.
         uplink_bytes: what devices sent, in float32.
@@ -69,6 +72,9 @@ class Result(msgspec.Struct, frozen=True):
         wall_s: spent in rounds.
         versions: of the packages that took part.
         own_accuracies: of the final model by device, on the samples that the device kept; empty where none did.
+        on_devices: the same put together, where ``evaluation.devices`` asks for it.
+        judge: name of the figure that the task judges by.
+        lower_is_better: whether a lower one is the better one.
     """
 
     setting: Setting
@@ -85,6 +91,9 @@ class Result(msgspec.Struct, frozen=True):
     wall_s: float
     versions: dict[str, str]
     own_accuracies: dict[str, float] = {}
+    on_devices: DeviceFigures | msgspec.UnsetType = msgspec.UNSET
+    judge: str = ACCURACY
+    lower_is_better: bool = False
 
 
 def known_result(setting: Setting, cache: Path) -> Result | None:
@@ -146,11 +155,15 @@ def run(
     with _begun(context, history.backend, state, processes, ray) as simulation:
         context = simulation.context
         saved = time.monotonic()
-        while not simulation.finished:
+        evaluations = Evaluations(
+            {point.round: point.accuracy for point in points}, lower_is_better=context.common.lower_is_better
+        )
+        while not simulation.finished and not evaluations.stalled(setting.evaluation.stop_after):
             record, adjustment = simulation.advance()
             score = record.metrics.get(context.common.judge) if record.metrics else record.accuracy
             if score is not None:
                 points.append(EvaluationPoint(record.round + 1, score, record.uplink_bytes, record.c_ratio))
+                evaluations.add(record.round + 1, score)
             kept.add(RoundDone(record, adjustment))
             if time.monotonic() - saved >= checkpoint_s:
                 kept.save(simulation.state(), so_far())
@@ -240,7 +253,16 @@ def _result(context: RunContext, simulation: Simulation | Exchange, history: Run
         wall_s=run_state.wall_s,
         versions=versions(_PACKAGES),
         own_accuracies=simulation.own_accuracies(),
+        on_devices=_on_devices(simulation) or msgspec.UNSET,
+        judge=context.common.judge,
+        lower_is_better=context.common.lower_is_better,
     )
+
+
+def _on_devices(simulation: Simulation | Exchange) -> DeviceFigures | None:
+    """What the devices say, where they are asked."""
+    asked = isinstance(simulation, Simulation) and simulation.context.setting.evaluation.devices
+    return simulation.on_devices() if asked and isinstance(simulation, Simulation) else None
 
 
 def _tiers(context: RunContext) -> tuple[TierSummary, ...]:

@@ -18,12 +18,13 @@ from lamina.emulation.readers.raw import Array, inputs_of
 from lamina.emulation.simulator.backends import processes
 from lamina.emulation.simulator.backends.run_arrays import RunArrays
 from lamina.emulation.simulator.backends.tasks import TaskSettings, Variant
-from lamina.emulation.simulator.holdout import PER_DEVICE, VALIDATION, set_aside, without_public
+from lamina.emulation.simulator.holdout import PER_DEVICE, VALIDATION, DeviceSplits, set_aside, without_public
 from lamina.emulation.simulator.outline import Outline
 from lamina.emulation.simulator.rows import Row, layer_offsets, runs
 from lamina.emulation.simulator.setting import Setting
 from lamina.models.arrays import Indices
 from lamina.models.errors import ConfigError
+from lamina.models.held_out import divided
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec
 from lamina.models.targets import as_taken
@@ -109,7 +110,11 @@ def prepare_run(setting: Setting, device: str = "cpu", *, apart: bool = False) -
     # what is over is held by absent devices
     shares = dict(zip(setting.holders, _shares(setting, dataset), strict=True))
     validation = set_aside(shares, holdout.validation, seed, VALIDATION)
-    own = set_aside(validation.trained, holdout.own, seed, PER_DEVICE)
+    own = (
+        _kept(dataset, validation.trained, setting.evaluation.devices)
+        if setting.evaluation.devices
+        else set_aside(validation.trained, holdout.own, seed, PER_DEVICE)
+    )
     x_train, x_test = (_entering(x, spec) for x in (dataset.x_train, dataset.x_test))
     y_train, y_test = (_taken(x, y, spec) for x, y in ((x_train, dataset.y_train), (x_test, dataset.y_test)))
     x_judge, y_judge = _judging((x_train, y_train, x_test, y_test), validation.aside.values())
@@ -199,6 +204,15 @@ def _judging(data: tuple[Array, Array, Array, Array], validation: Collection[Ind
         return x_test, y_test
     chosen = np.concatenate(list(validation))
     return x_train[chosen], y_train[chosen]
+
+
+def _kept(dataset: Dataset, held: Mapping[str, Indices], share: float) -> DeviceSplits:
+    """Every device's samples, divided as its agent would."""
+    parts = {name: divided(dataset.samples_of(indices), share) for name, indices in held.items()}
+    return DeviceSplits(
+        {name: held[name][part.trained] for name, part in parts.items()},
+        {name: held[name][part.kept] for name, part in parts.items() if len(part.kept)},
+    )
 
 
 def _ranges(parts: Mapping[str, Indices], start: int) -> dict[str, range]:

@@ -125,7 +125,15 @@ class Setting(Method, frozen=True, forbid_unknown_fields=True, kw_only=True):
         require(self.batch_size > 0, f"batch_size must be at least 1, and is {self.batch_size}")
         require(self.training.seed == Training().seed, "training.seed: give it once, as seed at the top")
         require(self.evaluation.data == "", "evaluation.data: a simulation judges by the test set of its data")
-        require(not self.evaluation.stop_after, "evaluation.stop_after: a simulation runs to its end")
+        require(
+            not (self.evaluation.devices and self.holdout.own),
+            "holdout.own and evaluation.devices both keep samples to judge by: give one of them",
+        )
+        require(
+            not self.evaluation.devices or (self.exchange == "parameters" and self.reduction == "cut"),
+            "evaluation.devices judges one averaged model: for reduction = 'width' or exchange = 'logits' give "
+            "holdout.own",
+        )
         require(self.cohorts.min_devices == Cohorts().min_devices, "cohorts.min_devices: nobody is waited for here")
         require(
             self.reduction == "cut" or self.aggregation.phi == 1,

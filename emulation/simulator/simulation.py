@@ -20,6 +20,7 @@ from lamina.coordinator.folds.cohort_pass import WORTH_LOADING
 from lamina.coordinator.folds.passes import worth_compiling
 from lamina.coordinator.records import run_state
 from lamina.coordinator.records.accounting import FLOAT32_BYTES
+from lamina.coordinator.records.device_figures import DeviceFigures, summed
 from lamina.coordinator.records.records import CycleRecord, RoundRecord
 from lamina.coordinator.records.run_state import RunState
 from lamina.coordinator.rounds import course
@@ -32,7 +33,7 @@ from lamina.emulation.simulator.rows import Row, Rows, Runs, choose, chosen, lay
 from lamina.emulation.simulator.run_context import RunContext
 from lamina.emulation.simulator.setting import Setting
 from lamina.emulation.simulator.simulated_wire import SimulatedWire
-from lamina.models.metrics import ACCURACY, finished
+from lamina.models.metrics import ACCURACY, MetricSpec, finished
 
 _FOLDING_THREADS = 2  # of the compiled fold. In numpy two threads are slower than one: they wait for the interpreter
 
@@ -196,7 +197,9 @@ class Simulation:
         unfolded = {device: [layer for layer in due if device not in folded[layer]] for device in cohort}
         self._corrections.settle(cohort, self.run_state.versions, unfolded)
         cycle_ends = not self.run_state.cohort
-        figures = self._figures() if self._to_be_judged(cycle_ends) else {}
+        judged = self._to_be_judged(cycle_ends)
+        figures = self._figures() if judged else {}
+        on_devices = self.on_devices() if judged and self.context.setting.evaluation.devices else None
         seconds = self._clock() - began
         self.run_state = msgspec.structs.replace(self.run_state, wall_s=before.wall_s + seconds)
         record = round_record(
@@ -208,7 +211,7 @@ class Simulation:
             right_or_wrong=self.context.spec.wanted.is_right_or_wrong,
             seconds=seconds,
         )
-        return record, adjustment
+        return msgspec.structs.replace(record, on_devices=on_devices or msgspec.UNSET), adjustment
 
     # -- a round's parts ---------------------------------------------------------------------------------------------
 
@@ -330,13 +333,31 @@ class Simulation:
 
         Each device's personal layers are its own.
         """
-        own = self.context.own
-        outcomes = self._backend.carry_out(
-            [EvaluationTask(part.start, part.stop, self._own.get(device)) for device, part in own.items()]
-        )
         judge = self.context.common.judge
-        found = {device: self._judged([outcome]) for device, outcome in zip(own, outcomes, strict=True)}
+        found = {device: self._judged([outcome]) for device, outcome in self._on_own().items()}
         return {device: figures[judge] for device, figures in found.items() if judge in figures}
+
+    def on_devices(self) -> DeviceFigures | None:
+        """What the averaged model comes to on the samples that devices keep, as a federation reports it."""
+        common = self.context.common
+        specs = common.metrics or (MetricSpec(ACCURACY, better="higher"),)
+        answers: dict[str, tuple[Sequence[float], Sequence[float]]] = {
+            device: (one.sums, one.counts) if common.metrics else ((one.right,), (one.samples,))
+            for device, one in self._on_own().items()
+        }
+        return summed(self.run_state.round, specs, common.judge, common.lower_is_better, answers)
+
+    def _on_own(self) -> dict[str, TaskResult]:
+        own, size = self.context.own, self.context.setting.evaluation.batch_size
+        tasks = [
+            (device, EvaluationTask(start, min(start + size, part.stop), self._own.get(device)))
+            for device, part in own.items()
+            for start in range(part.start, part.stop, size)
+        ]
+        found: dict[str, TaskResult] = {}
+        for (device, _), outcome in zip(tasks, self._backend.carry_out([task for _, task in tasks]), strict=True):
+            found[device] = found[device] + outcome if device in found else outcome
+        return found
 
 
 def round_record(

@@ -23,9 +23,8 @@ from lamina.models.errors import ModelError
 from lamina.models.graph.objectives import objective_of
 from lamina.models.graph.tracing import mode_of, trace
 from lamina.models.proof.draws import Replaying
+from lamina.models.proof.judging import Array, Arrays
 from lamina.models.spec import LayerSpec
-
-Array = NDArray[np.float32] | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,12 @@ class Step:
 
     loss: float
     correct: int
-    gradients: dict[str, Array]
-    statistics: dict[str, Array]
+    gradients: Arrays
+    statistics: Arrays
+
+    def groups(self) -> tuple[Arrays, Arrays, Arrays]:
+        """Loss, gradients and statistics: what is compared each with its like."""
+        return {"loss": np.array(self.loss)}, self.gradients, self.statistics
 
 
 def step(

@@ -79,15 +79,17 @@ def wrong(judge: Callable[[int], Verdict]) -> Sequence[Difference]:
 
 def relative_errors(found: Arrays, expected: Arrays) -> dict[str, float]:
     """The relative error of every tensor of ``expected``; infinite where the two aren't finite at the same places."""
+    return relative({name: distance(found[name], value) for name, value in expected.items()}, expected)
+
+
+def relative(distances: Mapping[str, float], expected: Arrays) -> dict[str, float]:
+    """The same, of distances that are known."""
     squares = {name: _square(value) for name, value in expected.items()}
     smallest = _SMALLEST * math.sqrt(sum(squares.values()))
-    return {
-        name: _distance(found[name], value) / max(math.sqrt(squares[name]), smallest, _NOTHING)
-        for name, value in expected.items()
-    }
+    return {name: distances[name] / max(math.sqrt(square), smallest, _NOTHING) for name, square in squares.items()}
 
 
-def _distance(found: Array, expected: Array) -> float:
+def distance(found: Array, expected: Array) -> float:
     """The norm of the difference."""
     if found.shape != expected.shape:
         return math.inf

@@ -9,7 +9,7 @@ torch runs the module itself, eagerly, with its own autograd; what a trace has d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,28 @@ def _graphs(sub_model: SubModel) -> Iterator[_Graph]:
             yield graph
 
 
+def _errors(found: Step, expected: Step, names: Collection[str]) -> dict[str, float]:
+    """The relative errors of the loss, and of the gradients and statistics of the tensors ``names``."""
+    compared: dict[str, float] = {}
+    for one, other in zip(found.groups(), _own(expected, names), strict=True):
+        compared |= judging.relative_errors(one, other)
+    return compared
+
+
+def _moved_errors(distances: Mapping[str, float], exact: Step, names: Collection[str]) -> dict[str, float]:
+    """The same, of distances that are known."""
+    compared: dict[str, float] = {}
+    for group in _own(exact, names):
+        compared |= judging.relative(distances, group)
+    return compared
+
+
+def _own(found: Step, names: Collection[str]) -> list[judging.Arrays]:
+    return [
+        {name: value for name, value in group.items() if name == "loss" or name in names} for group in found.groups()
+    ]
+
+
 def _named(results: Sequence[judging.Array]) -> dict[str, judging.Array]:
     """Outputs by name: ``output``, or with their numbers where there are several."""
     return {f"output {place}" if place else "output": result for place, result in enumerate(results)}
@@ -156,31 +178,18 @@ class _Proof:
     def _judged_step(self, cut: int, trial: Trial, ran: Ran) -> Verdict:
         layers = self._manifest.spec.layers[cut:]
         names = {tensor.name for layer in layers for tensor in (*layer.parameters, *layer.statistics)}
-
-        def errors(found: Ran | Step, expected: Step) -> dict[str, float]:
-            wanted = [
-                ({"loss": np.array(found.loss)}, {"loss": np.array(expected.loss)}),
-                (found.gradients, expected.gradients),
-                (found.statistics, expected.statistics),
-            ]
-            compared: dict[str, float] = {}
-            for one, other in wanted:
-                own = {name: value for name, value in other.items() if name == "loss" or name in names}
-                compared |= judging.relative_errors(one, own)
-            return compared
-
         try:
             expected = trial.expected(cut, ran.drawn)
         except ModelError as error:
             raise ModelError(f"model {self._definition.name}: {error}") from error
-        if not judging.close(found := errors(ran, expected)):
+        if not judging.close(found := _errors(ran, expected, names)):
             exact = trial.exact(cut, ran.drawn)
             if exact is None:
                 return Verdict(judging.differences(found, [dict.fromkeys(found, judging.TOLERANCE)]))
-            found, of_float32 = errors(ran, exact), [errors(expected, exact)]
+            found, of_float32 = _errors(ran, exact, names), [_errors(expected, exact, names)]
             if different := judging.differences(found, of_float32):
                 for rounded in trial.rounded(cut, ran.drawn):
-                    of_float32.append(errors(rounded, exact))
+                    of_float32.append(_moved_errors(rounded, exact, names))
                     if not judging.differences(found, of_float32):
                         return Verdict([], clear=False)
                 return Verdict(different)

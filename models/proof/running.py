@@ -21,6 +21,7 @@ from torch import Tensor
 from lamina.models.constants import is_given
 from lamina.models.graph.writer import DRAWN
 from lamina.models.manifest import Manifest
+from lamina.models.proof.eager import Step
 from lamina.models.segments import joined, spread
 from lamina.models.spec import LayerSpec, TensorSpec
 
@@ -44,22 +45,14 @@ NEUTRAL = {
 
 
 @dataclass(frozen=True)
-class Ran:
+class Ran(Step):
     """What a training graph makes of a batch.
 
     Attributes:
-        loss: mean over the batch.
-        correct: samples that are right.
-        gradients: of the trained tensors, by name.
-        statistics: next values of the running statistics, by name.
         moved: what the step took from the parameters; ``None`` where the graph has no optimiser.
         drawn: the random tensors of the step, in torch's order.
     """
 
-    loss: float
-    correct: int
-    gradients: dict[str, NDArray[np.float32]]
-    statistics: dict[str, NDArray[np.float32]]
     moved: NDArray[np.float32] | None
     drawn: tuple[Tensor, ...]
 

@@ -20,6 +20,7 @@ from lamina.models.definition import Definition
 from lamina.models.errors import ModelError
 from lamina.models.graph.sections import CutPoint, beginning, run_section
 from lamina.models.graph.tracing import TracedForward, mode_of
+from lamina.models.proof import judging
 from lamina.models.proof.draws import Recording
 from lamina.models.proof.eager import Step, step
 from lamina.models.proof.samples import noisy, samples, targets
@@ -30,6 +31,7 @@ Values = Mapping[str, NDArray[np.float32]]
 
 _ROUNDING = 2.0**-23  # of a float32: what is as far apart is the same to it
 _ROUNDINGS = (1, 1, 1, 4, 4, 4, 16, 16, 16)  # by how many of them inputs are moved, to see what that does to gradients
+_KEPT = 4  # steps of a network that draws: a cut's graphs draw one of two, in float32 and in float64
 
 
 class Trial:
@@ -61,7 +63,8 @@ class Trial:
         self._definition, self._spec, self._forward, self._starts = definition, spec, forward, starts
         self._rng = np.random.default_rng([number, count])
         self._heads: dict[int, tuple[NDArray[Any], list[Tensor]]] = {}
-        self._steps: dict[object, Any] = {}
+        self._steps: dict[object, Step] = {}
+        self._rounded: dict[object, list[Mapping[str, float]]] = {}
         self.x, self.y, self.values = self._usable(initial, count)
 
     def entering(self, cut: int) -> NDArray[Any]:
@@ -79,30 +82,45 @@ class Trial:
         except Exception:  # whatever a module raises that has been written for float32
             return None
 
-    def rounded(self, cut: int, drawn: Sequence[Tensor]) -> Iterator[Step]:
-        """Steps in float64 on inputs and values that were moved by rounding errors: how much can those matter?
+    def rounded(self, cut: int, drawn: Sequence[Tensor]) -> Iterator[Mapping[str, float]]:
+        """How far `exact`'s results move, tensor by tensor and the loss, where rounding errors move its inputs and
+        values: step by step, the later ones by more.
 
         A relu whose input is nothing but a rounding error is on in one order of operations and off in another, and
         batch norm over few samples multiplies what follows from it. Inside a deep network more rounding comes
-        together than at its inputs, so that the later steps are moved further.
+        together than at its inputs.
         """
-        layers, everything = self._spec.layers, [*self._before(cut), *drawn]
-        for times in _ROUNDINGS:
+        everything = self._everything(cut, drawn)
+        known = self._rounded.setdefault(_key(everything), [])
+        yield from known
+        for times in _ROUNDINGS[len(known) :]:
             values = {name: self._moved(value, times) for name, value in self.values.items()}
             x = self._moved(self.x, times) if self.x.dtype == np.float32 else self.x
-            yield step(self._definition, layers, values, x, self.y, drawn=everything, dtype=torch.float64)
+            moved = step(self._definition, self._spec.layers, values, x, self.y, drawn=everything, dtype=torch.float64)
+            exact = self._step(cut, drawn, torch.float64)
+            distances = {
+                name: judging.distance(value, other)
+                for one, another in zip(moved.groups(), exact.groups(), strict=True)
+                for (name, value), other in zip(one.items(), another.values(), strict=True)
+            }
+            known.append(distances)
+            yield distances
 
     def _step(self, cut: int, drawn: Sequence[Tensor], dtype: torch.dtype) -> Step:
-        everything = [*self._before(cut), *drawn] if drawn or cut in self._heads else []
-        key = (dtype, *(bytes(each.numpy()) for each in everything))
+        everything = self._everything(cut, drawn)
+        key = (dtype, *_key(everything))
         if key not in self._steps:
-            if everything:
-                self._steps.clear()  # the next graph draws others
+            while everything and len(self._steps) >= _KEPT:
+                del self._steps[next(iter(self._steps))]
             layers = self._spec.layers
             self._steps[key] = step(
                 self._definition, layers, self.values, self.x, self.y, drawn=everything, dtype=dtype
             )
-        return self._steps[key]  # type: ignore[no-any-return]  # a Step
+        return self._steps[key]
+
+    def _everything(self, cut: int, drawn: Sequence[Tensor]) -> list[Tensor]:
+        """What the whole network draws, where the layers from ``cut`` on draw ``drawn``."""
+        return [*self._before(cut), *drawn] if drawn or cut in self._heads else []
 
     def _before(self, cut: int) -> list[Tensor]:
         """What the layers before ``cut`` draw."""
@@ -138,6 +156,10 @@ class Trial:
     def _moved(self, value: NDArray[np.float32], times: int) -> NDArray[np.float32]:
         noise = self._rng.choice(np.array([-_ROUNDING, _ROUNDING], np.float32) * np.float32(times), value.shape)
         return np.asarray(value * (1 + noise), np.float32)
+
+
+def _key(drawn: Sequence[Tensor]) -> tuple[bytes, ...]:
+    return tuple(bytes(each.numpy()) for each in drawn)
 
 
 def _finite(found: Step) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from lamina.models.errors import ConfigError, DataError, brief
 from lamina.models.readers.folder import labelled_files
 from lamina.models.readers.read import Read
-from lamina.models.readers.rows import Array, DecodedFiles, held
+from lamina.models.readers.rows import Array, DecodedFiles, Rows, held
 from lamina.models.readers.settings import DataSettings
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -29,32 +29,41 @@ def read_images(folder: Path, settings: DataSettings) -> Read:
     """The images of a folder.
 
     Raises:
+        DataError: there are none; and as `images`.
+        ConfigError: as `images`.
+    """
+    found = labelled_files(folder, SUFFIXES, settings)
+    return Read(images(found.files, settings), found.targets, found.classes, bool(settings.classes))
+
+
+def images(files: list[Path], settings: DataSettings) -> Array | Rows:
+    """Images as samples.
+
+    Raises:
         ConfigError: Pillow is not installed.
-        DataError: there are none, one can't be read, or they are of unlike sizes and no size is given.
+        DataError: one can't be read, or they are of unlike sizes and no size is given.
     """
     try:
         from PIL import Image
     except ImportError:
-        raise ConfigError(f"{folder}: reading images needs Pillow: pip install 'lamina-fl[images]'") from None
-    found = labelled_files(folder, SUFFIXES, settings)
-    height, width = settings.size or _common_size(Image, found.files)
+        raise ConfigError(f"{files[0]}: reading images needs Pillow: pip install 'lamina-fl[images]'") from None
+    height, width = settings.size or _common_size(Image, files)
     mode, channels = _MODES[settings.colour]
 
     def decode(index: int) -> Array:
-        with _opened(Image, found.files[index]) as image:
+        with _opened(Image, files[index]) as image:
             try:
                 shown = image.convert(mode)
                 if shown.size != (width, height):
                     if settings.size is None:
-                        raise DataError(f"{found.files[index]}: it has changed its size since the agent started")
+                        raise DataError(f"{files[index]}: it has changed its size since the agent started")
                     shown = shown.resize((width, height), Image.Resampling.BILINEAR)
             except (OSError, SyntaxError, ValueError) as error:
-                raise _unreadable(found.files[index], error) from error
+                raise _unreadable(files[index], error) from error
             pixels = np.asarray(shown, np.uint8).reshape(height, width, channels)
             return pixels.transpose(2, 0, 1)  # (C, H, W)
 
-    rows = DecodedFiles(len(found.files), (channels, height, width), np.uint8, decode)
-    return Read(held(rows, HELD_BYTES), found.targets, found.classes, bool(settings.classes))
+    return held(DecodedFiles(len(files), (channels, height, width), np.uint8, decode), HELD_BYTES)
 
 
 def _common_size(image_module: Any, files: list[Path]) -> tuple[int, int]:

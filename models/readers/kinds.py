@@ -6,16 +6,19 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from lamina.models.errors import ConfigError, DataError
 from lamina.models.readers.csv_table import CsvTable
 from lamina.models.readers.growing import read_growing
 from lamina.models.readers.images import SUFFIXES as IMAGES
-from lamina.models.readers.images import read_images
+from lamina.models.readers.images import images, read_images
 from lamina.models.readers.parquet_table import ParquetTable
 from lamina.models.readers.read import Read
+from lamina.models.readers.rows import Array, Rows
 from lamina.models.readers.settings import DataSettings, Kind, suffix_of
 from lamina.models.readers.sound import SUFFIXES as SOUND
-from lamina.models.readers.sound import read_sound
+from lamina.models.readers.sound import read_sound, stretches
 from lamina.models.readers.sqlite_table import SqliteTable
 from lamina.models.readers.table import Table, read_table
 
@@ -91,6 +94,29 @@ def read(settings: DataSettings) -> Read:
     if not path.is_dir():
         raise DataError(f"{path}: there is no such folder (seen from {Path.cwd()}); {kind} are read from one")
     return _FOLDERS[kind](path, settings)
+
+
+def read_unlabelled(settings: DataSettings) -> Array | Rows | dict[str, Array]:
+    """The inputs of a source whose targets are not known, or don't matter: of a table, a folder, or a single file.
+
+    Raises:
+        DataError: it isn't there, or what it holds can't be used.
+        ConfigError: a package is missing.
+    """
+    path = Path(settings.path)
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix in IMAGES:
+        return images([path], settings)
+    if path.is_file() and suffix in SOUND:
+        return stretches([path], settings)[0]
+    kind = kind_of(settings)
+    if not (opened := _TABLES.get(kind)):
+        return read(msgspec.structs.replace(settings, target=(), labels="")).x
+    table = opened(path, settings)
+    away = {settings.group} if settings.horizon else {settings.group, *settings.targets}
+    inputs = settings.inputs or tuple(name for name in table.columns if name not in away)
+    group = settings.group if settings.group in table.columns else ""
+    return read_table(table, msgspec.structs.replace(settings, inputs=inputs, target=(), horizon=0, group=group)).x
 
 
 def _of_folder(folder: Path) -> Kind:

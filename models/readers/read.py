@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lamina.models.readers.rows import Array, Rows
 
 
@@ -17,6 +20,7 @@ class Read:
         classes: names of the classes, by label; empty where labels are numbers.
         numbered: whether the operator said in which order the classes are numbered.
         series: which series each sample is of, (N,), where the source tells them apart.
+        stretches: of windows, which rows of its series each covers; see `lamina.models.samples`.
     """
 
     x: Array | Rows | dict[str, Array]
@@ -24,3 +28,4 @@ class Read:
     classes: tuple[str, ...] = ()
     numbered: bool = False
     series: Array | None = None
+    stretches: NDArray[np.int64] | None = None

@@ -42,9 +42,10 @@ def cut(source: str, gathered: Gathered, settings: DataSettings) -> Read:
     if not settings.window:
         return Read(gathered.inputs, gathered.targets, gathered.classes, named, gathered.groups)
     inputs, targets, groups = _by_group(gathered)
-    starts = starts_of(_lengths(groups, len(inputs)), settings.window + settings.horizon, settings.stride or 1)
+    lengths, span = _lengths(groups, len(inputs)), settings.window + settings.horizon
+    starts = starts_of(lengths, span, settings.stride or 1)
     if not len(starts):
-        longest = max(_lengths(groups, len(inputs)))
+        longest = max(lengths)
         horizon = f" and a horizon of {settings.horizon}" if settings.horizon else ""
         raise DataError(
             f"{source}: its longest series has {longest} rows, too few for a window of {settings.window}{horizon}"
@@ -55,7 +56,16 @@ def cut(source: str, gathered: Gathered, settings: DataSettings) -> Read:
         y = Windows(targets, starts + settings.window, settings.horizon)
     elif targets is not None:
         y = targets[starts + settings.window - 1]
-    return Read(x, y, gathered.classes, named, None if groups is None else groups[starts])
+    series = None if groups is None else groups[starts]
+    return Read(x, y, gathered.classes, named, series, _stretches(starts, lengths, span))
+
+
+def _stretches(starts: Indices, lengths: list[int], span: int) -> NDArray[np.int64]:
+    """Which series each window is of, and which rows of it: (N, 3)."""
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    series = np.searchsorted(begins, starts, side="right") - 1
+    first = starts - begins[series]
+    return np.stack([series, first, first + span], axis=1).astype(np.int64)
 
 
 def starts_of(lengths: list[int], span: int, stride: int) -> Indices:

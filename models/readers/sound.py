@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lamina.models.arrays import Indices
 from lamina.models.errors import DataError, brief
 from lamina.models.readers.folder import labelled_files
 from lamina.models.readers.images import HELD_BYTES
 from lamina.models.readers.read import Read
-from lamina.models.readers.rows import Array, DecodedFiles, held
+from lamina.models.readers.rows import Array, DecodedFiles, Rows, held
 from lamina.models.readers.settings import DataSettings
 
 SUFFIXES = frozenset({".wav", ".wave"})
@@ -45,18 +46,28 @@ def read_sound(folder: Path, settings: DataSettings) -> Read:
             window is given.
     """
     found = labelled_files(folder, SUFFIXES, settings)
-    headers = [_header(file) for file in found.files]
-    _check_alike(found.files, headers)
-    window = settings.window or _common_length(found.files, headers)
-    pieces = _pieces(found.files, headers, window, settings)
+    rows, of_file = stretches(found.files, settings)
+    targets = None if found.targets is None else found.targets[of_file]
+    return Read(rows, targets, found.classes, bool(settings.classes))
+
+
+def stretches(recordings: list[Path], settings: DataSettings) -> tuple[Array | Rows, Indices]:
+    """Recordings as samples, each whole or cut into windows; and the place of the recording that each is of.
+
+    Raises:
+        DataError: one can't be read, their rates or channels are unlike, or their lengths are and no window is given.
+    """
+    headers = [_header(file) for file in recordings]
+    _check_alike(recordings, headers)
+    window = settings.window or _common_length(recordings, headers)
+    pieces = _pieces(recordings, headers, window, settings)
     files, starts = zip(*pieces, strict=True)
 
     def decode(index: int) -> Array:
-        return _stretch(found.files[files[index]], starts[index], window)
+        return _stretch(recordings[files[index]], starts[index], window)
 
     rows = DecodedFiles(len(files), (headers[0].channels, window), np.float32, decode)
-    targets = None if found.targets is None else found.targets[np.array(files)]
-    return Read(held(rows, HELD_BYTES), targets, found.classes, bool(settings.classes))
+    return held(rows, HELD_BYTES), np.array(files, np.int64)
 
 
 def samples_of(content: bytes, width: int, channels: int) -> Array:

@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import google_crc32c
 import msgspec
 import numpy as np
 from nacl.signing import SigningKey
 
-from lamina.broker.wire import batches, framing
+from lamina.broker.wire import batches
 from lamina.broker.wire.chunks import split, split_file
 from lamina.broker.wire.codecs import CODECS, codec
 from lamina.broker.wire.deltas import check_of, digest_of
@@ -104,7 +105,7 @@ def vectors() -> Iterator[dict[str, Any]]:
     for message in MESSAGES:
         fields = {name: value for name, value in msgspec.to_builtins(message).items() if name not in ("kind", "v")}
         yield {"vector": "message", "kind": kind_of(type(message)), "fields": fields, "hex": encode(message).hex()}
-    yield {"vector": "crc32c", "hex": b"123456789".hex(), "value": framing.google_crc32c.value(b"123456789")}
+    yield {"vector": "crc32c", "hex": b"123456789".hex(), "value": google_crc32c.value(b"123456789")}
     vector = np.array(FLOATS, np.float32)
     yield {"vector": "value", "floats": FLOATS, "check": check_of(vector), "digest": digest_of(vector).hex()}
     yield from _codecs(vector)

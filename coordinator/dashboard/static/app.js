@@ -16,9 +16,9 @@ async function ask(path) {
   return answer.json();
 }
 
-async function order(name, device = "") {
+async function order(name, about = {}) {
   const answer = await fetch(`/api/orders/${name}`, {
-    method: "POST", headers: { "X-Lamina": "1", "Content-Type": "application/json" }, body: JSON.stringify({ device }),
+    method: "POST", headers: { "X-Lamina": "1", "Content-Type": "application/json" }, body: JSON.stringify(about),
   });
   const said = await answer.text();
   if (!answer.ok) return trouble(said);
@@ -26,13 +26,16 @@ async function order(name, device = "") {
   show(JSON.parse(said));
 }
 
-function confirmed(question) {
+function confirmed(question, fields = []) {
   at("confirm-text").textContent = question;
+  for (const name of ["round", "canary", "int8"]) at(`field-${name}`).hidden = !fields.includes(name);
   const dialog = at("confirm");
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
 }
+
+const GONE = "The coordinator does not answer. This page goes on when it is back.";
 
 function trouble(text) {
   at("trouble").hidden = !text;
@@ -47,6 +50,7 @@ async function show(overview) {
   head(overview);
   layerTable(overview);
   deviceTable(overview);
+  model(overview);
   if (state.device) deviceFacts(overview);
   if (before && before.round > overview.round) { state.rounds = []; state.cycles = []; }
   if (!before) charts();
@@ -70,7 +74,7 @@ async function catchUp() {
       logLines(at("log"), await ask("/api/log"));
     } while (state.again);
   } catch (error) {
-    trouble(String(error.message ?? error));
+    trouble(error instanceof TypeError ? GONE : String(error.message ?? error)); // a fetch that nobody answers
   } finally {
     state.busy = false;
   }
@@ -97,13 +101,27 @@ function head(o) {
   at("waiting").textContent = o.waiting ? o.waiting + since : "";
   at("tile-round").textContent = `${o.round} / ${o.rounds}`;
   at("tile-left").textContent = o.left_s === null ? "" : `about ${duration(o.left_s)} to go`;
-  at("tile-accuracy").textContent = o.accuracy === null ? "–" : percent(o.accuracy);
-  at("tile-best").textContent = o.best_round === null ? "not evaluated" : `best ${percent(o.best_accuracy)} after ${o.best_round}`;
+  const { judge } = o, format = formatOf(judge);
+  at("tile-judge").textContent = at("h-judge").textContent = title(judge);
+  at("tile-figure").textContent = judge.last === null ? "–" : format(judge.last);
+  at("tile-best").textContent = judge.best_round === null ? "not evaluated" : `best ${format(judge.best)} after ${judge.best_round}`;
+  const own = judge.on_devices;
+  at("tile-devices").textContent = own ? `${format(own.mean)} on ${own.devices} devices, worst tenth ${format(own.worst)}` : "";
   at("tile-c").textContent = o.fedavg_uplink_bytes ? o.c_ratio.toFixed(3) : "–";
   at("tile-up").textContent = size(o.uplink_bytes);
   at("tile-share").textContent = o.fedavg_uplink_bytes ? `${percent(o.uplink_bytes / o.fedavg_uplink_bytes)} of FedAvg's ${size(o.fedavg_uplink_bytes)}` : "";
   at("tile-down").textContent = size(o.downlink_bytes);
   at("tile-time").textContent = o.wall_s ? `in ${duration(o.wall_s)}` : "";
+}
+
+// The figure that the model is judged by: shares are percentages, all else is a number.
+function formatOf(judge) {
+  return !judge.lower_is_better && (judge.last ?? 0) >= 0 && (judge.best ?? 0) <= 1 ? percent : short;
+}
+
+function title(judge) {
+  const name = judge.name.replaceAll("_", " ");
+  return name.charAt(0).toUpperCase() + name.slice(1);
 }
 
 // -- charts ------------------------------------------------------------------------------------------------------------
@@ -130,10 +148,12 @@ function charts() {
   const { rounds, cycles, overview } = state;
   const wide = (id) => Math.max(at(id).clientWidth, 240);
   const series = (name, kind = "first") => ({ kind, points: rounds.filter((r) => r[name] !== null).map((r) => [r.round + 1, r[name]]) });
-  const accuracies = series("accuracy"), training = series("train_accuracy", "second");
-  put("chart-accuracy", lines([accuracies, training], {
-    width: wide("chart-accuracy"), format: percent, label: `Accuracy by round, the last one ${last(accuracies, percent)}`,
-  }), "No round is done yet.", ["held-out data", "devices' own samples"]);
+  const { judge } = overview, format = formatOf(judge);
+  const held = { kind: "first", points: rounds.filter((r) => judge.name in r.figures).map((r) => [r.round + 1, r.figures[judge.name]]) };
+  const training = judge.name === "accuracy" ? [series("train_accuracy", "second")] : [];
+  put("chart-judge", lines([held, ...training], {
+    width: wide("chart-judge"), format, label: `${title(judge)} by round, the last one ${last(held, format)}`,
+  }), "It was not evaluated yet.", training.length ? ["held-out data", "devices' own samples"] : [`held-out data, ${judge.lower_is_better ? "lower" : "higher"} is better`]);
   put("chart-loss", lines([series("loss")], {
     width: wide("chart-loss"), label: `Training loss by round, the last one ${last(series("loss"), short)}`,
   }), "No round is done yet.");
@@ -212,8 +232,46 @@ function deviceTable(o) {
     ["Rounds", (d) => String(d.rounds_done), "number"],
     ["Sent", (d) => (d.uplink_bytes === null ? null : size(d.uplink_bytes)), "number"],
     ["Last seen", (d) => (d.seen_at === null ? null : clock(d.seen_at))],
+    ...(o.devices.some((d) => d.certificate_until !== null) ? [["Certificate", certificate]] : []),
     ["Why", (d) => d.reason, "reason"],
   ], o.devices);
+}
+
+function certificate(d) {
+  if (d.certificate_until === null) return null;
+  const days = Math.floor((d.certificate_until - Date.now() / 1000) / 86400);
+  const text = days < 0 ? "ended" : `ends in ${days} days`;
+  return Object.assign(document.createElement("span"), { textContent: text, className: days < 30 ? "refused" : "" });
+}
+
+// -- the model ---------------------------------------------------------------------------------------------------------
+
+function model(o) {
+  const d = o.deployment;
+  const deployed = d && d.in_force ? `On the devices: ${d.in_force}.` : "No model is on the devices.";
+  at("model-state").textContent = d && d.rollout ? `${deployed} ${upper(d.rollout)}${d.reason ? `: ${d.reason}` : ""}.` : deployed;
+  at("model-notice").hidden = !o.notice;
+  at("model-notice").textContent = o.notice;
+  at("export").hidden = at("deploy").hidden = at("roll-back").hidden = !o.live;
+  at("export").disabled = at("deploy").disabled = at("roll-back").disabled = !o.kept.length;
+  at("deploy").disabled ||= Boolean(d && d.under_way);
+  at("undo-deployment").hidden = !o.live || !d || !(d.in_force || d.under_way);
+  const rows = d ? [...Object.entries(d.answers), ...d.silent.map((name) => [name, "has not answered yet"])] : [];
+  at("answers").hidden = !rows.length;
+  if (rows.length) table("answers", [["Device", ([name]) => name], ["What it made of the model", ([, said]) => said, "reason"]], rows);
+}
+
+const upper = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+function rounds(withWords) {
+  const options = withWords ? [["last", "after the last round"], ["best", "the best one by evaluation"]] : [];
+  for (const round of [...state.overview.kept].reverse()) options.push([String(round), `after round ${round}`]);
+  at("round").replaceChildren(...options.map(([value, text]) => Object.assign(document.createElement("option"), { value, textContent: text })));
+}
+
+function chosen() {
+  const value = at("round").value;
+  return value === "last" ? {} : value === "best" ? { best: true } : { round: Number(value) };
 }
 
 function standing(d) {
@@ -291,9 +349,26 @@ at("pause").addEventListener("click", async () => {
 });
 at("resume").addEventListener("click", async () => { if (await confirmed("Go on with the next round?")) order("resume"); });
 at("put-aside").addEventListener("click", async () => {
-  if (await confirmed(`Put ${state.device} aside? It takes no further part until it is taken back.`)) order("put-aside", state.device);
+  if (await confirmed(`Put ${state.device} aside? It takes no further part until it is taken back.`)) order("put-aside", { device: state.device });
 });
-at("readmit").addEventListener("click", async () => { if (await confirmed(`Take ${state.device} back?`)) order("readmit", state.device); });
+at("readmit").addEventListener("click", async () => { if (await confirmed(`Take ${state.device} back?`)) order("readmit", { device: state.device }); });
+at("export").addEventListener("click", async () => {
+  rounds(true);
+  if (await confirmed("Write a model's files into the federation's folder?", ["round"])) order("export", chosen());
+});
+at("deploy").addEventListener("click", async () => {
+  rounds(true);
+  const question = "Have devices predict with this model? Each judges it on its own samples; where too many refuse, all keep the one before.";
+  if (!await confirmed(question, ["round", "canary", "int8"])) return;
+  order("deploy", { ...chosen(), canary: at("canary").value.trim() || null, quantise: at("int8").checked ? "int8" : "" });
+});
+at("undo-deployment").addEventListener("click", async () => {
+  if (await confirmed("Have all devices go back to the model before?")) order("undo-deployment");
+});
+at("roll-back").addEventListener("click", async () => {
+  rounds(false);
+  if (await confirmed("Have training go on after an earlier round? Later rounds are set aside, and devices begin afresh.", ["round"])) order("roll-back", chosen());
+});
 at("device").addEventListener("close", () => { state.device = null; });
 addEventListener("resize", () => { if (state.overview) charts(); });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (state.overview) charts(); });
@@ -306,7 +381,7 @@ function listen() {
   };
   events.onerror = () => {
     at("state").dataset.state = "lost";
-    trouble("The coordinator does not answer. This page goes on when it is back.");
+    trouble(GONE);
     events.close(); // a browser gives up for good after some kinds of error
     setTimeout(listen, RETRY_MS);
   };

@@ -127,3 +127,10 @@ class TaskResult:
     samples: int
     sums: tuple[float, ...] = ()
     counts: tuple[float, ...] = ()
+
+    def __add__(self, other: TaskResult) -> TaskResult:
+        sums, counts = (
+            tuple(a + b for a, b in zip(mine, others, strict=True))
+            for mine, others in ((self.sums, other.sums), (self.counts, other.counts))
+        )
+        return TaskResult(self.loss + other.loss, self.right + other.right, self.samples + other.samples, sums, counts)

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from lamina.coordinator.records.recorder import CYCLES, read_cycles
 from lamina.emulation.plots import draw_crossings, draw_discrepancy, draw_intervals
 from lamina.emulation.simulator.run import Result
-from lamina.emulation.simulator.studies.tables import Results
+from lamina.emulation.simulator.studies.tables import Results, scaled
+from lamina.models.metrics import ACCURACY
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#222222")
 _DPI = 160
@@ -20,10 +21,12 @@ _DPI = 160
 
 def draw_accuracies(results: Results) -> Figure:
     """Accuracy of the averaged model against what all devices had sent; a line a method, its band one deviation."""
-    figure, axes = _figure("Accuracy against traffic", "sent by all devices (MB of float32)", "accuracy (%)")
+    name = _name(results)
+    figure, axes = _figure(f"{name.capitalize()} against traffic", "sent by all devices (MB of float32)", name)
     for (label, runs), colour in zip(results.items(), _colours(results), strict=True):
-        sent = np.array([point.uplink_bytes / 1e6 for point in runs[0].points])
-        curves = np.array([[100 * point.accuracy for point in run.points] for run in runs])  # (seeds, points)
+        length = min(len(run.points) for run in runs)  # one that no longer got better has ended early
+        sent = np.array([point.uplink_bytes / 1e6 for point in runs[0].points[:length]])
+        curves = np.array([[scaled(run, point.accuracy) for point in run.points[:length]] for run in runs])
         mean, spread = curves.mean(0), curves.std(0)
         axes.plot(sent, mean, "-o", color=colour, label=label, markersize=3, linewidth=1.6)
         axes.fill_between(sent, mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0)
@@ -33,15 +36,16 @@ def draw_accuracies(results: Results) -> Figure:
 
 def draw_capacities(results: Results) -> Figure:
     """Final accuracy against the mean capacity of the devices: what small devices cost, by the way they take part."""
-    figure, axes = _figure("Capacity against accuracy", "mean capacity of the devices", "accuracy (%)")
+    name = _name(results)
+    figure, axes = _figure(f"Capacity against {name}", "mean capacity of the devices", name)
     for reduction, marker, colour in (("cut", "o", COLOURS[0]), ("width", "s", COLOURS[1])):
         chosen = {label: runs for label, runs in results.items() if runs[0].setting.reduction == reduction}
-        points = sorted((mean_capacity(runs[0]), 100 * _mean_accuracy(runs), label) for label, runs in chosen.items())
+        points = sorted((mean_capacity(runs[0]), _mean_figure(runs), label) for label, runs in chosen.items())
         if not points:
             continue
         x, y, labels = zip(*points, strict=True)
-        name = "layers from a cut on" if reduction == "cut" else "narrow networks"
-        axes.plot(x, y, marker, color=colour, label=name, linestyle="")
+        way = "layers from a cut on" if reduction == "cut" else "narrow networks"
+        axes.plot(x, y, marker, color=colour, label=way, linestyle="")
         for place, label in zip(zip(x, y, strict=True), labels, strict=True):
             axes.annotate(label, place, (5, -3), textcoords="offset points", fontsize=7, color=colour)
     axes.margins(x=0.2)  # room for the labels
@@ -89,8 +93,14 @@ def _interval_figures(label: str, result: Result, cache: Path) -> dict[str, Figu
     }
 
 
-def _mean_accuracy(runs: Sequence[Result]) -> float:
-    return sum(run.accuracy for run in runs) / len(runs)
+def _mean_figure(runs: Sequence[Result]) -> float:
+    return sum(scaled(run) for run in runs) / len(runs)
+
+
+def _name(results: Results) -> str:
+    """What the runs are judged by, for an axis."""
+    judge = next(iter(results.values()))[0].judge
+    return "accuracy (%)" if judge == ACCURACY else judge.replace("_", " ")
 
 
 def _colours(results: Results) -> list[str]:

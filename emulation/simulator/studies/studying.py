@@ -26,8 +26,10 @@ from lamina.emulation.simulator.studies.tables import (
     grouped,
     heads,
     mean_and_spread,
+    scaled,
     verdicts,
 )
+from lamina.models.metrics import ACCURACY
 from lamina.models.storage.replace import replace_file
 
 VALIDATION_SHARE = 0.2  # of the training set, that a sweep judges by
@@ -152,9 +154,10 @@ class Tried:
     Attributes:
         label: of the method.
         value: that was tried.
-        accuracy: mean over the seeds, in percent.
+        accuracy: mean over the seeds, in percent; or of what the task judges by, as it is.
         spread: standard deviation over the seeds, in points; 0 for one seed.
         best: whether it is the method's best.
+        judge: name of the figure.
     """
 
     label: str
@@ -162,6 +165,7 @@ class Tried:
     accuracy: float
     spread: float
     best: bool
+    judge: str = ACCURACY
 
 
 def sweep(
@@ -187,11 +191,13 @@ def sweep(
     plans = {index: _tuning(plan(study, scale, {**(changes or {}), key: value})) for index, value in enumerate(values)}
     every = [run.setting for planned in plans.values() for run in planned]
     results = carry_out(every, means, progress)
+    judge = next(iter(results.values())).judge
     tried: list[Tried] = []
     for label in dict.fromkeys(run.label for run in plans[0]):
         found = [mean_and_spread(_accuracies(label, plans[index], results)) for index in range(len(values))]
-        best = max(mean for mean, _ in found)
-        tried += [Tried(label, value, *one, one[0] == best) for value, one in zip(values, found, strict=True)]
+        lower = any(result.lower_is_better for result in results.values())
+        best = (min if lower else max)(mean for mean, _ in found)
+        tried += [Tried(label, value, *one, one[0] == best, judge) for value, one in zip(values, found, strict=True)]
     folder = folder_of_study(study, scale, out)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / f"sweep-{key}.csv", _tried_csv(key, tried).encode())
@@ -214,7 +220,7 @@ def _judged_by_validation(setting: Setting) -> Setting:
 
 
 def _accuracies(label: str, planned: Sequence[Planned], results: Mapping[str, Result]) -> list[float]:
-    return [100 * results[run.setting.digest].accuracy for run in planned if run.label == label]
+    return [scaled(results[run.setting.digest]) for run in planned if run.label == label]
 
 
 def _tried_csv(key: str, tried: Sequence[Tried]) -> str:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from lamina.emulation.simulator.research.fairness import DeviceSpread, device_spread, over_seeds
 from lamina.emulation.simulator.run import Result
 from lamina.emulation.simulator.studies.study import Claim, PaperFigures, Planned, Study
+from lamina.models.metrics import ACCURACY
 
 Results = Mapping[str, Sequence[Result]]
 """By label of the method, in the order of the seeds."""
 
 HEADS = ("method", "accuracy %", "C %", "sent MB", "of FedAvg %", "lr", "seeds", "paper: accuracy %", "paper: C %")
 DEVICE_HEADS = ("by device: mean %", "sd", "worst tenth %")  # where there is federated evaluation
+_PLACE = 1  # of the accuracy among the heads
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Entry:
         seeds: how many.
         paper: what is published.
         devices: accuracy by device, on its own samples; mean over the seeds. ``None`` without federated evaluation.
+        judge: what stands in the place of accuracy, as it is and not in percent, where the task judges by another
+            figure.
     """
 
     label: str
@@ -46,6 +50,7 @@ class Entry:
     seeds: int
     paper: PaperFigures
     devices: DeviceSpread | None = None
+    judge: str = ACCURACY
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class ClaimVerdict:
 
     Attributes:
         claim: the claim.
-        difference: mean over the seeds, in points of accuracy: first method less second.
+        difference: mean over the seeds, in points of accuracy: how far the first method is ahead of the second.
         spread: standard deviation of the difference over the seeds.
         largest_spread: the largest of that and of the two methods' own.
         c_percent: C of the first method.
@@ -108,8 +113,10 @@ def verdicts(study: Study, results: Results) -> list[ClaimVerdict]:
 
 
 def heads(table: Sequence[Entry]) -> tuple[str, ...]:
-    """The heads of the columns of `cells`."""
-    return (*HEADS, *(DEVICE_HEADS if any(entry.devices for entry in table) else ()))
+    """The heads of the columns of `cells`; a task that isn't judged by accuracy has its own figure there, as it is."""
+    judge = table[0].judge if table else ACCURACY
+    named = HEADS if judge == ACCURACY else (*HEADS[:_PLACE], judge, *HEADS[_PLACE + 1 :])
+    return (*named, *(DEVICE_HEADS if any(entry.devices for entry in table) else ()))
 
 
 def cells(entry: Entry) -> tuple[str, ...]:
@@ -166,9 +173,10 @@ def as_csv(table: Sequence[Entry]) -> str:
 
 
 def _entry(label: str, results: Sequence[Result], paper: PaperFigures, shortest: int) -> Entry:
-    mean_spread = mean_and_spread([100 * result.accuracy for result in results])
+    mean_spread = mean_and_spread([scaled(result) for result in results])
     sent = statistics.fmean(result.uplink_bytes for result in results)
-    by_device = all(run.own_accuracies for run in results)
+    judge = results[0].judge
+    by_device = judge == ACCURACY and all(run.own_accuracies for run in results)
     return Entry(
         label,
         *mean_spread,
@@ -179,12 +187,20 @@ def _entry(label: str, results: Sequence[Result], paper: PaperFigures, shortest:
         len(results),
         paper,
         over_seeds([device_spread(run.own_accuracies.values()) for run in results]) if by_device else None,
+        judge,
     )
 
 
+def scaled(result: Result, figure: float | None = None) -> float:
+    """What a run is judged by, at its end or earlier: accuracy in percent, another figure as it is."""
+    value = result.accuracy if figure is None else figure
+    return 100 * value if result.judge == ACCURACY else value
+
+
 def _verdict(claim: Claim, results: Results, shortest: int) -> ClaimVerdict:
-    first, second = ([100 * run.accuracy for run in results[label]] for label in (claim.method, claim.against))
-    difference, spread = mean_and_spread([one - other for one, other in zip(first, second, strict=True)])
+    first, second = ([scaled(run) for run in results[label]] for label in (claim.method, claim.against))
+    ahead = -1 if results[claim.method][0].lower_is_better else 1
+    difference, spread = mean_and_spread([ahead * (one - other) for one, other in zip(first, second, strict=True)])
     largest = max(spread, *(mean_and_spread(accuracies)[1] for accuracies in (first, second)))
     c_percent = _c_percent(results[claim.method], shortest)
     fleet = results[claim.method][0].setting.fleet
