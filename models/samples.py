@@ -36,6 +36,7 @@ from lamina.models.targets import (
 )
 
 _BLOCK = 4096  # samples checked at once, so that a check takes little memory
+_NOT_FINITE = "that are not finite float32 numbers; fill what is missing, and give a mask as a further input"
 _MOST_JOINED = 1 << 24  # the largest whole number up to which float32 holds all
 
 Stored = NDArray[Any] | Rows
@@ -94,7 +95,7 @@ class LabelledSamples:
         for name, part in self.parts.items():
             self._check_numbers(f"input {name}, sample" if name else "sample", part)
         if self.y is not None and self.y.dtype.kind == "f":
-            self._check_numbers("target", self.y)
+            self._check_numbers("target", self.y, missing=True)
 
     def __len__(self) -> int:
         return len(next(iter(self.parts.values())))
@@ -247,8 +248,10 @@ class LabelledSamples:
         if y.ndim == 0 or len(y) != len(self):
             raise self._error(f"x has {len(self)} samples and y {len(y) if y.ndim else 1} labels")
 
-    def _check_numbers(self, what: str, x: Stored) -> None:
-        """Refuse what a network can't take: NaN, infinity, numbers beyond float32, and integers below 0."""
+    def _check_numbers(self, what: str, x: Stored, *, missing: bool = False) -> None:
+        """Refuse what a network can't take: infinity, numbers beyond float32, integers below 0, and NaN, unless numbers
+        may be missing.
+        """
         if isinstance(x, Rows):  # their reader has looked at what they are made of
             return
         floating = np.issubdtype(x.dtype, np.floating)
@@ -257,9 +260,10 @@ class LabelledSamples:
         for start, block in zip(range(0, len(x), _BLOCK), _blocks(x), strict=True):
             with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is refused for it
                 fine: NDArray[np.bool_] = np.isfinite(block.astype(np.float32, copy=False)) if floating else block >= 0
+                fine = fine | np.isnan(block) if missing and floating else fine
             usable = fine.reshape(len(block), -1).all(axis=1)
             if not usable.all():
-                why = "that are not finite float32 numbers" if floating else "below 0, and integers are token ids"
+                why = _NOT_FINITE if floating else "below 0, and integers are token ids"
                 raise self._error(f"{what} {start + int(np.argmin(usable))} has values {why}")
 
     def _error(self, what: str) -> DataError:

@@ -35,6 +35,7 @@ class TargetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
         weights: what each class weighs in the loss; empty: all weigh the same.
         largest: what a number may be at most, where there is such a bound (and 0 is the least then); 0: any.
         is_input: the network is to reproduce its input, and the data need no targets.
+        missing: whether a number may be NaN, which counts for nothing.
     """
 
     task: str
@@ -45,6 +46,7 @@ class TargetSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     weights: tuple[float, ...] = ()
     largest: float = 0.0
     is_input: bool = False
+    missing: bool = False
 
     @property
     def is_right_or_wrong(self) -> bool:
@@ -98,6 +100,12 @@ def fault_of_values(target: TargetSpec, y: NDArray[Any], first: int = 0) -> str:
 
     `fault_of_kind` has passed; ``first`` is the number of ``y[0]``.
     """
+    if not target.missing and y.dtype.kind == "f" and np.isnan(y).any():
+        first_nan = first + int(np.argmax(np.isnan(y).reshape(len(y), -1).any(axis=1)))
+        return (
+            f"target {first_nan} is missing (NaN), and every number counts: leave it out, or give the network "
+            "task = Regression(missing=True)"
+        )
     if target.classes:
         allowed = (y >= 0) & (y < target.classes)
         if target.ignored is not None:
@@ -130,6 +138,8 @@ def drawn(target: TargetSpec, count: int, rng: np.random.Generator) -> NDArray[A
 
 def weight_of(target: TargetSpec, y: NDArray[Any]) -> float:
     """How much a batch of targets (B, ...), as they are taken, weighs in a mean over several batches."""
+    if target.missing:
+        return float(np.count_nonzero(~np.isnan(y)))
     if target.ignored is None and not target.weights:
         return float(len(y))
     counted = y[y != target.ignored] if target.ignored is not None else y.reshape(-1)

@@ -235,7 +235,7 @@ class Learner:
     def _weigh(self) -> Weigh:
         """How much samples weigh in a mean over a batch."""
         target = self._spec.wanted
-        if target.ignored is None and not target.weights:
+        if target.ignored is None and not target.weights and not target.missing:
             return len
         return lambda batch: weight_of(target, self._data.targets(batch, self._spec))
 

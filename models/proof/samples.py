@@ -67,6 +67,8 @@ def targets(definition: Definition, x: Samples, rng: np.random.Generator) -> Sam
     y = drawn(wanted, len(x), rng)
     if wanted.ignored is not None and wanted.shape:
         y[rng.random(y.shape) < _IGNORED] = wanted.ignored
+    if wanted.missing:
+        y[rng.random(y.shape) < _IGNORED] = np.nan
     return y
 
 

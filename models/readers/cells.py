@@ -17,30 +17,46 @@ Where = Callable[[int], str]
 """Names the row with an index in a batch of cells, as ``readings.csv, line 7``."""
 
 _MOST_CLASSES = 1 << 16
+_FILL = "fill the gap, leave the row out, or set data.missing to drop or mask"
 _SHOWN = 40  # characters of a cell in a message
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d[\d.]*,\d+\s*")
 
 
-def numbers(cells: Cells, column: str, where: Where) -> NDArray[np.float64]:
+def numbers(cells: Cells, column: str, where: Where, *, missing: bool = False) -> NDArray[np.float64]:
     """The cells as finite numbers, (N,).
+
+    Args:
+        cells: of a column.
+        column: its name.
+        where: names a row.
+        missing: whether empty cells and NaN are let pass, as NaN.
 
     Raises:
         DataError: one is none, or is too large for float32.
     """
     try:
-        values = _converted(cells)
+        values = _converted(_with_nan(cells) if missing else cells)
     except (ValueError, TypeError, OverflowError):
-        index = next(index for index, cell in enumerate(cells) if not is_number(cell))
+        index = next(i for i, cell in enumerate(cells) if not is_number(cell) and not (missing and is_empty(cell)))
         raise DataError(f"{where(index)}, column {column!r}: {_not_a_number(cells[index])}") from None
     with np.errstate(over="ignore"):
-        usable = np.isfinite(values.astype(np.float32))
+        usable = np.isfinite(values.astype(np.float32)) | (missing & np.isnan(values))
     if not usable.all():
         index = int(np.argmin(usable))
-        raise DataError(
-            f"{where(index)}, column {column!r}: {values[index]:g} is not a finite float32 number; "
-            "fill the gap or leave the row out"
-        )
+        raise DataError(f"{where(index)}, column {column!r}: {values[index]:g} is not a finite float32 number; {_FILL}")
     return values
+
+
+def _with_nan(cells: Cells) -> Cells:
+    """The cells with NaN in those that are empty."""
+    if isinstance(cells, np.ndarray) and cells.dtype.kind in "buif":
+        return cells
+    return [("nan" if isinstance(cell, str) else math.nan) if is_empty(cell) else cell for cell in cells]
+
+
+def is_empty(cell: object) -> bool:
+    """Whether there is nothing in a cell."""
+    return cell is None or (isinstance(cell, str) and not cell.strip())
 
 
 def is_number(cell: object) -> bool:
@@ -62,8 +78,8 @@ def _converted(cells: Cells) -> NDArray[np.float64]:
 
 
 def _not_a_number(cell: object) -> str:
-    if cell is None or (isinstance(cell, str) and not cell.strip()):
-        return "the cell is empty; fill the gap or leave the row out"
+    if is_empty(cell):
+        return f"the cell is empty; {_FILL}"
     shown = repr(brief(str(cell), _SHOWN))
     if isinstance(cell, str) and _DECIMAL_COMMA.fullmatch(cell):
         return f"{shown} has a decimal comma; write numbers with a point"

@@ -142,3 +142,5 @@ def _check_settings(kind: Kind, settings: DataSettings) -> None:
     for name in _MEANINGLESS[kind]:
         if getattr(settings, name):
             raise ConfigError(f"data.{name} means nothing for {kind}: leave it out")
+    if kind not in _TABLES and settings.missing != "refuse":
+        raise ConfigError(f"data.missing means nothing for {kind}: leave it out")

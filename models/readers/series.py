@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,21 @@ class Gathered(NamedTuple):
         targets: (T, K) float32; or labels, (T,) or (T, K) int64; ``None`` without a target.
         groups: which series each row belongs to, (T,); ``None`` where all are of one.
         classes: names of the classes, if the target is one.
+        gone: which rows are left out, (T,); ``None``: none.
     """
 
     inputs: Array
     targets: Array | None
     groups: NDArray[np.int32] | None
     classes: tuple[str, ...] = ()
+    gone: NDArray[np.bool_] | None = None
+
+    def rows(self, which: NDArray[Any]) -> Gathered:
+        """Some rows, or all in another order."""
+        targets, groups, gone = (
+            None if array is None else array[which] for array in (self.targets, self.groups, self.gone)
+        )
+        return self._replace(inputs=self.inputs[which], targets=targets, groups=groups, gone=gone)
 
 
 def cut(source: str, gathered: Gathered, settings: DataSettings) -> Read:
@@ -40,15 +49,21 @@ def cut(source: str, gathered: Gathered, settings: DataSettings) -> Read:
     """
     named = bool(settings.classes)
     if not settings.window:
+        if gathered.gone is not None:
+            gathered = gathered.rows(~gathered.gone)
+        if not len(gathered.inputs):
+            raise DataError(f"{source}: a cell is missing in every row; data.missing = 'mask' would keep them")
         return Read(gathered.inputs, gathered.targets, gathered.classes, named, gathered.groups)
-    inputs, targets, groups = _by_group(gathered)
+    inputs, targets, groups, _, gone = _by_group(gathered)
     lengths, span = _lengths(groups, len(inputs)), settings.window + settings.horizon
-    starts = starts_of(lengths, span, settings.stride or 1)
+    starts = _whole(starts_of(lengths, span, settings.stride or 1), span, gone)
     if not len(starts):
         longest = max(lengths)
         horizon = f" and a horizon of {settings.horizon}" if settings.horizon else ""
+        without = "" if gone is None else ", of which some lack a cell"
         raise DataError(
-            f"{source}: its longest series has {longest} rows, too few for a window of {settings.window}{horizon}"
+            f"{source}: its longest series has {longest} rows{without}, too few for a window of "
+            f"{settings.window}{horizon}"
         )
     x = Windows(inputs, starts, settings.window)
     y: Array | Rows | None = targets
@@ -77,13 +92,21 @@ def starts_of(lengths: list[int], span: int, stride: int) -> Indices:
     return np.concatenate(starts)
 
 
-def _by_group(gathered: Gathered) -> tuple[Array, Array | None, NDArray[np.int32] | None]:
+def _whole(starts: Indices, span: int, gone: NDArray[np.bool_] | None) -> Indices:
+    """Windows over no row that is left out."""
+    if gone is None:
+        return starts
+    before = np.concatenate([[0], np.cumsum(gone)])
+    kept: Indices = starts[before[starts + span] == before[starts]]
+    return kept
+
+
+def _by_group(gathered: Gathered) -> Gathered:
     """The rows of each series together, in their order; they are copied only where they are not."""
-    inputs, targets, groups, _ = gathered
+    groups = gathered.groups
     if groups is None or (np.diff(groups) >= 0).all():  # groups are numbered as they come
-        return inputs, targets, groups
-    order = np.argsort(groups, kind="stable")
-    return inputs[order], None if targets is None else targets[order], groups[order]
+        return gathered
+    return gathered.rows(np.argsort(groups, kind="stable"))
 
 
 def _lengths(groups: NDArray[np.int32] | None, rows: int) -> list[int]:

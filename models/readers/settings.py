@@ -10,6 +10,7 @@ import msgspec
 
 from lamina.models.errors import ConfigError, require
 
+Missing = Literal["refuse", "drop", "mask"]
 Kind = Literal["auto", "npz", "csv", "parquet", "sqlite", "images", "wav"]
 
 
@@ -36,6 +37,9 @@ class DataSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         size: height and width that images are resized to; left out, they must all have the same.
         pad: whether recordings that are shorter than the window are filled up with silence.
         limit_mib: memory for a folder of ``.npz``: the newest that fit are used.
+        missing: what becomes of empty cells and NaN in a table. ``refuse``: they are an error; ``drop``: rows with one
+            are left out, and windows over one; ``mask``: an input becomes 0, and as many further columns say, 1 or 0,
+            whether each was there; a target stays NaN, for ``Regression(missing=True)``.
         reread: whether to look for changes at the start of each cycle; a folder of ``.npz`` always is.
     """
 
@@ -56,6 +60,7 @@ class DataSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pad: bool = False
     limit_mib: float = 256.0
     reread: bool = False
+    missing: Missing = "refuse"
 
     def __post_init__(self) -> None:
         require(self.path != "", "data.path must name a file or a folder")

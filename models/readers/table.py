@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lamina.models.errors import DataError, did_you_mean
-from lamina.models.readers.cells import Cells, ClassColumn, Where, is_number, numbers
+from lamina.models.readers.cells import Cells, ClassColumn, Where, is_empty, is_number, numbers
 from lamina.models.readers.read import Read
 from lamina.models.readers.rows import Array
 from lamina.models.readers.series import Gathered, cut
@@ -107,30 +107,46 @@ class _Grown:
 def _gathered(table: Table, inputs: Sequence[str], targets: Sequence[str], settings: DataSettings) -> Gathered:
     names = list(dict.fromkeys((*inputs, *targets, *((settings.group,) if settings.group else ()))))
     place = {name: index for index, name in enumerate(names)}
-    ahead = [inputs.index(name) for name in targets] if settings.horizon and set(targets) <= set(inputs) else []
+    masked, lenient = settings.missing == "mask", settings.missing != "refuse"
+    within = settings.horizon and set(targets) <= set(inputs) and not masked
+    ahead = [inputs.index(name) for name in targets] if within else []
     further = () if ahead else targets
-    read, told = _Grown(len(inputs), np.float32), _Grown(len(further), np.float32 if settings.horizon else np.float64)
+    gone: list[NDArray[np.bool_]] = []
+    read = _Grown(len(inputs) * (1 + masked), np.float32)
+    told = _Grown(len(further), np.float32 if settings.horizon else np.float64)
     groups, of_group, label = ClassColumn(), _Grown(1, np.int32), _target(settings, further)
     rows = 0
     for batch in table.batches(names):
         where = _where(table, batch)
         if not rows:
             label.begin(batch.columns[place[further[0]]] if further else ())
-        known = {name: numbers(batch.columns[place[name]], name, where) for name in inputs}
-        read.add([known[name] for name in inputs])
+        known = {name: numbers(batch.columns[place[name]], name, where, missing=lenient) for name in inputs}
+        columns = [known[name] for name in inputs]
+        answers = [label.values(batch.columns[place[name]], name, where, known) for name in further]
+        read.add(_filled(columns, masked=masked) if lenient else columns)
         if further:
-            told.add([label.values(batch.columns[place[name]], name, where, known) for name in further])
+            told.add(answers)
+        if settings.missing == "drop":
+            gone.append(np.isnan(np.stack([*columns, *answers])).any(axis=0))
         if settings.group:
             of_group.add([groups.labels(batch.columns[place[settings.group]], settings.group, where)])
         rows += len(batch.rows)
     if not rows:
         raise DataError(f"{table.source}: there are no rows in it")
     of_rows = of_group.array()[:, 0] if settings.group else None
+    left_out = np.concatenate(gone) if gone else None
     if ahead:  # the targets are among the inputs, and take no memory twice
         x = read.array()
-        return Gathered(x, x if list(inputs) == list(targets) else x[:, ahead], of_rows)
-    labels, classes = label.finished(told.array()) if targets else (None, ())
-    return Gathered(read.array(), labels, of_rows, classes)
+        return Gathered(x, x if list(inputs) == list(targets) else x[:, ahead], of_rows, gone=left_out)
+    labels, classes = label.finished(told.array(), left_out) if targets else (None, ())
+    return Gathered(read.array(), labels, of_rows, classes, left_out)
+
+
+def _filled(columns: Sequence[NDArray[np.float64]], *, masked: bool) -> list[NDArray[np.float64]]:
+    """Zeros where numbers are missing; and, behind them, whether each was there."""
+    there = [~np.isnan(column) for column in columns]
+    filled = [np.where(here, column, 0.0) for here, column in zip(there, columns, strict=True)]
+    return [*filled, *(here.astype(np.float64) for here in there)] if masked else filled
 
 
 def _where(table: Table, batch: TableRows) -> Where:
@@ -156,12 +172,25 @@ class _Target:
         self._named = self._single and not self._settings.horizon and (bool(self._settings.classes) or text)
 
     def values(self, cells: Cells, column: str, where: Where, known: dict[str, NDArray[np.float64]]) -> Array:
+        lenient = self._settings.missing != "refuse"
+        if self._named and self._settings.missing == "drop":
+            return self._labels_but_for_empty(cells, column, where)
         if self._named:
             return self._column.labels(cells, column, where).astype(np.float64)
-        return known[column] if column in known else numbers(cells, column, where)
+        return known[column] if column in known else numbers(cells, column, where, missing=lenient)
 
-    def finished(self, values: NDArray[np.float64]) -> tuple[Array, tuple[str, ...]]:
+    def _labels_but_for_empty(self, cells: Cells, column: str, where: Where) -> Array:
+        """Labels, and NaN where there is none."""
+        there = np.array([not is_empty(cell) for cell in cells])
+        values, places = np.full(len(there), np.nan), np.flatnonzero(there)
+        known = [cells[int(place)] for place in places]
+        values[there] = self._column.labels(known, column, lambda index: where(int(places[index])))
+        return values
+
+    def finished(self, values: NDArray[np.float64], gone: NDArray[np.bool_] | None) -> tuple[Array, tuple[str, ...]]:
         """Names give labels; so do whole numbers, unless they are to be foretold."""
+        if gone is not None:
+            values = np.where(np.isnan(values), 0.0, values)  # of rows that are left out
         if self._named:
             names, labels = self._column.ordered(values[:, 0].astype(np.int64))
             return labels, names

@@ -21,6 +21,8 @@ from lamina.models.tasks.base import (
     total,
 )
 
+_NOTHING = 1e-12  # what a batch weighs at least, in which everything is missing
+
 
 @dataclass(frozen=True)
 class Regression(LearningTask):
@@ -28,6 +30,7 @@ class Regression(LearningTask):
 
     Attributes:
         delta: of the loss ``huber``: up to this error it is squared, beyond it is linear.
+        missing: whether targets may be NaN, which count for nothing.
         quantiles: that the last axis of the outputs stands for, in this order, with the loss ``quantile``.
     """
 
@@ -35,6 +38,7 @@ class Regression(LearningTask):
     losses = ("mse", "mae", "huber", "quantile")
     delta: float = 1.0
     quantiles: tuple[float, ...] = ()
+    missing: bool = False
 
     def objective(self, network: NetworkFacts, loss: str) -> Objective:
         """See `LearningTask`."""
@@ -42,16 +46,32 @@ class Regression(LearningTask):
         if self.quantiles or loss == "quantile":
             return self._of_quantiles(network)
         return Objective(
-            target=TargetSpec(self.name, "float32", shape),
-            loss=self._losses()[loss],
+            target=TargetSpec(self.name, "float32", shape, missing=self.missing),
+            loss=self._of_those_there(loss) if self.missing else self._losses()[loss],
             loss_name=loss,
-            weight=samples,
+            weight=there if self.missing else samples,
             metrics={
                 "mse": Metric(squared_error, better="lower"),
                 "rmse": Metric(squared_error, "root", better="lower"),
                 "mae": Metric(absolute_error, better="lower"),
             },
         )
+
+    def _of_those_there(self, loss: str) -> LossFunction:
+        """The mean over the targets that are not missing; 0 where all are."""
+        of_each: dict[str, LossFunction] = {
+            "mse": lambda outputs, y: F.mse_loss(outputs, y, reduction="none"),
+            "mae": lambda outputs, y: F.l1_loss(outputs, y, reduction="none"),
+            "huber": lambda outputs, y: F.huber_loss(outputs, y, reduction="none", delta=self.delta),
+        }
+
+        def mean(outputs: Tensor, y: Tensor) -> Tensor:
+            here = ~torch.isnan(y)
+            losses = of_each[loss](outputs, torch.where(here, y, torch.zeros_like(y)))
+            weight = here.to(outputs.dtype)
+            return (weight * losses).sum() / weight.sum().clamp_min(_NOTHING)
+
+        return mean
 
     def _losses(self) -> dict[str, LossFunction]:
         return {
@@ -71,6 +91,8 @@ class Regression(LearningTask):
             raise network.error(
                 f"the last axis of its outputs must have {len(self.quantiles)} quantiles, and they are {shape}"
             )
+        if self.missing:
+            raise network.error("quantiles of numbers that may be missing are not told: leave the rows out")
         coverage = {f"coverage_{quantile:g}": Metric(_covered(place)) for place, quantile in enumerate(self.quantiles)}
         middle = min(range(len(self.quantiles)), key=lambda place: abs(self.quantiles[place] - 0.5))
         return Objective(
@@ -94,13 +116,23 @@ class Regression(LearningTask):
 
 
 def squared_error(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of squared errors, and how many there are."""
-    return total((outputs - y).square()), count(y)
+    """The sum of squared errors, and how many there are; what is missing counts for nothing."""
+    return total(_errors(outputs, y).square()), there(y)
 
 
 def absolute_error(outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of absolute errors, and how many there are."""
-    return total((outputs - y).abs()), count(y)
+    """The sum of absolute errors, and how many there are; what is missing counts for nothing."""
+    return total(_errors(outputs, y).abs()), there(y)
+
+
+def there(y: Tensor) -> Tensor:
+    """How many targets are not missing."""
+    return total(~torch.isnan(y))
+
+
+def _errors(outputs: Tensor, y: Tensor) -> Tensor:
+    """What the outputs lack to the targets; 0 where these are missing."""
+    return torch.where(torch.isnan(y), torch.zeros_like(y), outputs - y)
 
 
 def _covered(place: int) -> MetricFunction:
