@@ -48,5 +48,9 @@ images:  ## the container images of agent and coordinator
 	docker buildx build --platform $(PLATFORMS) --target edge --tag lamina-edge .
 	docker buildx build --platform $(PLATFORMS) --target coordinator --tag lamina-coordinator .
 
+docs: setup  ## the site, in build/site
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
 	rm -rf $(VENV) runs build dist .coverage .mypy_cache .ruff_cache .pytest_cache
