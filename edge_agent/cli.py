@@ -38,7 +38,7 @@ from lamina.models.storage.replace import remove_drafts
 PATIENCE_S = 8.0
 """How long a training step may go on after the agent was asked to end. The state on the disk is whole at any time."""
 
-SUBCOMMANDS = ("allow", "doctor", "join", "predict", "serve")
+SUBCOMMANDS = ("allow", "doctor", "join", "pack", "predict", "serve")
 """Modules of `lamina.edge_agent.commands`."""
 
 

@@ -171,6 +171,24 @@ class Home:
             raise ConfigError(f"{settings}: can't be read: {error.strerror}") from None
         self._make_board(device, days, text)
 
+    def replace(self, device: str, *, days: int) -> None:
+        """Give another board the name and the settings of one, whose certificate is taken back.
+
+        Raises:
+            ConfigError: it was not enrolled, or its certificate was taken back.
+        """
+        known, settings = self.register.find(device), self._boards / f"{device}.toml"
+        if known is None or known.role != "device":
+            raise ConfigError(
+                f"{device} isn't enrolled, or was revoked before: `lamina enrol {device}` lets another board in"
+            )
+        try:
+            text = settings.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{settings}: can't be read: {error.strerror}") from None
+        self.revoke(device)
+        self._make_board(device, days, text)
+
     def enrol_site(self, site: str, devices: Sequence[str], *, days: int) -> Path:
         """Give a site's broker and aggregator a certificate, by which they speak for these devices and no others."""
         check_device(site)

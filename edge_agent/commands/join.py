@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from lamina.broker.programs.exit_status import ExitStatus
-from lamina.broker.settings import read_toml
+from lamina.broker.settings import load_toml, read_toml
 from lamina.broker.wire.join_code import (
     MOST_ANSWER_BYTES,
     SERVER,
@@ -22,6 +22,8 @@ from lamina.broker.wire.join_code import (
     parsed,
     read_board_file,
 )
+from lamina.edge_agent.service.moving import unpack
+from lamina.edge_agent.settings import AgentSettings, anchored
 from lamina.models.decoding import from_json
 from lamina.models.errors import ConfigError, DecodeError, LinkError, brief
 from lamina.models.storage.secret_file import write_secret
@@ -38,11 +40,19 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("code", nargs="+", help="as `lamina enrol` prints it; or a file NAME.board that it made")
     parser.add_argument("--folder", type=Path, help="for the files; left out, the device's name, here")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="of `lamina-agent pack` on the board that this replaces"
+    )
     options = parser.parse_args(arguments)
     code = " ".join(options.code)
     file = _from_disk(Path(code)) if code.endswith(".board") else fetched(parsed(code))
     folder = options.folder or Path(file.device)
     written(file, folder)
+    if options.state is not None:
+        settings = anchored(load_toml(folder / "agent.toml", AgentSettings), folder)
+        print(
+            f"{options.state}: {unpack(options.state, Path(settings.folder))} files of state are in {settings.folder}"
+        )
     print(
         f"{folder}: this board is {file.device} of federation {file.federation}. Put its samples where "
         f"{folder / 'agent.toml'} says (data), and start it:\n    lamina-agent --config {folder / 'agent.toml'}"
