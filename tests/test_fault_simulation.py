@@ -14,7 +14,7 @@ import pytest
 
 from lamina.emulation.faults.federation import Ending, quiet
 from lamina.emulation.faults.promises import broken_promises
-from lamina.emulation.faults.scenario import Event, draw_events, draw_scenario, may_lose
+from lamina.emulation.faults.scenario import LONG_QUEUE, Event, draw_events, draw_scenario, may_lose
 from lamina.emulation.faults.seeds import check_seed, played
 from lamina.emulation.faults.shrinking import shortest_failing
 from lamina.emulation.faults.small_bundle import small_bundle
@@ -123,3 +123,24 @@ def test_events_are_drawn_from_the_seed_alone(tmp_path: Path) -> None:
     assert scenario == draw_scenario(7)
     assert draw_events(scenario, 10.0) == draw_events(scenario, 10.0)
     assert draw_events(scenario, 10.0) != draw_events(draw_scenario(8), 10.0)
+
+
+@pytest.mark.parametrize("queued", [1, 3, 10])
+@pytest.mark.parametrize("seed", [1, 3, 6, 24])  # 3, 6 and 24 with an aggregator
+def test_a_broker_that_drops_what_it_acknowledged_changes_no_bit(seed: int, queued: int, bundle: Bundle) -> None:
+    scenario = replace(draw_scenario(seed), chunk_kib=1, queued=LONG_QUEUE)
+    undisturbed = played(scenario, (), bundle)
+    short = replace(scenario, queued=queued)
+    ending = played(short, (), bundle)
+    assert broken_promises(short, (), undisturbed, ending) == []
+    assert ending.dropped > 0 or queued == 10
+    assert undisturbed.dropped == 0
+
+
+def test_a_device_that_vanished_with_its_broker_is_not_waited_for(bundle: Bundle) -> None:
+    """Nobody says that it is gone: its connection ended with the broker, which has forgotten its will."""
+    scenario = replace(draw_scenario(1), rounds=4, phi=1, broker_keeps=False, queued=LONG_QUEUE)
+    away = (Event(8.0, "power", "d1", 20_000.0), Event(8.01, "kill", "broker", 1.0))
+    undisturbed, ending = played(scenario, (), bundle), played(scenario, away, bundle)
+    assert broken_promises(scenario, away, undisturbed, ending) == []
+    assert max(float(row["round_s"]) for row in ending.rows) < 300.0

@@ -8,12 +8,15 @@ import pytest
 from lamina.edge_agent.session.events import (
     REPORT,
     Deliver,
+    Insist,
     Linked,
     Outcome,
+    Overdue,
     PlanCame,
     Prepared,
     Progress,
     Published,
+    SayPresent,
     Subscribe,
     Taken,
     TaskCame,
@@ -183,3 +186,67 @@ def test_steps_from_values_that_are_no_more_are_void() -> None:
     device.after(PlanCame(plan(1)), *taken(((0, 1), (2, 1))))
     device.after(PlanCame(plan(0)), PlanCame(plan(1)))  # back, and on again, to other values of the same versions
     assert device.after(Trained(OUTCOME)) == [Subscribe(((0, 1), (1, 0), (2, 1)))]
+
+
+# A broker that drops what it has acknowledged.
+
+
+def asked(*layers: int, round_: int = 0) -> TaskCame:
+    return TaskCame(msgspec.structs.replace(TASK, round=round_, owed=layers))
+
+
+def test_what_the_coordinator_lacks_goes_out_again_and_nothing_else() -> None:
+    device = after_round_0()
+    assert device.after(asked(2)) == [SayPresent(), Deliver(plan(0), (2,), OUTCOME, again=True)]
+    device.after(*published(2))
+    assert device.after(asked()) == [SayPresent(), Deliver(plan(0), (), OUTCOME, again=True)]
+
+
+def test_a_delivery_under_way_is_not_begun_anew() -> None:
+    device = ready()
+    device.after(PlanCame(plan()), *taken(), Trained(OUTCOME), Published(1, 0, (0,)))
+    assert device.after(asked(0, 2)) == [SayPresent()]
+
+
+def test_a_question_that_the_broker_kept_is_none() -> None:
+    device = after_round_0()
+    assert device.after(TaskCame(asked(2).task, retained=True)) == []
+
+
+def test_a_device_that_trains_answers_and_goes_on() -> None:
+    device = ready()
+    device.after(PlanCame(plan()), *taken())
+    assert device.after(asked(0, 2)) == [SayPresent()]
+    assert device.state == "training"
+
+
+def test_a_device_that_was_not_sent_the_plan_asks_for_it() -> None:
+    device = after_round_0()
+    assert device.after(asked(0, 2, round_=1)) == [SayPresent(), Subscribe((), plan=True)]
+    assert ready().after(asked(0, 2)) == [SayPresent(), Subscribe((), plan=True)]
+
+
+def test_layers_that_are_not_due_from_it_are_not_sent() -> None:
+    device = after_round_0()
+    assert device.after(asked(0, 1, 2, 77)) == [SayPresent(), Deliver(plan(0), (0, 2), OUTCOME, again=True)]
+
+
+def test_values_that_do_not_come_are_asked_for_and_those_that_are_here_are_not() -> None:
+    device = ready()
+    device.after(PlanCame(plan()), *taken(((0, 0),)))
+    assert device.after(Overdue()) == [Insist(((1, 0), (2, 0)))]
+
+
+def test_an_advance_that_does_not_come_is_asked_for_and_then_whole_values_instead() -> None:
+    device = after_round_0()
+    device.after(PlanCame(plan(1, advanced=(0, 2))), Taken(1, ((2, 1),)))
+    assert device.after(Overdue()) == [Subscribe((), advance=True)]
+    assert device.after(Overdue()) == [Subscribe(((0, 1),))]
+    commands = device.after(Taken(1, ((0, 1),)))
+    assert isinstance(commands[0], Train)
+    assert not commands[0].afresh  # it is in step all the same
+
+
+def test_nothing_is_overdue_where_nothing_is_gathered() -> None:
+    assert after_round_0().after(Overdue()) == []
+    assert Device().after(Overdue()) == []

@@ -38,6 +38,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from lamina.broker.wire import partials
@@ -205,10 +206,23 @@ class Joiner:
         for key in [key for key, transfer in self._transfers.items() if not self._is_followed(transfer.header)]:
             self._drop(key)
 
-    def forget(self, sender: str) -> None:
+    def forget(self, sender: str, *, finished_only: bool = False) -> None:
         """Forget a sender's transfers: the finished ones, when they come again, count as new."""
-        for key in [key for key in self._transfers if key.sender == sender]:
-            self._drop(key)
+        for key, transfer in list(self._transfers.items()):
+            if key.sender == sender and (transfer.finished or not finished_only):
+                self._drop(key)
+
+    def held(self, purpose: Purpose) -> dict[str, int]:
+        """Bytes of unfinished transfers of a purpose, by sender."""
+        return {sender: held for (sender, other), held in self._held_by.items() if other == purpose}
+
+    def missing(self, sender: str, purpose: Purpose, most: int) -> list[int]:
+        """The first chunks that are lacking of what is on its way from a sender; where nothing is, the very first."""
+        for key, transfer in self._transfers.items():
+            if (key.sender, key.purpose) == (sender, purpose) and not transfer.finished:
+                lacking = (index for index in range(transfer.header.chunks) if index not in transfer.chunks)
+                return list(islice(lacking, most))
+        return list(range(most))
 
     def forget_all(self) -> None:
         """Forget every transfer: whoever sends has gone back, and what comes again counts as new."""

@@ -128,7 +128,8 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
     """Retained: what the cohort does in this round, and everything a late joiner needs to take part.
 
     Attributes:
-        state: ``training``, or ``finished`` (then only ``epoch`` and ``round`` mean anything).
+        state: ``training``, or ``finished`` (then only ``epoch`` and ``round`` mean anything); or ``waiting``, which is
+            never kept: no round can begin, and whoever is there is to say so.
         epoch: identifies this run of the federation.
         round: 0-based.
         cycle: 0-based; a cohort keeps for a cycle, and every layer is aggregated at its end.
@@ -163,7 +164,7 @@ class RoundPlan(Message, frozen=True, kw_only=True, tag="plan"):
             training (`Task.held_out`); left out: no. A plan without local steps asks for nothing else.
     """
 
-    state: Literal["training", "finished"] = "training"
+    state: Literal["training", "finished", "waiting"] = "training"
     epoch: Epoch
     round: Count
     cycle: Count = 0
@@ -274,6 +275,10 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
         personal: places of the tensors that are never averaged (`models.personal.numbered`); left out: none.
         run: the epoch in which this run began, where a rollback has given it another since: personal layers are kept.
         round: at which the coordinator is as it says this; a plan of another round that the broker kept is an old one.
+        owed: the device is asked for something once more, since the broker may have dropped what it had acknowledged:
+            for its report of that round and for its updates of these layers, or, where it has not got so far, to ask
+            in its turn for the plan and the values that it lacks. It answers in any case, by its status. Left out:
+            nothing is asked for.
         held_out: the share of its samples that the device never trains on, to judge models by; left out: none.
     """
 
@@ -287,6 +292,7 @@ class Task(Message, frozen=True, kw_only=True, tag="task"):
     personal: Numbers | msgspec.UnsetType = msgspec.UNSET
     run: Epoch | msgspec.UnsetType = msgspec.UNSET
     round: Count | msgspec.UnsetType = msgspec.UNSET
+    owed: Numbers | msgspec.UnsetType = msgspec.UNSET
     held_out: Share | msgspec.UnsetType = msgspec.UNSET
 
 

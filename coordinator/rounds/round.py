@@ -299,6 +299,15 @@ class Round:
         """Devices from which something is still to come, the lost ones included, ascending."""
         return tuple(sorted(self._unanswered()))
 
+    def owed(self, now: float) -> dict[str, tuple[int, ...]]:
+        """Devices that are waited for, and the layers whose updates are to come from each; none: a report is."""
+        owed: dict[str, list[int]] = {device: [] for device in self._unanswered()}
+        for layer, devices in sorted(self.expected.items()):
+            for device in devices - self._delivered[layer] - self._refused[layer]:
+                owed[device].append(layer)
+        gone = {device for device, at in self._lost.items() if at <= now}
+        return {device: tuple(layers) for device, layers in sorted(owed.items()) if device not in gone}
+
     def late(self) -> tuple[str, ...]:
         """Devices that are not known to be lost, and from which something is still to come: when the round is done,
         they have missed its deadline.

@@ -103,7 +103,7 @@ class Site:
         """
         self._most_now = 1 if kept and self._plan is None else self._most_now
         if self.round and self._plan is not None and _asked_of_devices(plan) == _asked_of_devices(self._plan):
-            self._outbox = list(self._sent)
+            self.repeat()
             return False
         if self._plan is not None:
             self._most_now = self._most_devices
@@ -118,6 +118,10 @@ class Site:
         for name, at in self._gone_at.items():
             self.round.lose(name, at)
         return True
+
+    def repeat(self) -> None:
+        """Send again what was sent in the open round."""
+        self._outbox = list(self._sent)
 
     @property
     def waits(self) -> bool:

@@ -33,6 +33,7 @@ from lamina.models.spec import ModelSpec
 log = logging.getLogger("lamina.aggregator")
 
 LOST_S = 5.0
+_PATIENCE_S, _LONGEST_PAUSE_S = 10.0, 60.0  # with a broker that has not sent which model it is
 """How long a device that vanished is waited for."""
 
 
@@ -101,9 +102,13 @@ class Aggregator:
         await link.subscribe(topics.coordinator_status)
         try:
             async with asyncio.TaskGroup() as group:
-                listening = group.create_task(self._listen(link), name="listen")
+                beside = [
+                    group.create_task(self._listen(link), name="listen"),
+                    group.create_task(self._insist_on_the_model(link), name="insist on the model"),
+                ]
                 await self._send(link)
-                listening.cancel()
+                for task in beside:
+                    task.cancel()
         except asyncio.CancelledError:
             await say_goodbye(self._say(link, "sleeping"))
             raise
@@ -135,7 +140,10 @@ class Aggregator:
             case "updates":
                 await self._hear_batch(payload, address)
             case "round":
-                self._hear_plan(messages.decode(opened(payload), RoundPlan), delivery.retained)
+                plan = messages.decode(opened(payload), RoundPlan)
+                if plan.state == "waiting":
+                    return
+                self._hear_plan(plan, delivery.retained)
                 self._plan = payload
                 if delivery.retained and self._site.waits:
                     # It lay there when this aggregator came, or came back: what devices sent meanwhile is lost. Said
@@ -148,8 +156,11 @@ class Aggregator:
                 if site.meet(profile.device, profile.num_examples):
                     await self._ask_again(link, profile.device)
             case "task":
-                if site.task(address.device, messages.decode(opened(payload), Task)):
+                task = messages.decode(opened(payload), Task)
+                if site.task(address.device, task):
                     await self._ask_again(link, address.device)
+                elif task.owed and not delivery.retained:
+                    await self._make_up(link, address.device, task)
             case "status":
                 self._hear_status(address.device, messages.decode(payload, DeviceStatus).state)
             case "coordinator_status":
@@ -189,6 +200,18 @@ class Aggregator:
                 self._joiner.follow(plan.epoch, None)
             self._joiner.follow(plan.epoch, plan.round)
 
+    async def _make_up(self, link: Link, device: str, task: Task) -> None:
+        """The coordinator asks a device for updates: they may have been sent from here before, or refused here."""
+        round_ = self._site.round
+        if self._joiner is None or round_ is None or round_.plan.round != task.round:
+            await link.subscribe(self._topics.round)  # the plan may have been dropped on its way
+            return
+        if device not in round_.cuts:  # its profile or its task may have been dropped
+            await link.subscribe(self._topics.device(device, "profile"), self._topics.device(device, "task"))
+            return
+        self._joiner.forget(device, finished_only=True)
+        self._site.repeat()
+
     async def _ask_again(self, link: Link, device: str) -> None:
         """Have devices send their updates once more: those of this one were refused before it was known."""
         log.info("%s takes part in the open round: its updates are asked for again", device)
@@ -212,6 +235,17 @@ class Aggregator:
         self._further, self._personal = status.further or (), status.personal or ()
         self._manifest = FileJoiner(self._digest)
         await link.subscribe(self._topics.bundle_chunks(self._digest))
+
+    async def _insist_on_the_model(self, link: Link) -> None:
+        """Ask again for what says which model it is, until it is known: a broker with a short queue drops some."""
+        pause_s = _PATIENCE_S
+        while self._spec is None:
+            await asyncio.sleep(pause_s)
+            if self._manifest is not None:
+                await link.subscribe(*(self._topics.bundle(self._digest, chunk) for chunk in self._manifest.missing(4)))
+            elif self._spec is None:
+                await link.subscribe(self._topics.coordinator_status)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _hear_manifest(self, link: Link, payload: bytes) -> None:
         if self._manifest is None or (content := self._manifest.add(payload)) is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from lamina.broker.link.reconnect import jitter
 from lamina.broker.link.seam import Link
 from lamina.broker.wire import batches, chunks, messages
 from lamina.broker.wire.chunks import split_file
-from lamina.broker.wire.messages import Kept, Message, RoundPlan
+from lamina.broker.wire.messages import Kept, Message, RoundPlan, Task
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.rounds.federation import Federation
 from lamina.coordinator.service.signing import ORDERS, Signer
@@ -75,7 +75,7 @@ class Broadcast:
         self._requested_files: set[str] = set()
         paths = {path.stem: path for path in map(bundle.path, entries(bundle.manifest))}
         self._files = {**paths, bundle.digest: bundle.folder / MANIFEST_NAME}  # by SHA-256, the manifest last
-        self._outbox: list[tuple[str, Message]] = []
+        self._outbox: list[tuple[str, Message, bool, Callable[[], None]]] = []
         self._asked = asyncio.Event()
         self._kept = Kept()  # what the broker is known to have
         self._echo = 0
@@ -113,10 +113,27 @@ class Broadcast:
             payload = messages.encode(message)
         await self.link.publish(topic, payload, retain=retain)
 
-    def say_later(self, topic: str, message: Message) -> None:
-        """Have a message kept at a topic soon, in the order of the calls."""
-        self._outbox.append((topic, message))
+    def say_later(
+        self, topic: str, message: Message, *, retain: bool = True, then: Callable[[], None] = lambda: None
+    ) -> None:
+        """As `say`, but soon, in the order of the calls; ``then`` is called when the broker has it."""
+        self._outbox.append((topic, message, retain, then))
         self._asked.set()
+
+    def dated(self, task: Task) -> Task:
+        """A device's task, with the round at which it is said."""
+        return msgspec.structs.replace(task, round=self._federation.snapshot.round) if task.accepted else task
+
+    def ask_again(self, device: str, layers: tuple[int, ...], then: Callable[[], None]) -> None:
+        """Ask a device soon for the updates of these layers, and its report; ``then``, as in `say_later`."""
+        task = self.dated(self._federation.devices[device].task)
+        self.say_later(self._topics.device(device, "task"), msgspec.structs.replace(task, owed=layers), then=then)
+
+    def call_the_roll(self) -> None:
+        """Have every device say soon that it is there."""
+        snapshot = self._federation.snapshot
+        call = RoundPlan(state="waiting", epoch=snapshot.epoch, round=snapshot.round)
+        self.say_later(self._topics.round, call, retain=False)
 
     async def forget(self, topic: str) -> None:
         """Have what is kept at a topic forgotten."""
@@ -221,8 +238,9 @@ class Broadcast:
             await self._asked.wait()
             self._asked.clear()
             outbox, self._outbox = self._outbox, []
-            for topic, message in outbox:
-                await self.say(topic, message)
+            for topic, message, retain, then in outbox:
+                await self.say(topic, message, retain=retain)
+                then()
             requested, self._requested = self._requested, set()
             await self.values(sorted(requested))
             files, self._requested_files = self._requested_files, set()

@@ -114,9 +114,17 @@ class Coordinator:
         self._follow(None)
         if self._federation.trained and self._federation.snapshot.round in past.judged:
             self._federation.judged()
-        loop = RoundLoop(settings, self._federation, lambda: self._uplink_bytes, self._follow, self._commit)
+        self._rounds = loop = RoundLoop(
+            settings,
+            self._federation,
+            lambda: self._uplink_bytes,
+            self._follow,
+            self._commit,
+            self._ask_again,
+            lambda: self._joiner.held("update"),
+            self._broadcast.call_the_roll,
+        )
         loop.note_judged = self._round_log.note_judged
-        self._rounds = loop
         self._activity = Activity([layer.name for layer in bundle.manifest.spec.layers])
         self.operator = Operator(
             settings, self._federation, self._rounds, self._activity, self._round_log, self._say_task, disk
@@ -247,7 +255,7 @@ class Coordinator:
                 await broadcast.forget(topics.round)  # the end of an earlier training is not the end of this one
         await broadcast.say(topics.coordinator_status, self._status())
         for name, device in list(federation.devices.items()):  # more may come meanwhile
-            await broadcast.say(topics.device(name, "task"), self._dated(device.task))
+            await broadcast.say(topics.device(name, "task"), broadcast.dated(device.task))
         await broadcast.files()
 
     async def _say_plan(self, plan: RoundPlan) -> None:
@@ -278,6 +286,9 @@ class Coordinator:
         """Say it on the present link, or on the next one, which says all tasks anew."""
         self._broadcast.say_later(self._topics.device(device, "task"), task)
 
+    def _ask_again(self, device: str, layers: tuple[int, ...]) -> None:
+        self._broadcast.ask_again(device, layers, lambda: self._rounds.asked(device))
+
     def _sender(self, topic: str) -> str:
         """The device whose topic it is; empty where it is nobody's that is known."""
         try:
@@ -306,10 +317,11 @@ class Coordinator:
             case "status":
                 self._hear_status(address.device, messages.decode(delivery.payload, DeviceStatus).state)
             case "report":
-                self._hear_of(address.device)
+                self._hear_of(address.device, delivers=True)
                 self._federation.report(address.device, messages.decode(delivery.payload, Report))
             case "request":
                 request = messages.decode(delivery.payload, Request)
+                self._hear_of(address.device)
                 broadcast.request(request.layers)
                 broadcast.request_files(request.files)
             case "bundle":
@@ -329,14 +341,10 @@ class Coordinator:
         if self._verdicts.is_news(before.task if before else None, task, known=known):
             verdict = f"trains from layer {task.cut}" if task.accepted else "is refused"
             log.info("%s %s: %s", profile.device, verdict, task.reason)
-        await broadcast.say(self._topics.device(profile.device, "task"), self._dated(task), retain=known)
-
-    def _dated(self, task: Task) -> Task:
-        """The task, with the round at which it is said."""
-        return msgspec.structs.replace(task, round=self._federation.snapshot.round) if task.accepted else task
+        await broadcast.say(self._topics.device(profile.device, "task"), broadcast.dated(task), retain=known)
 
     async def _hear_update(self, payload: bytes, address: Address) -> None:
-        self._hear_of(address.device)
+        self._hear_of(address.device, delivers=True)
         if address.device in self._federation.devices:
             self._activity.sent_chunk(address.device, len(payload), address.layer)
         update = await joined_update(self._joiner, payload, address, self._federation.wire_spec)
@@ -345,7 +353,7 @@ class Coordinator:
 
     async def _hear_batch(self, broadcast: Broadcast, payload: bytes, address: Address) -> None:
         """Each of its updates counts by itself."""
-        self._hear_of(address.device)
+        self._hear_of(address.device, delivers=True)
         updates, damaged = await joined_updates(self._joiner, payload, address, self._federation.wire_spec)
         for error in damaged:
             self._note_refused(broadcast, self._sender(self._topics.batch(address.device)), error)
@@ -380,10 +388,11 @@ class Coordinator:
         else:
             log.info("aggregator %s is %s", site, state)
 
-    def _hear_of(self, device: str) -> None:
+    def _hear_of(self, device: str, *, delivers: bool = False) -> None:
         """A sign of life."""
         if device in self._federation.devices:
             self._activity.heard(device, now())
+            self._rounds.heard(device, delivers=delivers)
         if self._federation.came(device):
             log.info("%s is online", device)
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
-from lamina.broker.link.reconnect import say_goodbye
+from lamina.broker.link.reconnect import jitter, say_goodbye
 from lamina.broker.link.seam import Delivery, Link
 from lamina.broker.wire import batches
 from lamina.broker.wire.chunks import Joiner, LayerValue
@@ -28,13 +28,17 @@ from lamina.broker.wire.topics import Address
 from lamina.edge_agent.admission.bundles import check_task
 from lamina.edge_agent.service.agent_context import AgentContext
 from lamina.edge_agent.service.delivery import deliver
+from lamina.edge_agent.service.pieces import Pieces
 from lamina.edge_agent.session.events import (
     Deliver,
+    Insist,
     Linked,
+    Overdue,
     Passed,
     PlanCame,
     Prepare,
     Prepared,
+    SayPresent,
     Strayed,
     Subscribe,
     Taken,
@@ -50,6 +54,15 @@ from lamina.models.personal import at_places, with_personal
 log = logging.getLogger("lamina.agent")
 
 
+NO_TASK_S, LONGEST_NO_TASK_S = 20.0, 600.0
+"""The shortest and the longest pause before a device without an answer says once more what it is."""
+
+SPREAD_S = 1.0
+"""Devices that are called answer within so long, each at a time of its own."""
+
+PATIENCE_S, SHORTEST_S, LONGEST_S = 5.0, 1.0, 30.0
+"""How long nothing may come of the values that are gathered, at first; then the shortest and the longest pause."""
+
 CONSENT_S = 2.0
 """So often it is looked whether a person has allowed a bundle."""
 
@@ -63,7 +76,12 @@ class Introduce:
     profile: DeviceProfile
 
 
-LinkCommand = Prepare | Subscribe | Unsubscribe | Deliver | Withdraw | Introduce
+@dataclass(frozen=True, slots=True)
+class AskForPieces:
+    """Have the broker send the next chunks of what is insisted on."""
+
+
+LinkCommand = Prepare | Subscribe | Insist | SayPresent | AskForPieces | Unsubscribe | Deliver | Withdraw | Introduce
 
 
 class Connection:
@@ -81,6 +99,9 @@ class Connection:
         self._commands: asyncio.Queue[LinkCommand] = asyncio.Queue()
         self._joiner: Joiner | None = None
         self._withheld: TaskCame | None = None  # until a person allows its bundle
+        self._pieces = Pieces()
+        self._gathers = asyncio.Event()
+        self._present = asyncio.Event()  # who is there is to say so
         self._next = 0, 0  # epoch and round of the plan that follows the last one
 
     def do(self, command: LinkCommand) -> None:
@@ -99,6 +120,8 @@ class Connection:
                 await self._introduce()
                 self._context.feed(Linked())
                 group.create_task(self._act(group), name=f"{self._device} act")
+                group.create_task(self._watch_gathering(), name=f"{self._device} watch gathering")
+                group.create_task(self._introduce_again(), name=f"{self._device} introduce again")
                 group.create_task(self._deploy(), name=f"{self._device} deploy")
                 if self._context.orders.pins:
                     group.create_task(self._await_consent(), name=f"{self._device} await consent")
@@ -118,6 +141,23 @@ class Connection:
                 await self._link.subscribe(further)
         await self._say("status", DeviceStatus(state="online"))
         await self._say("profile", self._context.profile)
+
+    async def _introduce_again(self) -> None:
+        """Do so when the coordinator calls; and, until it has answered, after pauses that double.
+
+        The broker may have dropped the profile, or the answer.
+        """
+        pause_s = NO_TASK_S
+        while True:
+            try:
+                async with asyncio.timeout(pause_s if self._context.session.is_unanswered else None):
+                    await self._present.wait()
+                await asyncio.sleep(jitter.uniform(0.0, SPREAD_S))  # not all at once
+            except TimeoutError:
+                pause_s = min(2 * pause_s, LONGEST_NO_TASK_S)
+            self._present.clear()
+            self.do(SayPresent())
+            self.do(Introduce(self._context.profile))
 
     async def _say(self, leaf: str, message: Message, *, retain: bool = True) -> None:
         await self._link.publish(self._context.topics.device(self._device, leaf), encoded(message), retain=retain)
@@ -182,10 +222,16 @@ class Connection:
 
     def _hear_plan(self, plan: RoundPlan, retained: bool) -> None:
         """A coordinator that went back makes values anew that came before, maybe the same ones: they count again."""
+        if plan.state == "waiting":
+            if not retained:
+                self._present.set()
+            return
         if self._joiner is not None and (plan.epoch, plan.round) != self._next:
             self._joiner.forget_all()
         self._next = plan.epoch, plan.round + 1
         self._context.feed(PlanCame(plan, retained))
+        if self._context.session.state == "gathering":
+            self._gathers.set()
 
     def _hear_profile(self, profile: DeviceProfile) -> None:
         if self._context.rivals.took_over(profile.instance, now()):
@@ -201,6 +247,8 @@ class Connection:
         if self._joiner is None:
             return
         value = self._joiner.add(payload, address.layer, ("global",))
+        if self._pieces.came(address.layer, address.chunk, now(), whole=value is not None):
+            self.do(AskForPieces())
         if value is None:
             return
         if context.learning.layers[value.layer].name != address.layer:
@@ -211,6 +259,7 @@ class Connection:
     async def _hear_advance(self, payload: bytes) -> None:
         """Each of its values counts by itself."""
         self._context.tally.downlink_bytes += len(payload)
+        self._pieces.came_at = now()
         if self._joiner is None:
             return
         wanted: list[LayerValue] = []
@@ -276,10 +325,16 @@ class Connection:
             match command:
                 case Introduce(profile):
                     await self._say("profile", profile)
+                case SayPresent():
+                    await self._say("status", DeviceStatus(state="online"))
                 case Subscribe():
                     await self._subscribe(command)
+                case Insist(values):
+                    await self._insist([layer for layer, _ in values])
+                case AskForPieces():
+                    await self._ask_for_pieces()
                 case Unsubscribe():
-                    await self._link.unsubscribe(*self._filters(command))
+                    await self._link.unsubscribe(*self._filters(command), *self._piece_topics(self._pieces.leave()))
                 case Prepare(task):
                     long = group.create_task(self._prepare(task), name=f"{self._device} prepare")
                 case Deliver():
@@ -300,10 +355,47 @@ class Connection:
         if command.values:
             await self._say("request", Request(layers=tuple(layer for layer, _ in command.values)), retain=False)
 
+    async def _insist(self, layers: Sequence[int]) -> None:
+        """Ask for values that don't come."""
+        self._pieces.insist([self._context.learning.layers[layer].name for layer in layers])
+        await self._say("request", Request(layers=tuple(layers)), retain=False)
+        await self._ask_for_pieces()
+
+    async def _watch_gathering(self) -> None:
+        """While values are gathered and do not come, say so, after pauses that double from the first time on."""
+        session = self._context.session
+        while True:
+            await self._gathers.wait()
+            self._gathers.clear()
+            pause_s = PATIENCE_S
+            while session.state == "gathering":
+                await asyncio.sleep(pause_s)
+                if self._pieces.is_coming(now(), pause_s):
+                    pause_s = min(pause_s, PATIENCE_S)
+                elif session.state == "gathering":
+                    self._context.feed(Overdue())
+                    pause_s = SHORTEST_S if pause_s == PATIENCE_S else min(2 * pause_s, LONGEST_S)
+
+    async def _ask_for_pieces(self) -> None:
+        """Have the broker send a few chunks of one value: its queue may have no room for more."""
+        if self._joiner is None:
+            return
+        joiner = self._joiner
+        before, wanted = self._pieces.turn(lambda name, most: joiner.missing(name, "global", most))
+        await self._link.unsubscribe(*self._piece_topics(before))
+        await self._link.subscribe(*self._piece_topics(wanted))
+
+    def _piece_topics(self, pieces: Iterable[tuple[str, int]]) -> list[str]:
+        return [self._context.topics.layer_global(layer, index) for layer, index in pieces]
+
     def _filters(self, command: Subscribe | Unsubscribe) -> list[str]:
         topics, layers = self._context.topics, self._context.learning.layers
-        values = [topics.layer_globals(layers[layer].name) for layer, _ in command.values]
-        return [*values, topics.advances] if command.advance else values
+        filters = [topics.layer_globals(layers[layer].name) for layer, _ in command.values]
+        if command.advance:
+            filters.append(topics.advances)
+        if isinstance(command, Subscribe) and command.plan:
+            filters.append(topics.round)
+        return filters
 
     async def _prepare(self, task: Task) -> None:
         context = self._context
@@ -318,3 +410,4 @@ class Connection:
         progress = await context.learning.build(task, manifest, context.fetcher.path)
         self._joiner = None  # it may be of another model
         context.feed(Prepared(task, manifest, progress))
+        self._gathers.set()

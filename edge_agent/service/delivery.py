@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
+from lamina.broker.link.reconnect import jitter
 from lamina.broker.link.seam import Link
 from lamina.broker.wire import batches
 from lamina.broker.wire.messages import Report, RoundPlan, encode
@@ -19,15 +20,18 @@ MESSAGES_AT_ONCE = 20  # of an update, besides those of the layer that was encod
 async def deliver(context: AgentContext, link: Link, command: Deliver) -> None:
     """Publish the updates of the layers, then the report, without waiting for one before the next is sent.
 
-    Each is told of, as `Published`, when the broker has it.
+    Each is told of, as `Published`, when the broker has it. What is asked for again goes out message by message, and a
+    layer's chunks in an order that begins elsewhere each time: a short queue on the way drops none, or not the same.
 
     Raises:
         LinkError: the link dropped. It comes in an exception group.
     """
-    plan, sending = command.plan, _Sending(link)
+    plan, sending = command.plan, _Sending(link, 1 if command.again else MESSAGES_AT_ONCE)
     async with asyncio.TaskGroup() as group:
         async for layers, topic, messages in _updates(context, plan, command.layers):
             context.tally.uplink_bytes += sum(map(len, messages))
+            if command.again:
+                messages = _turned(messages, jitter.randrange(max(len(messages), 1)))
             sent = [await sending.start(group, topic, message) for message in messages]
             group.create_task(_confirm(context, Published(plan.epoch, plan.round, layers), sent))
         if (progress := context.session.progress) is not None:
@@ -63,6 +67,10 @@ async def _updates(
         yield packed()
 
 
+def _turned(messages: list[bytes], start: int) -> list[bytes]:
+    return messages[start:] + messages[:start]
+
+
 async def _confirm(context: AgentContext, published: Published, sent: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*sent)
     context.feed(published)
@@ -89,9 +97,9 @@ def _report(context: AgentContext, plan: RoundPlan, outcome: Outcome) -> Report:
 class _Sending:
     """Publishes messages concurrently, so many at once, in order of their start."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, at_once: int) -> None:
         self._link = link
-        self._window = asyncio.Semaphore(MESSAGES_AT_ONCE)
+        self._window = asyncio.Semaphore(at_once)
 
     async def start(self, group: asyncio.TaskGroup, topic: str, message: bytes) -> asyncio.Task[None]:
         await self._window.acquire()

@@ -143,7 +143,12 @@ class Published:
     layers: tuple[int, ...]
 
 
-Event = Linked | Unlinked | TaskCame | PlanCame | Prepared | Taken | Strayed | Passed | Trained | Published
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Nothing has come for a while of the values that are gathered."""
+
+
+Event = Linked | Unlinked | TaskCame | PlanCame | Prepared | Taken | Strayed | Passed | Overdue | Trained | Published
 
 
 # What to do.
@@ -163,10 +168,24 @@ class Subscribe:
     Attributes:
         values: layers, and versions.
         advance: whether the advance is meant, too.
+        plan: whether the plan is, which was subscribed to already.
     """
 
     values: tuple[tuple[int, int], ...]
     advance: bool = False
+    plan: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Insist:
+    """Ask once more for these global values (layers, and versions), which were subscribed to and have not come."""
+
+    values: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SayPresent:
+    """Tell the coordinator, which has asked, that the device is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +218,19 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """Publish the updates of these layers, and the report if there is an outcome; before all, stop other deliveries."""
+    """Publish the updates of these layers, and the report if there is an outcome; before all, stop other deliveries.
+
+    Attributes:
+        plan: which round's.
+        layers: whose updates, ascending.
+        outcome: what the report says.
+        again: the broker had all of it once, and dropped some: this time it gets one message after the other.
+    """
 
     plan: RoundPlan
     layers: tuple[int, ...]
     outcome: Outcome | None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,4 +264,18 @@ class End:
     """End: the federation is finished."""
 
 
-Command = Prepare | Subscribe | Unsubscribe | Train | Abandon | Deliver | Withdraw | Complain | Refuse | Rest | End
+Command = (
+    Prepare
+    | Subscribe
+    | Insist
+    | SayPresent
+    | Unsubscribe
+    | Train
+    | Abandon
+    | Deliver
+    | Withdraw
+    | Complain
+    | Refuse
+    | Rest
+    | End
+)

@@ -1,8 +1,11 @@
-"""Tells whether a device with a given bundle can follow a plan, and what is wrong with the plan where it can not."""
+"""Tells what a plan asks of a device, and whether one with a given bundle can follow it, or else what is wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
+
+import msgspec
 
 from lamina.broker.wire.bounds import DIGEST_BYTES
 from lamina.broker.wire.codecs import CODECS
@@ -45,6 +48,32 @@ def fault_of(plan: RoundPlan, manifest: Manifest) -> str:
 def _least_steps(plan: RoundPlan) -> int:
     """A plan that has devices judge needs no steps."""
     return 0 if plan.judges is True and not plan.due else 1
+
+
+def work_of(plan: RoundPlan, device: str) -> RoundPlan:
+    """What a plan asks of a device: two may differ in what they say of others, in what they offer, and so on."""
+    mine = (device,) if device in plan.cohort else ()
+    codecs = {name: codec for name, codec in plan.codecs.items() if name == device}
+    steps = {device: plan.steps_of(device)} if mine else {}
+    return msgspec.structs.replace(
+        plan, cohort=mine, codecs=codecs, steps=steps, deadline_s=0.0, unfolded={}, advanced=(), norm_bounds=()
+    )
+
+
+def follows(plan: RoundPlan, done: RoundPlan, held: Sequence[int | None]) -> bool:
+    """Whether a plan is the one right after the last that was done, in its cycle, and no layer has moved further.
+
+    Args:
+        plan: the present one.
+        done: the one that was done last.
+        held: the version of each layer's global value that the device holds.
+    """
+    if (plan.cycle, plan.round) != (done.cycle, done.round + 1):
+        return False
+    return all(
+        version is not None and planned - version in (0, 1)
+        for planned, version in zip(plan.versions, held, strict=True)
+    )
 
 
 def _least_chunk_bytes(manifest: Manifest) -> int:

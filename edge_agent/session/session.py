@@ -31,7 +31,8 @@ The rules, which hold in every state and for every order of events:
 7.  Updates belong to the plan whose steps are done, and are void once there is another plan. They go out when that
     plan has been heard on the present link, and all go out again when it is heard on another link, or when the
     coordinator itself repeats it: what the broker acknowledged may have died with it, or before the coordinator heard.
-    In the same way values that are still missing are asked for again.
+    In the same way values that are still missing are asked for again. A broker may drop what it has acknowledged: the
+    coordinator then asks for what it lacks (`Task.owed`), and the device for values that don't come (`Overdue`).
 8.  A round whose loss is not finite has no updates: the device reports it, and begins the next one afresh.
 9.  A refusal counts only when the coordinator says it now: one that the broker kept may be older than the profile. In
     the same way, a finished plan that the broker kept says nothing of an epoch that this agent has not seen alive: that
@@ -56,8 +57,10 @@ from lamina.edge_agent.session.events import (
     Deliver,
     End,
     Event,
+    Insist,
     Linked,
     Outcome,
+    Overdue,
     Passed,
     PlanCame,
     Prepare,
@@ -66,6 +69,7 @@ from lamina.edge_agent.session.events import (
     Published,
     Refuse,
     Rest,
+    SayPresent,
     Strayed,
     Subscribe,
     Taken,
@@ -73,16 +77,14 @@ from lamina.edge_agent.session.events import (
     Train,
     Trained,
     Unlinked,
-    Unsubscribe,
     Withdraw,
 )
-from lamina.edge_agent.session.followable import fault_of
+from lamina.edge_agent.session.followable import fault_of, follows, work_of
 from lamina.edge_agent.session.kept_plans import goes_back, is_from_before
+from lamina.edge_agent.session.outbox import Outbox
+from lamina.edge_agent.session.subscriptions import Subscriptions, Value
 from lamina.models.errors import brief
 from lamina.models.manifest import Manifest
-
-_Value = tuple[int, int]
-"""A global value: its layer, and its version."""
 
 State = Literal["waiting", "preparing", "idle", "gathering", "training", "delivering", "ended"]
 
@@ -123,13 +125,11 @@ class Session:
         self._latest: RoundPlan | None = None  # the last plan of this epoch, from which versions only grow
         self._gathering: RoundPlan | None = None
         self._afresh = True
-        self._subscribed: set[_Value] = set()
-        self._advancing = False  # subscribed to the advance
-        self._passed: dict[int, int] = {}  # layers, and versions to which it led when that could not be taken
+        self._subscriptions = Subscriptions()
         self._done: RoundPlan | None = None  # the plan whose steps the local values contain
         self._outcome: Outcome | None = None
-        self._owed: set[int] = set()  # layers, and REPORT, that the broker has not acknowledged
-        self._in_flight: set[int] = set()  # those of them that are on their way
+        self._outbox = Outbox()  # layers, and REPORT
+        self._insisted = 0  # how often, on the values that are gathered
 
     @property
     def state(self) -> State:
@@ -144,7 +144,12 @@ class Session:
             return "preparing"
         if self._gathering is not None:
             return "gathering"
-        return "delivering" if self._owed else "idle"
+        return "delivering" if self._outbox else "idle"
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the coordinator has said nothing to this device yet."""
+        return self._task is None and self._told is None and self._aside_in is None and not self._ended
 
     @property
     def progress(self) -> Progress | None:
@@ -192,10 +197,8 @@ class Session:
                 self._linked, self._heard = False, False
                 self._at_round = self._doubted = None
                 self._preparing = None
-                self._subscribed.clear()
-                self._advancing = False
-                self._passed.clear()
-                self._in_flight.clear()
+                self._subscriptions.lose_link()
+                self._outbox.lose_link()
             case TaskCame(task, retained):
                 return self._note_task(task, retained)
             case PlanCame(plan, retained):
@@ -212,11 +215,14 @@ class Session:
                     self._versions[layer] = None
             case Passed(epoch, layer, version):
                 if self._task is not None and epoch == self._task.epoch:
-                    self._passed[layer] = version
+                    self._subscriptions.note_passed({layer: version})
+            case Overdue():
+                return self._insist()
             case Trained(outcome):
                 self._note_trained(outcome)
             case Published(epoch, round_, layers):
-                return self._note_published(epoch, round_, set(layers))
+                if self._done is not None and (epoch, round_) == (self._done.epoch, self._done.round):
+                    self._outbox.acknowledge(layers)
         return []
 
     def _note_task(self, task: Task, retained: bool) -> list[Command]:
@@ -234,11 +240,38 @@ class Session:
             self._alive.add(task.epoch)
             self._at_round = None if task.round is msgspec.UNSET else task.round
         if self._task is not None and (retained or _identity(task) == _identity(self._task)):
-            return self._note_plan(self._doubted, retained=True) if self._doubted else []
+            doubted = self._note_plan(self._doubted, retained=True) if self._doubted else []
+            return doubted if retained else [*doubted, *self._note_asked(task)]
         commands = [*self._withdraw(), *self._stand_by()]
         self._forget()
         self._task = task
         return commands
+
+    def _note_asked(self, task: Task) -> list[Command]:
+        """The coordinator lacks something of this device, which it may have sent, or may not have been sent; rule 7."""
+        if not isinstance(task.owed, tuple):
+            return []
+        plan, answer = self._plan, SayPresent()
+        if self._running is not None or self._manifest is None:
+            return [answer]
+        if plan is None or not self._heard or (plan.epoch, plan.round) != (task.epoch, task.round):
+            return [answer, Subscribe((), plan=True)]
+        if self._is_done(plan):
+            self._outbox.ask_again(part for part in self._due(plan) if part == REPORT or part in task.owed)
+        return [answer]
+
+    def _insist(self) -> list[Command]:
+        """Ask again for what is gathered: for the advance by itself at first, and later for whole values instead."""
+        plan = self._gathering
+        if plan is None:
+            return []
+        self._insisted += 1
+        for layer in plan.advanced if self._insisted > 1 else ():
+            if self._versions[layer] == plan.versions[layer] - 1:
+                self._versions[layer] = None
+        self._subscriptions.note_passed(dict(enumerate(plan.versions)))
+        lacking = tuple(sorted(value for value in self._subscriptions.values if not self._is_held(value, plan)))
+        return [Insist(lacking)] if lacking else []
 
     def _stay_aside(self, task: Task) -> list[Command]:
         """Drop all work, and wait for another task: the operator may take the device back."""
@@ -263,10 +296,9 @@ class Session:
             self._alive.add(plan.epoch)
         if first or not retained:
             if self._is_done(plan):
-                self._owe(plan)
-            elif self._gathering is not None and self._work(plan) == self._work(self._gathering):
-                subscribed, self._subscribed = self._subscribed, set()  # what was asked for may not have been heard
-                return [Unsubscribe(tuple(sorted(subscribed)))] if subscribed else []
+                self._outbox.fill(self._due(plan))
+            elif self._gathering is not None and self._is_same_work(plan, self._gathering):
+                return self._subscriptions.leave_values()  # what was asked for may not have been heard
         return []
 
     def _note_prepared(self, task: Task, manifest: Manifest, progress: Progress | None) -> list[Command]:
@@ -286,19 +318,15 @@ class Session:
             self._doubted, self._plan, self._heard = self._plan, None, False
         self._note_versions()
         if self._plan is not None and self._is_done(self._plan):  # heard on this link, while there was no trainer
-            self._owe(self._plan)
+            self._outbox.fill(self._due(self._plan))
         return []
 
     def _note_versions(self) -> None:
         """Note the plan's versions; where they do not follow those before, nothing that the device has is of use."""
         plan, task = self._plan, self._task
-        if (
-            self._manifest is None
-            or task is None
-            or plan is None
-            or plan.state == "finished"
-            or plan.epoch != task.epoch
-        ):
+        if self._manifest is None or task is None or plan is None:
+            return
+        if plan.state == "finished" or plan.epoch != task.epoch:
             return
         if self._latest is not None and goes_back(plan, self._latest):
             self._versions = [None] * len(plan.versions)
@@ -312,15 +340,7 @@ class Session:
         if plan is None or outcome is None or void or self._manifest is None:  # left off, or under a task that is past
             return
         self._done, self._outcome = plan, outcome
-        self._owe(plan)
-
-    def _note_published(self, epoch: int, round_: int, layers: set[int]) -> list[Command]:
-        done = self._done
-        if done is None or (epoch, round_) != (done.epoch, done.round) or not layers & self._owed:
-            return []
-        self._owed -= layers
-        self._in_flight -= layers
-        return []
+        self._outbox.fill(self._due(plan))
 
     # What to do.
 
@@ -380,15 +400,14 @@ class Session:
         return [*commands, *self._gather(plan)]
 
     def _deliver(self, plan: RoundPlan) -> list[Command]:
-        if not (self._linked and self._heard and self._owed - self._in_flight):
+        if not (self._linked and self._heard and (owed := self._outbox.take())):
             return []
-        self._in_flight = set(self._owed)
-        layers = tuple(sorted(self._owed - {REPORT}))
-        return [Deliver(plan, layers, self._outcome if REPORT in self._owed else None)]
+        layers = tuple(layer for layer in owed if layer != REPORT)
+        return [Deliver(plan, layers, self._outcome if REPORT in owed else None, self._outbox.again)]
 
     def _gather(self, plan: RoundPlan) -> list[Command]:
-        if self._gathering is None or self._work(plan) != self._work(self._gathering):
-            self._gathering, self._afresh = plan, not self._in_step(plan)
+        if self._gathering is None or not self._is_same_work(plan, self._gathering):
+            self._gathering, self._afresh, self._insisted = plan, not self._in_step(plan), 0
         missing = {
             (layer, planned): layer in plan.advanced and held == planned - 1
             for layer, (planned, held) in enumerate(zip(plan.versions, self._versions, strict=True))
@@ -399,27 +418,12 @@ class Session:
         if not (self._linked and self._heard):
             return []
         by_advance = {value for value, advanced in missing.items() if advanced}
-        return self._fetch(plan, missing.keys() - by_advance, by_advance)
-
-    def _fetch(self, plan: RoundPlan, whole: set[_Value], by_advance: set[_Value]) -> list[Command]:
-        """Receive these values whole, and those by the advance, unless they are on their way already."""
-        commands: list[Command] = []
-        kept = {value for value in self._subscribed if self._is_held(value, plan)}
-        if outdated := self._subscribed - kept - whole:
-            commands.append(Unsubscribe(tuple(sorted(outdated))))
-        new = whole - self._subscribed
-        self._subscribed = kept | whole
-        advance = bool(by_advance and not self._advancing) or not by_advance.isdisjoint(self._passed.items())
-        if advance:
-            self._advancing = True
-            self._passed.clear()
-        if new or advance:
-            commands.append(Subscribe(tuple(sorted(new)), advance))
-        return commands
+        whole = missing.keys() - by_advance
+        return self._subscriptions.fetch(whole, by_advance, lambda value: self._is_held(value, plan))
 
     def _train(self, plan: RoundPlan) -> list[Command]:
         reset = range(len(plan.versions)) if self._afresh else sorted(self._moved)
-        unsubscribe = self._leave_values()
+        self._gathering, unsubscribe = None, self._subscriptions.leave_values()
         self._running, self._leaving_off, self._void = plan, False, False
         self._moved.clear()
         self._done = self._outcome = None
@@ -427,32 +431,23 @@ class Session:
 
     def _stand_by(self) -> list[Command]:
         """Gather nothing, and wait for no advance."""
-        advancing, self._advancing = self._advancing, False
-        self._passed.clear()
-        return self._leave_values(advancing)
-
-    def _leave_values(self, advance: bool = False) -> list[Command]:
-        """Gather nothing for now."""
         self._gathering = None
-        subscribed, self._subscribed = self._subscribed, set()
-        return [Unsubscribe(tuple(sorted(subscribed)), advance)] if subscribed or advance else []
+        return self._subscriptions.leave()
 
     def _withdraw(self) -> list[Command]:
         """Owe nothing."""
-        in_flight, self._in_flight = self._in_flight, set()
-        self._owed.clear()
-        return [Withdraw()] if in_flight else []
+        return [Withdraw()] if self._outbox.withdraw() else []
 
     # What is so.
 
-    def _is_held(self, value: _Value, plan: RoundPlan) -> bool:
+    def _is_held(self, value: Value, plan: RoundPlan) -> bool:
         """Whether the value has come, and is what the plan asks for."""
         layer, version = value
         return self._versions[layer] == version == plan.versions[layer]
 
     def _is_done(self, plan: RoundPlan) -> bool:
         """Whether the local values contain the plan's steps."""
-        return self._done is not None and self._work(plan) == self._work(self._done)
+        return self._done is not None and self._is_same_work(plan, self._done)
 
     @property
     def _diverged(self) -> bool:
@@ -460,42 +455,27 @@ class Session:
 
     def _in_step(self, plan: RoundPlan) -> bool:
         """Whether the device goes on from its drifted values; see rule 4."""
-        done = self._done
-        if done is None or self._diverged or (plan.cycle, plan.round) != (done.cycle, done.round + 1):
-            return False
-        return all(
-            held is not None and planned - held in (0, 1)
-            for planned, held in zip(plan.versions, self._versions, strict=True)
-        )
+        return self._done is not None and not self._diverged and follows(plan, self._done, self._versions)
 
     def _superseded(self, running: RoundPlan) -> bool:
         """Whether what is being trained serves no purpose any more."""
         if self._task is None or self._manifest is None or self._void:
             return True
         plan = self._plan
-        return plan is not None and plan.epoch == self._task.epoch and self._work(plan) != self._work(running)
+        return plan is not None and plan.epoch == self._task.epoch and not self._is_same_work(plan, running)
 
-    def _work(self, plan: RoundPlan) -> RoundPlan:
-        """What a plan asks of this device: two may differ in what they say of others, in what they offer, and so on."""
-        mine = (self._device,) if self._device in plan.cohort else ()
-        codecs = {device: codec for device, codec in plan.codecs.items() if device == self._device}
-        steps = {self._device: plan.steps_of(self._device)} if mine else {}
-        return msgspec.structs.replace(
-            plan, cohort=mine, codecs=codecs, steps=steps, deadline_s=0.0, unfolded={}, advanced=(), norm_bounds=()
-        )
+    def _is_same_work(self, plan: RoundPlan, other: RoundPlan) -> bool:
+        return work_of(plan, self._device) == work_of(other, self._device)
 
-    def _owe(self, plan: RoundPlan) -> None:
-        """Owe the updates of the layers that are due and trained here, and the report of what was trained."""
+    def _due(self, plan: RoundPlan) -> list[int]:
+        """The updates of the layers that are due and trained here, and the report of what was trained."""
         cut = 0 if self._task is None else self._task.cut
-        self._owed = set() if self._diverged else {layer for layer in plan.due if layer >= cut}
-        self._owed |= {REPORT} if self._outcome is not None else set()
-        self._in_flight.clear()
+        updates = [] if self._diverged else [layer for layer in plan.due if layer >= cut]
+        return [*updates, REPORT] if self._outcome is not None else updates
 
     def _fault(self, plan: RoundPlan) -> str:
         """Why a plan can't be followed; empty if it can, or if that can't be told yet."""
-        if self._manifest is None or self._task is None:
-            return ""
-        if plan.epoch != self._task.epoch or plan.state == "finished":
+        if self._manifest is None or self._task is None or plan.epoch != self._task.epoch or plan.state == "finished":
             return ""
         fault = fault_of(plan, self._manifest)
         return f"plan of round {plan.round}: {fault}" if fault else ""

@@ -35,13 +35,14 @@ from lamina.coordinator.settings import (
 )
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.settings import AgentSettings
-from lamina.emulation.faults.broker import SimulatedBroker
+from lamina.emulation.faults.broker import Limits, SimulatedBroker
 from lamina.emulation.faults.machine_disk import MachineDisk
 from lamina.emulation.faults.network import SimulatedNetwork
 from lamina.emulation.faults.scenario import (
     AGGREGATOR,
     BROKER,
     COORDINATOR,
+    LONG_QUEUE,
     LOST_S,
     ROUND_S,
     Event,
@@ -72,12 +73,14 @@ class Ending:
         rows: of ``rounds.csv``.
         lasted_s: virtual seconds until the coordinator was done.
         problems: what should not have happened in any case.
+        dropped: messages that the broker had acknowledged, and had no room for.
     """
 
     model: bytes = b""
     rows: list[dict[str, str]] = field(default_factory=list)
     lasted_s: float = 0.0
     problems: list[str] = field(default_factory=list)
+    dropped: int = 0
 
 
 class SimulatedProgram:
@@ -167,7 +170,8 @@ class World:
     ) -> None:
         self.scenario, self.bundle, self._folder = scenario, bundle, folder
         self.loop = VirtualLoop(scenario.seed)
-        self.broker = SimulatedBroker(self._later, keeps=scenario.broker_keeps)
+        limits = Limits(scenario.queued, inflight=20 if scenario.queued == LONG_QUEUE else 1)
+        self.broker = SimulatedBroker(self._later, limits, keeps=scenario.broker_keeps)
         self.network = SimulatedNetwork(self.loop, self.broker, scenario.seed)
         self.processes: list[Process] = []
         self.problems: list[str] = []
@@ -204,7 +208,8 @@ class World:
                 self.loop.run_until_complete(self._ended)
             except Stalled as error:
                 self.problems.append(str(error))
-            ending = Ending(self._model(), self._rows(), self._finished_at or self.loop.time(), list(self.problems))
+            lasted_s = self._finished_at or self.loop.time()
+            ending = Ending(self._model(), self._rows(), lasted_s, list(self.problems), self.broker.dropped)
             self.over = True
             self.loop.bury(self.processes)
         return ending

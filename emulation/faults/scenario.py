@@ -14,6 +14,9 @@ LOST_S = 60.0
 ROUND_S = 3600.0
 """The deadline of a round; nothing but a fault in the programs makes a round last so long."""
 
+LONG_QUEUE = 100_000
+"""Messages for one client for which a broker has room. A short queue drops many, whatever befalls."""
+
 SHORT_S, LONG_S = 15.0, 40.0
 _SETTLING_S = 35.0  # after a fault, until an agent has dialled again for sure
 
@@ -59,6 +62,7 @@ class Scenario:
         chunk_kib: of a message.
         broker_keeps: whether the broker has a disk.
         autosave_s: between two saves of it.
+        queued: messages that wait for one client, at most; what comes then is dropped, though it was acknowledged.
     """
 
     seed: int
@@ -74,6 +78,7 @@ class Scenario:
     chunk_kib: int
     broker_keeps: bool
     autosave_s: float
+    queued: int
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -99,6 +104,7 @@ def draw_scenario(seed: int) -> Scenario:
         chunk_kib=rng.choice((1, 1, 16)),
         broker_keeps=rng.random() < 0.6,
         autosave_s=rng.choice((2.0, 30.0, 300.0)),
+        queued=rng.choice((LONG_QUEUE, LONG_QUEUE, LONG_QUEUE, 10, 2)),
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lamina.emulation.faults.federation import Ending, World
 from lamina.emulation.faults.promises import broken_promises
-from lamina.emulation.faults.scenario import Event, Scenario, draw_events, draw_scenario
+from lamina.emulation.faults.scenario import LONG_QUEUE, Event, Scenario, draw_events, draw_scenario
 from lamina.emulation.faults.shrinking import shortest_failing
 from lamina.models.bundle import Bundle
 
@@ -40,7 +40,7 @@ class Failure:
 def check_seed(seed: int, bundle: Bundle, *, shrink: bool = True) -> Failure | None:
     """Run a seed; ``None`` when every promise holds."""
     scenario = draw_scenario(seed)
-    undisturbed = played(scenario, (), bundle)
+    undisturbed = played(replace(scenario, queued=LONG_QUEUE), (), bundle)
     if undisturbed.problems or not undisturbed.model:
         return Failure(seed, scenario, tuple(undisturbed.problems or ["there is no model"]), ())
     events = draw_events(scenario, undisturbed.lasted_s)

@@ -61,10 +61,10 @@ def rig(mosquitto_program: str, fault_bundle: Path, fault_data: list[Path], tmp_
     with ExitStack() as stack:
         count = 0
 
-        def make(devices: int = 2, **options: Any) -> Rig:
+        def make(devices: int = 2, bundle: Path | None = None, **options: Any) -> Rig:
             nonlocal count
             count += 1
             folder = tmp_path / f"rig-{count}"
-            return stack.enter_context(Rig(folder, fault_bundle, fault_data[:devices], **options))
+            return stack.enter_context(Rig(folder, bundle or fault_bundle, fault_data[:devices], **options))
 
         yield make

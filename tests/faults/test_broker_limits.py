@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
 
 from lamina.emulation.rig.program import wait_until
-from tests.faults.conftest import MakeRig
+from lamina.models.build import build_bundle
+from lamina.models.definition import Definition
+from tests.faults.conftest import CLASSES, FEATURES, MakeRig
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"rounds": 3, "local_steps": 10},
@@ -45,6 +50,35 @@ def test_a_short_queue_costs_a_bundle_time_and_is_named(rig: MakeRig) -> None:
     fleet = rig(settings={**SETTINGS, "wire": {"chunk_kib": 1}}, broker_extra=extra)
     fleet.start()
     assert fleet.wait_for_end() == 0
+
+
+@pytest.fixture(scope="module")
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network whose updates take many messages of 1 KiB."""
+    folder = tmp_path_factory.mktemp("wide")
+    module = nn.Sequential(nn.Linear(FEATURES, 200), nn.Tanh(), nn.Linear(200, 100), nn.Tanh(), nn.Linear(100, CLASSES))
+    for index, parameter in enumerate(module.parameters()):
+        values = np.random.default_rng(index).normal(size=tuple(parameter.shape)) / 10
+        parameter.data = parameter.data.new_tensor(values)
+    build_bundle(Definition("wide", module, (FEATURES,), CLASSES), folder, batch_size=8, measure=lambda *_: 10.0)
+    return folder
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_queue_that_drops_what_it_acknowledged_costs_no_update(
+    rig: MakeRig, wide_bundle: Path, protocol: str
+) -> None:
+    settings = {**SETTINGS, "wire": {"chunk_kib": 1}, "broker": {"protocol": protocol}}
+    long = rig(devices=3, settings=settings, bundle=wide_bundle)
+    long.start()
+    assert long.wait_for_end() == 0
+    extra = "max_queued_messages 10\nmax_inflight_messages 1\nlog_type all"
+    short = rig(devices=3, settings=settings, bundle=wide_bundle, broker_extra=extra)
+    short.start()
+    assert short.wait_for_end() == 0
+    assert "being dropped" in short.broker.words
+    assert all(row["updates"] == row["expected"] for row in short.rows)
+    assert short.model == long.model
 
 
 def test_refused_credentials_stop_a_coordinator_and_an_agent_waits_for_the_operator(rig: MakeRig) -> None:
