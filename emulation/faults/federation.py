@@ -29,6 +29,7 @@ from lamina.coordinator.settings import (
     Aggregation,
     Cohorts,
     Deadlines,
+    Evaluation,
     FederationSettings,
     Training,
     Wire,
@@ -61,6 +62,7 @@ LIMIT_S = 4 * ROUND_S
 _START_S = 0.3  # until an interpreter has loaded a program
 _RESTART_S = 5.0
 _MOST_RESTARTS = 60
+_KEPT = 0.2  # of the samples, where devices judge, too: in every third scenario
 _LAST_WORDS_S = 120.0  # for agents to hear of the end
 
 
@@ -293,6 +295,7 @@ class World:
                 batched=scenario.batched,
             ),
             deadlines=Deadlines(round_s=ROUND_S, lost_s=LOST_S),
+            evaluation=Evaluation(devices=_KEPT if scenario.seed % 3 == 0 else 0.0),
         )
 
     # -- faults --------------------------------------------------------------------------------------------------------

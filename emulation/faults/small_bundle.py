@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.draft import drafted
-from lamina.models.manifest import Manifest, Piece, SubModel
+from lamina.models.manifest import EXTERNAL_LOCATION, Manifest, Piece, SubModel
 from lamina.models.spec import BlockSpec, LayerSpec, ModelSpec, TensorSpec
 from lamina.models.values import encode_values
 
@@ -96,5 +96,6 @@ def _external(spec: TensorSpec) -> onnx.TensorProto:
     tensor = TensorProto(
         name=spec.name, dims=spec.shape, data_type=TensorProto.FLOAT, data_location=TensorProto.EXTERNAL
     )
-    tensor.external_data.add(key="location", value="values")
+    for key, value in (("location", EXTERNAL_LOCATION), ("offset", "0"), ("length", str(4 * spec.size))):
+        tensor.external_data.add(key=key, value=value)
     return tensor
