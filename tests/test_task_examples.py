@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lamina.emulation.experiment import Experiment, Group, read_experiment
+from lamina.emulation.experiment import Experiment, read_experiment
 from lamina.emulation.progress import ProgressDisplay
 from lamina.emulation.report import Summary
 from lamina.emulation.run import emulate
@@ -124,9 +124,3 @@ def test_own_layers_fit_their_boards(tmp_path: Path) -> None:
     assert own.on_devices
     assert common.on_devices
     assert own.on_devices.mean < 0.2 * common.on_devices.mean
-
-
-def test_a_fleet_of_one_example_has_two_sizes() -> None:
-    experiment = read_experiment(EXAMPLES / "forecasting" / "experiment.toml")
-    assert [group.tier for group in experiment.fleet] == ["strong", "weak"]
-    assert isinstance(experiment.fleet[0], Group)
