@@ -300,6 +300,8 @@ class Deployer:
         if not delivery.payload:
             return
         address = self._topics.parse(delivery.topic)
+        if not self._is_known(address.device):
+            return
         match address.kind:
             case "status":
                 self._online[address.device] = decode(delivery.payload, DeviceStatus).state == "online"
@@ -311,6 +313,11 @@ class Deployer:
                         chunks = split_file(self._contents[sha256], self._settings.wire.chunk_bytes)
                         await self._publish(link, sha256, chunks)
         self._news.set()
+
+    def _is_known(self, device: str) -> bool:
+        """Whether a device was heard of before, or there is room for one more: anybody may make up names."""
+        known = self._online.keys() | self._active.keys()
+        return device in known or len(known) < self._settings.cohorts.max_devices
 
     def _hear_answer(self, device: str, answer: Deployed) -> None:
         self._active[device] = answer.active

@@ -16,6 +16,7 @@ from lamina.broker.wire.messages import decode, encode
 from lamina.broker.wire.orders import opened
 from lamina.broker.wire.signatures import public_pem, secret_pem
 from lamina.broker.wire.topics import Topics
+from lamina.coordinator.dashboard import client
 from lamina.coordinator.deployment.rollout import DeploymentState
 from lamina.coordinator.records.deployments import DeploymentFiles
 from lamina.edge_agent.serving.shelf import Shelf
@@ -132,12 +133,12 @@ def test_a_killed_broker_and_a_late_board_and_a_coordinator_that_starts_anew(tra
 
 def test_an_order_that_nobody_signed_changes_nothing(trained: Rig) -> None:
     assert command(trained, "--canary", "0").wait() == 0
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    evil = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     heard: list[bytes] = []
-    client.on_message = lambda client, data, message: heard.append(message.payload)
-    client.connect("127.0.0.1", trained.broker.port)
-    client.loop_start()
-    client.subscribe(RIG.deployment, 1)
+    evil.on_message = lambda client, data, message: heard.append(message.payload)
+    evil.connect("127.0.0.1", trained.broker.port)
+    evil.loop_start()
+    evil.subscribe(RIG.deployment, 1)
     wait_until(lambda: bool(heard), what="the order")
     good = decode(opened(heard[0]), Deployment)
     assert good.offer is not None
@@ -146,10 +147,26 @@ def test_an_order_that_nobody_signed_changes_nothing(trained: Rig) -> None:
     flipped = bytearray(heard[0])
     flipped[len(flipped) // 2] ^= 1
     for payload in (encode(Deployment(offer=forged, everyone=True)), encode(Deployment(everyone=True)), bytes(flipped)):
-        client.publish(RIG.deployment, payload, 1, retain=True).wait_for_publish(60)
+        evil.publish(RIG.deployment, payload, 1, retain=True).wait_for_publish(60)
     wait_until(lambda: trained.agent(1).words.count("that this board does not follow") >= 3, what="the refusals")
-    client.loop_stop()
+    evil.loop_stop()
     assert active(trained) == [1, 1, 1]
+
+
+def test_a_coordinator_that_is_killed_while_it_deploys_goes_on_when_it_is_started_again(rig: MakeRig) -> None:
+    long = {**SETTINGS, "training": {**SETTINGS["training"], "rounds": 400, "local_steps": 400}}
+    subject = rig(devices=2, settings=long)
+    subject.start()
+    subject.wait_for_round(2)
+    subject.agent(2).freeze()
+    client.order(subject.run_folder, "deploy", canary="device-2")
+    wait_until(lambda: stage(subject) == "canary", what="the rollout's begin")
+    subject.coordinator.kill()
+    subject.agent(2).thaw()
+    subject.coordinator.start()
+    wait_until(lambda: stage(subject) == "done", what="the rollout's end")
+    wait_until(lambda: active(subject) == [1, 1], what="both boards")
+    assert subject.coordinator.running
 
 
 def test_status_says_what_is_deployed_as_json_too(trained: Rig) -> None:
