@@ -12,9 +12,19 @@ from lamina.coordinator.dashboard.overview import DeviceView, JudgeView, Overvie
 from lamina.coordinator.tracking.home_assistant import retained
 
 BOARD = DeviceView(
-    id="pi.3", state="online", reason="", cut=0, layer="conv1", tier="strong", budget_mib=64.0, rounds_done=4, refused=0,
-    step_s=0.01, peak_mib=None, loss=0.25,
-)  # fmt: skip
+    id="pi.3",
+    state="online",
+    reason="",
+    cut=0,
+    layer="conv1",
+    tier="strong",
+    budget_mib=64.0,
+    rounds_done=4,
+    refused=0,
+    step_s=0.01,
+    peak_mib=None,
+    loss=0.25,
+)
 
 
 def overview(**more: object) -> Overview:
@@ -73,6 +83,5 @@ async def test_what_has_not_changed_is_not_said_again() -> None:
 @pytest.mark.parametrize("name", ["lamina_greenhouse", "lamina_greenhouse_pi_3"])
 def test_ids_are_such_as_home_assistant_takes(name: str) -> None:
     assert any(topic.startswith(f"homeassistant/sensor/{name}_") for topic in retained(overview()))
-    assert all(
-        len(topic.split("/")) == 4 and "." not in topic for topic in retained(overview()) if "homeassistant" in topic
-    )
+    topics = [topic for topic in retained(overview()) if topic.startswith("homeassistant/")]
+    assert all(len(topic.split("/")) == 4 and "." not in topic for topic in topics)
