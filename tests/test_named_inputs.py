@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lamina.edge_agent.training.random_inputs import random_inputs
 from lamina.emulation.datasets import load_dataset
+from lamina.emulation.simulator.research.width import narrowed
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
 from lamina.models.definition import Definition, load_definition
@@ -252,3 +253,9 @@ def test_a_mask_of_bool_is_0_or_1_whatever_takes_it() -> None:
     data = LabelledSamples(np.array([[True, False]]), np.array([0]))
     assert data.samples(np.array([0]), "float32").tolist() == [[1.0, 0.0]]
     assert data.samples(np.array([0]), "int64").tolist() == [[1, 0]]
+
+
+def test_a_network_of_several_inputs_is_not_narrowed() -> None:
+    definition = load_definition(f"{NETS}:image_and_kind")
+    with pytest.raises(ModelError, match="width reduction can't narrow a network of several inputs"):
+        narrowed(definition, derive_spec(definition), 0.5)

@@ -61,6 +61,8 @@ def narrowed(definition: Definition, spec: ModelSpec, ratio: float) -> Narrow:
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"a ratio of {ratio} is no share of the channels: it must lie in (0, 1]")
+    if definition.inputs:  # what is joined has leading channels of each
+        raise ModelError(f"model {definition.name}: width reduction can't narrow a network of several inputs")
     module = copy.deepcopy(definition.module)
     parts = _parts_in_order(definition, module)
     for part in parts[:-1]:
