@@ -1,4 +1,5 @@
-# Two images from one file: `--target edge` for a board's agent, `--target coordinator` for everything else.
+# Two images from one file: `--target edge` for a board's agent, `--target coordinator` for everything else. Both are
+# built for amd64 and arm64: `make images`.
 FROM python:3.12-slim AS base
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE constraints.txt ./
@@ -16,7 +17,8 @@ WORKDIR /lamina
 ENTRYPOINT ["lamina-agent"]
 
 FROM base AS coordinator
-# The CPU build of torch: the default one brings gigabytes of CUDA.
+RUN apt-get update && apt-get install --yes --no-install-recommends mosquitto && rm -rf /var/lib/apt/lists/*
+# The CPU build of torch: the default one for amd64 brings gigabytes of CUDA.
 RUN pip install --extra-index-url https://download.pytorch.org/whl/cpu --constraint constraints.txt ".[emulation]"
 WORKDIR /lamina
 ENTRYPOINT ["lamina"]

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Memory and speed do not depend on how many threads a library fancies.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test thorough quick lint clean setup
+.PHONY: demo test thorough quick lint clean setup wheel deb images docs
 
 setup: $(VENV)/.ready
 
@@ -35,6 +35,22 @@ thorough: setup  ## what needs a real broker or browser, and what repeats the sa
 
 quick: setup  ## the tests that take no more than a few seconds each
 	$(BIN)/pytest $(SPREAD) -m "not slow and not exhaustive and not faults and not nightly" $(PYTEST_FLAGS)
+
+wheel: setup  ## the wheel and the installer for boards in dist/, and the line that carries them to one
+	scripts/wheel.sh dist
+
+deb: setup  ## the agent as a Debian package in dist/; ARCH=arm64 PYTHON=3.13 make deb for another board
+	scripts/deb.sh dist
+
+# Both processors at once need docker's buildx; PLATFORMS=linux/arm64 make images takes one.
+PLATFORMS ?= linux/amd64,linux/arm64
+images:  ## the container images of agent and coordinator
+	docker buildx build --platform $(PLATFORMS) --target edge --tag lamina-edge .
+	docker buildx build --platform $(PLATFORMS) --target coordinator --tag lamina-coordinator .
+
+docs: setup  ## the site, in build/site
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) runs build dist .coverage .mypy_cache .ruff_cache .pytest_cache

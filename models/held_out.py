@@ -2,7 +2,7 @@
 
 Nothing that is kept is ever trained on, whatever happens: which part a sample is in follows from the sample alone.
 
-    a sample by itself    from a hash of its numbers: so copies of it are in one part, on every device
+    a sample by itself    from a hash of its inputs: so copies of it are in one part, on every device
     a window of a series  from the rows that it covers: some stretches of rows are kept. A window inside one of these is
                           kept, a window that touches none is trained on, and one that lies across an end is neither
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def divided(data: LabelledSamples, share: float) -> Parts:
     return Parts(np.flatnonzero(trained), np.flatnonzero(kept))
 
 
-def _by_rows(stretches: NDArray[np.int64], share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _by_rows(stretches: NDArray[np.integer[Any]], share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which windows are trained on, and which are kept, by the rows (series, first, stop) that each covers."""
     first, stop = stretches[:, 1], stretches[:, 2]
     length = _SPANS * int((stop - first).max())
@@ -70,9 +70,9 @@ def _by_rows(stretches: NDArray[np.int64], share: float) -> tuple[NDArray[np.boo
 
 
 def _by_content(data: LabelledSamples, share: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which samples are trained on, and which are kept, by the numbers in each."""
+    """Which samples are trained on, and which are kept, by the numbers in each; targets may be numbered anew."""
     kept, below = np.zeros(len(data), bool), int(share * 2**64)
-    arrays = [part for _, part in sorted(data.parts.items())] + ([] if data.y is None else [data.y])
+    arrays = [part for _, part in sorted(data.parts.items())]
     for start in range(0, len(data), _BLOCK):
         blocks = [np.ascontiguousarray(array[start : start + _BLOCK]) for array in arrays]
         for place in range(len(blocks[0])):

@@ -70,7 +70,7 @@ class LabelledSamples:
     source: str = "data"
     class_names: tuple[str, ...] = ()
     numbered: bool = True
-    stretches: NDArray[np.int64] | None = None
+    stretches: NDArray[np.integer[Any]] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.x, Mapping):

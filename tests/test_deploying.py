@@ -12,26 +12,29 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from torch import nn
 
 from lamina.broker.link.memory import MemoryBroker
 from lamina.broker.wire.deployments import Deployed
-from lamina.broker.wire.messages import decode
+from lamina.broker.wire.messages import decode, encode
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.deployment.rollout import Rollout, RolloutRules
 from lamina.coordinator.records.deployments import DeploymentFiles
 from lamina.coordinator.records.offering import Wish
 from lamina.coordinator.service.coordinator import Coordinator
 from lamina.coordinator.service.deploying import Deployer
-from lamina.coordinator.settings import Aggregation, FederationSettings, Training
+from lamina.coordinator.settings import Aggregation, Cohorts, FederationSettings, Training
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.serving.shelf import Shelf
 from lamina.edge_agent.settings import AgentSettings
-from lamina.models.bundle import Bundle
+from lamina.models.build import build_bundle
+from lamina.models.bundle import Bundle, read_bundle
+from lamina.models.definition import Definition
 from lamina.models.errors import ConfigError
 from lamina.models.held_out import divided
 from lamina.models.samples import LabelledSamples
 from tests.patience import PATIENCE_S
-from tests.whole_federation import STRONG, Setup, samples, small_bundle
+from tests.whole_federation import CLASSES, FEATURES, STRONG, Setup, samples, small_bundle
 
 WHOLE = Topics("whole")
 
@@ -259,3 +262,37 @@ async def test_nobody_there_and_nothing_kept_are_told(tmp_path: Path, bundle: Bu
         with pytest.raises(ConfigError, match="no device is there"):
             await farm.deploy()
         assert DeploymentFiles(tmp_path / "run").state().under_way is None
+
+
+async def test_agents_stay_for_a_federation_of_another_network_and_its_model(tmp_path: Path, bundle: Bundle) -> None:
+    other = tmp_path / "other"
+    module = nn.Sequential(nn.Linear(FEATURES, 4), nn.Tanh(), nn.Linear(4, CLASSES))
+    build_bundle(Definition("other", module, (FEATURES,), CLASSES), other, batch_size=8, measure=lambda *_: 5.0)
+    async with farm_in(tmp_path, bundle) as farm:
+        await farm.train("first")
+        await farm.deploy("first")
+        farm.setup.bundle = read_bundle(other)
+        await farm.train("second")
+        rollout = await farm.deploy("second", margin=1.0)
+        assert (rollout.stage, rollout.offer.number) == ("done", 2)
+        assert set(farm.active().values()) == {2}
+        assert farm.said("d0").before is not None  # two networks of one metric are compared
+        async with asyncio.timeout(PATIENCE_S):
+            await farm.deployer("second").undo()
+        assert set(farm.active().values()) == {1}
+
+
+async def test_names_that_are_made_up_take_no_memory_without_end(tmp_path: Path, bundle: Bundle) -> None:
+    async with farm_in(tmp_path, bundle, count=1) as farm:
+        await farm.train()
+        await farm.online("d0")
+        deployer = farm.deployer(cohorts=Cohorts(min_devices=1, max_devices=3))
+        running = asyncio.create_task(deployer.deploy(Wish(), 1, RolloutRules(wait_s=PATIENCE_S)))
+        async with farm.broker.dial("stranger") as link:
+            for number in range(50):
+                answer = encode(Deployed(number=1, verdict="refused", reason="x"))
+                await link.publish(WHOLE.device(f"made-up-{number}", "deployed"), answer, retain=True)
+        async with asyncio.timeout(PATIENCE_S):
+            await running
+        assert deployer.state.rollout is not None
+        assert len(deployer.state.rollout.answers) <= 3

@@ -266,3 +266,10 @@ def test_what_a_board_holds_out_itself_judges_too_and_is_not_trained_on() -> Non
     together = rows(own, kept) | rows(aside, np.arange(len(aside)))
     assert together == rows(data, divided(data, SHARE).kept)
     assert rows(own, trained) == rows(data, divided(data, SHARE).trained)
+
+
+def test_other_numbers_for_the_classes_move_no_sample() -> None:
+    data = samples(300)
+    assert isinstance(data.y, np.ndarray)
+    renumbered = LabelledSamples(data.x, (data.y + 1) % 3)
+    assert divided(data, SHARE).kept.tolist() == divided(renumbered, SHARE).kept.tolist()

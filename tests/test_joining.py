@@ -8,9 +8,12 @@ import os
 import socket
 import ssl
 import stat
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from queue import Queue
 
 import msgspec
 import pytest
@@ -35,6 +38,7 @@ from lamina.coordinator.enrolment.serving import JoinServer
 from lamina.coordinator.enrolment.tickets import WITHIN_S, WRONG_IN_ALL, WRONG_PER_ADDRESS, WrongGuesses
 from lamina.edge_agent.commands.join import fetched, main, written
 from lamina.models.errors import ConfigError, DecodeError, LinkError
+from tests.patience import PATIENCE_S
 
 
 class Clock:
@@ -277,3 +281,22 @@ async def test_a_code_whose_file_is_gone_is_answered(home: Home) -> None:
     async with served(home, Clock()) as port:
         with pytest.raises(ConfigError, match="`lamina renew`"):
             await asyncio.to_thread(fetched, at(code, port))
+
+
+class SlowHome(Home):
+    """A machine that has much else to do."""
+
+    def board_file(self, device: str) -> BoardFile:
+        time.sleep(1.5)
+        return super().board_file(device)
+
+
+def test_the_board_with_the_last_open_code_gets_its_file_before_the_server_ends(home: Home) -> None:
+    code, ports = home.code("pi-3", 10**6, "127.0.0.1", PORT), Queue[int]()
+    serving = JoinServer(SlowHome(home.folder), Clock()).serve("127.0.0.1", 0, ports.put)
+    program = threading.Thread(target=asyncio.run, args=(serving,))  # whose end ends whatever its loop still does
+    program.start()
+    try:
+        assert fetched(at(code, ports.get(timeout=PATIENCE_S))).device == "pi-3"
+    finally:
+        program.join()

@@ -60,7 +60,7 @@ class DeviceView(msgspec.Struct, frozen=True):
         step_s: mean time of a training step.
         peak_mib: measured peak memory above its idle agent.
         loss: its last training loss.
-        accuracy: its last training accuracy.
+        accuracy: its last training accuracy; ``None`` where its task has none.
         uplink_bytes: payload bytes of its updates since the coordinator started.
         downlink_bytes: payload bytes of layer values that it received, as it reported.
         refused: updates of it that no honest device sends.
@@ -299,7 +299,7 @@ def device_views(
         msgspec.structs.replace(
             _device_view(spec, record, bool(online.get(record.id))),
             **_of_profile(profiles.get(record.id)),
-            **_of_report(reports.get(record.id)),
+            **_of_report(reports.get(record.id), right_or_wrong=spec.wanted.is_right_or_wrong),
             owes=record.id in owing,
             seen_at=(seen_at or {}).get(record.id),
             uplink_bytes=None if uplink_bytes is None else uplink_bytes.get(record.id, 0),
@@ -337,11 +337,12 @@ def _of_profile(profile: DeviceProfile | None) -> dict[str, Any]:
     }
 
 
-def _of_report(report: Report | None) -> dict[str, Any]:
-    """What the last report adds to it."""
+def _of_report(report: Report | None, *, right_or_wrong: bool) -> dict[str, Any]:
+    """What the last report adds to it; in a task where no sample is right or wrong there is no accuracy."""
     if report is None:
         return {}
-    return {"loss": report.loss, "accuracy": report.accuracy, "downlink_bytes": report.downlink_bytes}
+    accuracy = report.accuracy if right_or_wrong else None
+    return {"loss": report.loss, "accuracy": accuracy, "downlink_bytes": report.downlink_bytes}
 
 
 def left_s(round_: int, rounds: int, wall_s: float) -> float | None:

@@ -23,6 +23,10 @@ def summary_lines(overview: Overview, now: float) -> list[str]:
         lines.append(
             f"  C {o.c_ratio:.3f}; up {size(o.uplink_bytes)} ({share:.1%} of FedAvg's), down {size(o.downlink_bytes)}"
         )
+    if o.deployment is not None:
+        reason = f": {o.deployment.reason}" if o.deployment.reason else ""
+        last = f"; {o.deployment.rollout}{reason}" if o.deployment.rollout else ""
+        lines.append(f"  on the devices: {o.deployment.in_force or 'no model'}{last}")
     here = sum(device.state == "online" for device in o.devices)
     refused = sum(device.state == "refused" for device in o.devices)
     lines.append(f"  {here} of {len(o.devices)} devices are here" + (f", {refused} refused" if refused else ""))

@@ -11,6 +11,7 @@ import logging
 import ssl
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from lamina.models.errors import ConfigError, LaminaError, brief
 log = logging.getLogger("lamina.enrol")
 
 _PATIENCE_S = 10.0
+_FLUSH_S = 3.0
 _AT_ONCE = 32  # connections; more are closed at once
 
 
@@ -62,7 +64,7 @@ class JoinServer:
             raise ConfigError(f"can't listen on {host}:{port}: {error.strerror}; choose another --port") from None
         async with server:
             began(server.sockets[0].getsockname()[1])
-            while self._home.tickets(self._clock).open():
+            while self._home.tickets(self._clock).open() or self._connections:  # the last answer may be on its way
                 await asyncio.sleep(0.5)
 
     async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,8 +81,11 @@ class JoinServer:
         except (OSError, ValueError, TimeoutError, LaminaError) as error:  # a line without end is a ValueError
             log.debug("a connection ended: %s", error)
         finally:
-            self._connections -= 1
             writer.close()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_FLUSH_S):
+                    await writer.wait_closed()
+            self._connections -= 1
 
     def _answer(self, line: bytes, address: str) -> JoinAnswer:
         try:

@@ -15,6 +15,7 @@ import msgspec
 
 from lamina.broker.wire.deployments import Offer
 from lamina.coordinator.deployment.rollout import DeploymentState
+from lamina.models.bundle import digest_of
 from lamina.models.decoding import from_json
 from lamina.models.errors import ConfigError
 from lamina.models.storage.disk import DISK, Disk, read
@@ -78,18 +79,19 @@ class DeploymentFiles:
         return self.place(offer.number).is_dir()
 
     def contents(self, offer: Offer) -> dict[str, bytes]:
-        """The files of a model by their SHA-256.
+        """All that a device needs of a model, by SHA-256: the model, its card, the manifest, the graph of its metrics.
 
         Raises:
-            ConfigError: one can't be read.
+            ConfigError: one can't be read, or is not what it was.
         """
         place = self.place(offer.number)
         try:
-            return {
-                offer.model: read(place / f"{NAME}.onnx", self._disk),
-                offer.card: read(place / f"{NAME}.md", self._disk),
-            }
+            files = [read(place / name, self._disk) for name in self._disk.names(place)]
         except OSError as error:
             raise ConfigError(
                 f"deployment {offer.number}: {error.filename}: can't be read: {error.strerror}"
             ) from error
+        contents = {digest_of(content): content for content in files}
+        if missing := {offer.model, offer.card, offer.bundle} - contents.keys():
+            raise ConfigError(f"deployment {offer.number}: {place} lacks the file with the digest {min(missing)[:12]}")
+        return contents

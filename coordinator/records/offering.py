@@ -14,10 +14,11 @@ from lamina.coordinator.records.kept_model import as_trained, kept_spec
 from lamina.coordinator.records.quantising import quantised
 from lamina.coordinator.records.selecting import chosen_round
 from lamina.coordinator.settings import FederationSettings
-from lamina.models.bundle import Bundle, digest_of, read_bundle
+from lamina.models.bundle import MANIFEST_NAME, Bundle, digest_of, read_bundle
 from lamina.models.errors import ConfigError
 from lamina.models.personal import at_places, numbered, personal_tensors
 from lamina.models.sources import load_samples
+from lamina.models.storage.replace import replace_file
 
 _BATCH = 64
 
@@ -69,6 +70,9 @@ def prepare(settings: FederationSettings, files: DeploymentFiles, number: int, w
     said = [f"the model after round {snapshot.round}, {model.stat().st_size:,} bytes"]
     if wish.quantise:
         said.append(_quantise(settings, bundle, model, personal, wish.most_loss))
+    replace_file(place / MANIFEST_NAME, (bundle.folder / MANIFEST_NAME).read_bytes())
+    if manifest.metrics:
+        replace_file(place / "metrics.onnx", bundle.path(manifest.metrics.graph).read_bytes())
     card = model.with_suffix(".md")
     offer = Offer(
         number=number,

@@ -40,7 +40,7 @@ from lamina.coordinator.records.offering import Wish, prepare
 from lamina.coordinator.service.retained import retained
 from lamina.coordinator.service.signing import Signer
 from lamina.coordinator.settings import FederationSettings
-from lamina.models.bundle import MANIFEST_NAME, digest_of, read_bundle
+from lamina.models.bundle import entries, read_bundle
 from lamina.models.errors import ConfigError, DecodeError, RemoteError
 
 log = logging.getLogger("lamina.coordinator")
@@ -214,7 +214,7 @@ class Deployer:
         parts = {sha256: split_file(content, self._settings.wire.chunk_bytes) for sha256, content in contents.items()}
         published = self._state.published | {sha256: len(chunks) for sha256, chunks in parts.items()}
         self._keep(msgspec.structs.replace(self._state, published=published))
-        self._contents = contents | await asyncio.to_thread(self._of_bundle)
+        self._contents = contents
         for sha256, chunks in parts.items():
             await self._publish(link, sha256, chunks)
         payload = encode(said)
@@ -230,18 +230,11 @@ class Deployer:
             )
         )
 
-    def _of_bundle(self) -> dict[str, bytes]:
-        """What devices need of the bundle to judge a model, should they lack it."""
-        bundle = read_bundle(Path(self._settings.bundle))
-        paths = [bundle.folder / MANIFEST_NAME]
-        if bundle.manifest.metrics:
-            paths.append(bundle.path(bundle.manifest.metrics.graph))
-        return {digest_of(content): content for content in (path.read_bytes() for path in paths)}
-
     async def _clean_up(self, link: Link) -> None:
         """Have the broker forget models that nobody is told to take any more."""
-        said = order(self._state)
-        needed = {sha for offer in (said.offer, said.base) if offer for sha in (offer.model, offer.card)}
+        bundle = await asyncio.to_thread(read_bundle, Path(self._settings.bundle))
+        trained = {bundle.digest, *(entry.sha256 for entry in entries(bundle.manifest))}  # a coordinator may need it
+        needed = self._contents.keys() | trained
         old = {sha: count for sha, count in self._state.published.items() if sha not in needed}
         for sha, count in old.items():
             await self._publish(link, sha, [b""] * count)
@@ -307,6 +300,8 @@ class Deployer:
         if not delivery.payload:
             return
         address = self._topics.parse(delivery.topic)
+        if not self._is_known(address.device):
+            return
         match address.kind:
             case "status":
                 self._online[address.device] = decode(delivery.payload, DeviceStatus).state == "online"
@@ -318,6 +313,11 @@ class Deployer:
                         chunks = split_file(self._contents[sha256], self._settings.wire.chunk_bytes)
                         await self._publish(link, sha256, chunks)
         self._news.set()
+
+    def _is_known(self, device: str) -> bool:
+        """Whether a device was heard of before, or there is room for one more: anybody may make up names."""
+        known = self._online.keys() | self._active.keys()
+        return device in known or len(known) < self._settings.cohorts.max_devices
 
     def _hear_answer(self, device: str, answer: Deployed) -> None:
         self._active[device] = answer.active

@@ -247,12 +247,16 @@ class Agent:
         if outcome is None:
             log.info("%s: round %d: left off, the coordinator has gone on", self._device, command.plan.round)
             return
+        if not outcome.steps:
+            log.info("%s: judged the model after %d rounds", self._device, command.plan.round)
+            return
+        right = f", accuracy {outcome.accuracy:.1%}" if self._learning.spec.wanted.is_right_or_wrong else ""
         log.info(
-            "%s: round %d: loss %.4f, accuracy %.1f %%, %d steps of %.1f ms",
+            "%s: round %d: loss %.4f%s, %d steps of %.1f ms",
             self._device,
             command.plan.round,
             outcome.loss,
-            100 * outcome.accuracy,
+            right,
             outcome.steps,
             1000 * outcome.step_s,
         )

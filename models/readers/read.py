@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,4 +29,4 @@ class Read:
     classes: tuple[str, ...] = ()
     numbered: bool = False
     series: Array | None = None
-    stretches: NDArray[np.int64] | None = None
+    stretches: NDArray[np.integer[Any]] | None = None

@@ -75,12 +75,12 @@ def cut(source: str, gathered: Gathered, settings: DataSettings) -> Read:
     return Read(x, y, gathered.classes, named, series, _stretches(starts, lengths, span))
 
 
-def _stretches(starts: Indices, lengths: list[int], span: int) -> NDArray[np.int64]:
+def _stretches(starts: Indices, lengths: list[int], span: int) -> NDArray[np.integer[Any]]:
     """Which series each window is of, and which rows of it: (N, 3)."""
     begins = np.concatenate([[0], np.cumsum(lengths)])
     series = np.searchsorted(begins, starts, side="right") - 1
     first = starts - begins[series]
-    return np.stack([series, first, first + span], axis=1).astype(np.int64)
+    return np.stack([series, first, first + span], axis=1).astype(np.int32)
 
 
 def starts_of(lengths: list[int], span: int, stride: int) -> Indices:

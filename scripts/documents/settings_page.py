@@ -55,7 +55,9 @@ def _table(
 
 def _example(row: Row, examples: Mapping[str, Any], path: str) -> str:
     if row.key not in examples:
-        raise LookupError(f"there is no example of {path}.{row.key}")
+        if row.default not in ("", "left out"):
+            return row.default
+        raise LookupError(f"there is no example of {path}.{row.key} in {HERE}")
     value = examples[row.key]
     return "{...}" if isinstance(value, list) and value and isinstance(value[0], dict) else written(value)
 

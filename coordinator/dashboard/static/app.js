@@ -312,7 +312,7 @@ function deviceFacts(o) {
     ["Engine", d.engine], ["Memory", `${d.budget_mib.toFixed(1)} MiB for training${d.peak_mib === null ? "" : `, ${d.peak_mib.toFixed(1)} used at most`}`],
     ["Trains", d.cut === null ? "nothing" : `from layer ${d.cut}, ${d.layer} (${d.tier})`],
     ["Samples", d.examples === null ? "" : d.examples.toLocaleString("en")],
-    ["Loss, accuracy", d.loss === null ? "" : `${short(d.loss)}, ${percent(d.accuracy)} on its own samples`],
+    [d.accuracy === null ? "Loss" : "Loss, accuracy", d.loss === null ? "" : `${short(d.loss)}${d.accuracy === null ? "" : `, ${percent(d.accuracy)}`} on its own samples`],
     ["Bytes", d.uplink_bytes === null ? "" : `${size(d.uplink_bytes)} up, ${size(d.downlink_bytes ?? 0)} down`],
     ["Refused updates", String(d.refused)],
   ].filter(([, value]) => value);
