@@ -7,13 +7,13 @@ So a package further out (``emulation``) adds its commands without being importe
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from importlib.metadata import entry_points, version
 from typing import Protocol
 
 from lamina.broker.programs.ending import drop_output, refuse_windows, said_of
 from lamina.broker.programs.exit_status import ExitStatus
+from lamina.broker.programs.logs import start_logging
 from lamina.models.errors import LaminaError
 
 
@@ -34,10 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     names = [word for word in (sys.argv[1:] if arguments is None else arguments) if not word.startswith("-")]
     parser, commands = _parser(names[0] if names else "")
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="%(asctime)s %(name)s: %(message)s"
-    )
     try:
+        start_logging(verbose=options.verbose)
         refuse_windows()
         status = commands[options.command].run(options)
         sys.stdout.flush()

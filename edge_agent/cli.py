@@ -23,6 +23,7 @@ from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import drop_output, refuse_windows, run_until_signalled, said_of
 from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.programs.flags import add_broker_flags, broker_table
+from lamina.broker.programs.logs import start_logging
 from lamina.broker.settings import convert, read_toml
 from lamina.edge_agent.service.agent import Agent
 from lamina.edge_agent.service.data_summary import summary
@@ -72,9 +73,7 @@ def _subcommand(name: str) -> Callable[[list[str]], int]:
 
 def _take_part(words: Sequence[str]) -> int:
     options = options_of(words)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="%(asctime)s %(name)s: %(message)s"
-    )
+    start_logging(verbose=options.verbose)
     settings = settings_of(options)
     data = load_samples(settings.data)
     agent = Agent(settings, data, mqtt_dial(settings.broker))

@@ -26,6 +26,10 @@ from lamina.models.held_out import LARGEST_SHARE
 from lamina.models.readers.settings import Source
 from lamina.models.sources import resolved_source
 
+FOLDER = "lamina-agent"
+SYSTEM_CONFIGURATION, SYSTEM_FOLDER = Path("/etc/lamina"), "/var/lib/lamina-agent"
+"""Where the service of a whole machine has its settings, and what it writes (``packaging/lamina-agent.service``)."""
+
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All of ``agent.toml``. Relative paths start at the file's own folder.
@@ -47,7 +51,8 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuning: whether to measure, for some seconds at first and by training's own steps later on, which of a bundle's
             graphs this board runs fastest, on how many threads, and whether these had better wait actively. Without it
             standard graphs are run on all threads, which sleep.
-        folder: where the bundle's files, cached activations and the state of the last round are kept.
+        folder: where the bundle's files, cached activations and the state of the last round are kept. Left out, it is
+            ``lamina-agent`` beside the file, and ``/var/lib/lamina-agent`` of ``/etc/lamina/agent.toml``.
         keep_state: whether to write the state after each round, so that a restarted agent goes on where it was.
         broker_s: how long to try for a broker that does not answer; 0 tries for ever.
         held_out: samples that the board does not train on, and judges deployed models by: a share of its ``data`` that
@@ -71,7 +76,7 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: int = 0
     engine: Literal["auto", "onnxruntime", "onnxruntime-training"] = "auto"
     tuning: bool = True
-    folder: str = "lamina-agent"
+    folder: str = FOLDER
     keep_state: bool = True
     broker_s: float = 0.0
     held_out: Source | float = 0.0
@@ -116,9 +121,10 @@ def check_digest(digest: str, what: str) -> str:
 
 def anchored(settings: AgentSettings, folder: Path) -> AgentSettings:
     """The settings with every relative path taken to start at ``folder``."""
+    beside = settings.folder != FOLDER or folder.absolute() != SYSTEM_CONFIGURATION
     return msgspec.structs.replace(
         settings,
-        folder=str(folder / settings.folder),
+        folder=str(folder / settings.folder) if beside else SYSTEM_FOLDER,
         data=resolved_source(settings.data, folder),
         held_out=_anchored_source(settings.held_out, folder),
         operator_key_file=str(folder / settings.operator_key_file) if settings.operator_key_file else "",

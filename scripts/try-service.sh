@@ -11,6 +11,8 @@ set -euo pipefail
 if [ "${1:-}" != --inside ]; then
     [ "$(id -u)" = 0 ] || { echo "try-service: root is needed" >&2; exit 77; }
     [ -x /lib/systemd/systemd ] || { echo "try-service: systemd isn't installed" >&2; exit 77; }
+    unshare --mount --pid --fork --cgroup true 2>/dev/null || { echo "try-service: no namespaces here" >&2; exit 77; }
+    dpkg-query --show python3 >/dev/null 2>&1 || { echo "try-service: the system has no Python" >&2; exit 77; }
     exec unshare --kill-child --mount --pid --fork --cgroup --ipc --uts --mount-proc bash "$0" --inside "$@"
 fi
 deb=$(realpath "$2") folder=$(realpath "$3")
@@ -32,7 +34,7 @@ cp "$deb" "$root/srv/agent.deb"
 cp "$folder/samples.npz" "$root/srv/"
 chmod 755 "$root/srv"
 chmod 644 "$root/srv/samples.npz"
-chroot "$root" dpkg --install /srv/agent.deb >"$folder/dpkg.log" 2>&1
+chroot "$root" dpkg --install /srv/agent.deb >"$folder/dpkg.log" 2>&1 || { tail -3 "$folder/dpkg.log" >&2; exit 1; }
 install -m 600 "$folder"/etc/* "$root/etc/lamina/"
 drop_in=$root/etc/systemd/system/lamina-agent.service.d
 mkdir -p "$drop_in"

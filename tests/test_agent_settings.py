@@ -86,3 +86,17 @@ def test_data_may_be_a_table_whose_path_starts_at_the_file(tmp_path: Path) -> No
     assert found == DataSettings(str(tmp_path / "a.csv"), inputs=("t",), window=24, horizon=6, size=(4, 4))
     with pytest.raises(ConfigError, match=r"unknown key 'data\.horzon'; did you mean 'data\.horizon'"):
         load(tmp_path, names + table.replace("horizon", "horzon"))
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "expected"),
+    [
+        ("/etc/lamina", {}, "/var/lib/lamina-agent"),
+        ("/etc/lamina", {"folder": "state"}, "/etc/lamina/state"),
+        ("/etc/lamina", {"folder": "/srv/lamina"}, "/srv/lamina"),
+        ("/home/pi/board", {}, "/home/pi/board/lamina-agent"),
+    ],
+)
+def test_the_machines_own_settings_keep_state_where_its_service_does(config: str, given: dict, expected: str) -> None:
+    settings = AgentSettings(federation="f", device="d", data="s.npz", **given)
+    assert anchored(settings, Path(config)).folder == expected

@@ -26,7 +26,7 @@ UNIT = PACKAGING / "lamina-agent.service"
 
 def test_the_units_exposure_is_rated_below_3(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
-        missing("systemd-analyze isn't installed")
+        pytest.skip("systemd-analyze isn't installed")
     (tmp_path / UNIT.name).write_text(UNIT.read_text().replace("/opt/lamina/bin/lamina-agent", "/bin/true"))
     command = ["systemd-analyze", "security", "--offline=true", str(tmp_path / UNIT.name)]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -172,8 +172,8 @@ def test_the_package_trains_as_a_service_that_may_do_little(
     tmp_path: Path, mosquitto: RunningBroker, samples: Path
 ) -> None:
     """Under a real systemd: as a dynamic user, without capabilities, behind the unit's filter of system calls."""
-    if shutil.which("dpkg-deb") is None or os.geteuid() != 0:
-        missing("dpkg and root are needed")
+    if shutil.which("dpkg-deb") is None or not Path("/usr/bin/python3").exists() or os.geteuid() != 0:
+        pytest.skip("dpkg and root are needed")
     built([str(ROOT / "scripts" / "deb.sh"), str(tmp_path)], COMPRESSION="gzip")
     [deb] = tmp_path.glob("*.deb")
     folder = tmp_path / "board"
@@ -188,7 +188,9 @@ def test_the_package_trains_as_a_service_that_may_do_little(
         while not (folder / "process").exists():
             if running.poll() is not None:
                 assert running.stderr is not None
-                missing(running.stderr.read().decode())
+                said = running.stderr.read().decode()
+                assert running.returncode == 77, said  # it can't be tried here
+                pytest.skip(said)
             assert time.monotonic() < until, "the service does not run"
             time.sleep(0.2)
         train(mosquitto, "package", tmp_path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import secrets
 import signal
 from pathlib import Path
@@ -15,6 +14,7 @@ from lamina.broker.link.address import BrokerAddress, host_and_port
 from lamina.broker.link.mqtt import mqtt_dial
 from lamina.broker.programs.ending import run_until_signalled
 from lamina.broker.programs.exit_status import ExitStatus
+from lamina.broker.programs.logs import start_logging
 from lamina.edge_agent.serving.http import HOST, PORT, served
 from lamina.edge_agent.serving.loading import load
 from lamina.edge_agent.serving.mqtt import answer_all
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     require(bool(options.subscribe) == bool(options.publish), "name both --subscribe and --publish, or neither")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    start_logging(verbose=False)
     predictor = load(options.config)
     with served(predictor, options.port) as port:
         offer = predictor.model.offer

@@ -45,6 +45,7 @@ fi
 # The new environment is made beside the old one, which serves until the new one is whole.
 new=$prefix.new
 rm -rf "$new"
+trap 'rm -rf "$new"' EXIT
 if [ -n "$python" ]; then
     recent "$python" || fail "$python is older than 3.11, or doesn't run"
     "$python" -m venv "$new" 2>/dev/null || fail "$python can't make environments: sudo apt install python3-venv"
