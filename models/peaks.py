@@ -9,7 +9,7 @@ and the frozen pieces, each with its own session. The *arena* is the engine's, f
 through (`graph.arena`) for batches up to the bundle's, and lies between and beyond them on straight lines, as
 all activations grow with the batch.
 
-The constants below are of ONNX Runtime 1.31 on Linux, taken from measurements of the zoo (`training.measure`).
+The constants below are of ONNX Runtime 1.32 on Linux, taken from measurements of the zoo (`training.measure`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ MIB = 2**20
 
 _LINK_MIB = 4.0  # what a linked agent takes beside: buffers, messages on their way
 _ENGINE_MIB = 2.4  # what a first run of a real graph touches of the engine
+_FORWARD_MIB = 2.0  # what frozen pieces touch of it beside: kernels that no trained layer has
 _OPERATOR_MIB = 0.0042  # of a session: an operator's node, kernel and place in the plan
 _PACKED = 0.9  # a compressed value, of its size in float32
-_COPIES_RECEIVED = 3.8  # of the largest layer: joined, decompressed, as a vector, and the value before
+_COPIES_RECEIVED = 3.1  # of the largest layer: joined, decompressed, as a vector, and the value before
 _COPIES_FROZEN = 2.0  # of a frozen piece's values: those that the engine arranges for itself
 _COPIES_OF_CONSTANTS = 1.0  # of a graph's frozen tensors
 _WORKSPACE = 1.06  # of the arena: what kernels take for themselves, and the blocks that it leaves between others
@@ -74,7 +75,13 @@ def cost(
     sizes = sizes or batches(batch_size)
     arenas = map(sum, zip(*(_arenas_mib(graph, sizes) for graph in graphs), strict=True))
     return Cost(
-        resident_mib=_LINK_MIB + _ENGINE_MIB + _OPERATOR_MIB * operators + _mib(elements) + received + constants_mib,
+        resident_mib=_LINK_MIB
+        + _ENGINE_MIB
+        + (_FORWARD_MIB if pieces else 0.0)
+        + _OPERATOR_MIB * operators
+        + _mib(elements)
+        + received
+        + constants_mib,
         transient_mib=max([_mib(_COPIES_RECEIVED * most), *map(_piece_mib, pieces)]),
         arena=tuple(
             (batch, _WORKSPACE * arena_mib + _COPIES_READ * batch * row_mib)

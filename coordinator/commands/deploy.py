@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import time
 from pathlib import Path
 
 from lamina.broker.link.mqtt import mqtt_dial
@@ -12,18 +13,21 @@ from lamina.broker.programs.flags import add_broker_flags
 from lamina.coordinator.commands.federation_file import load_federation
 from lamina.coordinator.commands.looking import show
 from lamina.coordinator.commands.mandate import keep_mandate
+from lamina.coordinator.dashboard import client
+from lamina.coordinator.dashboard.client import NobodyRuns
 from lamina.coordinator.deployment.asking import canaries_of
 from lamina.coordinator.deployment.rollout import DeploymentState, Rollout, RolloutRules
 from lamina.coordinator.deployment.telling import told
 from lamina.coordinator.records.deployments import DeploymentFiles
 from lamina.coordinator.records.offering import Wish
 from lamina.coordinator.service.deploying import Deployer
-from lamina.models.errors import require
+from lamina.models.errors import ConfigError, require
 
 HELP = "have devices predict with a model: canaries first, then the rest, and back where too many refuse"
 
 
 _RULES = RolloutRules()
+_TRIES, _TRY_S = 40, 0.25
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +68,9 @@ def run(options: argparse.Namespace) -> int:
     if options.status:
         state = DeploymentFiles(Path(settings.folder)).state()
         return show(options, state, told(state))
+    if options.undo and _undone_by_coordinator(Path(settings.folder)):
+        print("the coordinator that runs has taken it back")
+        return ExitStatus.DONE
     keep_mandate(settings, options.config.parent)
     deployer = Deployer(settings, mqtt_dial(settings.broker), _quiet if options.json else _print)
     try:
@@ -97,6 +104,27 @@ def wanted(options: argparse.Namespace) -> tuple[Wish, int | tuple[str, ...] | N
     require(options.wait > 0, f"--wait must be positive, and is {options.wait:g}")
     rules = RolloutRules(options.margin, options.most_refusals, options.wait)
     return Wish(options.round, options.best, options.quantise, options.margin), canaries_of(options.canary), rules
+
+
+def _undone_by_coordinator(folder: Path) -> bool:
+    """Have a coordinator that deploys itself, as the page had it do, take that back; whether there is one.
+
+    Raises:
+        ConfigError: another program deploys.
+    """
+    try:
+        now = client.overview(folder)
+        if now.deployment is None or not now.deployment.under_way:
+            return False
+        now = client.order(folder, "undo-deployment")
+        for _ in range(_TRIES):
+            if now.deployment is None or not now.deployment.under_way:
+                return True
+            time.sleep(_TRY_S)
+            now = client.overview(folder)
+    except NobodyRuns:
+        return False
+    raise ConfigError(now.notice or "the coordinator that runs does not take it back")
 
 
 def _went_back(rollout: Rollout | None) -> bool:

@@ -169,6 +169,21 @@ def test_a_coordinator_that_is_killed_while_it_deploys_goes_on_when_it_is_starte
     assert subject.coordinator.running
 
 
+def test_undo_takes_back_what_the_coordinator_itself_deploys(rig: MakeRig) -> None:
+    long = {**SETTINGS, "training": {**SETTINGS["training"], "rounds": 400, "local_steps": 400}}
+    subject = rig(devices=2, settings=long)
+    subject.start()
+    subject.wait_for_round(2)
+    subject.agent(2).freeze()
+    client.order(subject.run_folder, "deploy", canary="device-2")
+    wait_until(lambda: stage(subject) == "canary", what="the rollout's begin")
+    undoing = command(subject, "--undo")
+    assert undoing.wait() == 0, undoing.words
+    wait_until(lambda: stage(subject) == "back", what="the way back")
+    subject.agent(2).thaw()
+    assert active(subject) == [0, 0]
+
+
 def test_status_says_what_is_deployed_as_json_too(trained: Rig) -> None:
     assert command(trained, "--canary", "1").wait() == 0
     line = [*module_command("lamina.coordinator.cli"), "deploy", str(trained.folder / "federation.toml"), "--status"]
