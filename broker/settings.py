@@ -117,11 +117,12 @@ def _choices(message: str, kind: inspect.Type) -> str:
     where = _AT.search(message)
     if "enum" not in message or not where or not where["path"]:
         return ""
-    at: inspect.Type | None = kind
+    at = kind
     for name in where["path"].split("."):
-        at = next((field.type for table in _tables(at) for field in table.fields if field.encode_name == name), None)
-        if at is None:
+        types = [field.type for table in _tables(at) for field in table.fields if field.encode_name == name]
+        if not types:
             return ""
+        at = types[0]
     branches = at.types if isinstance(at, inspect.UnionType) else (at,)
     words = [str(value) for branch in branches if isinstance(branch, inspect.LiteralType) for value in branch.values]
     return f"; give one of {', '.join(words)}" if words else ""
