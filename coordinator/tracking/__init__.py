@@ -1,0 +1,1 @@
+"""Finished rounds as curves in other programs: one file each."""
