@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from lamina.models.errors import ConfigError
+from lamina.models.errors import ConfigError, brief
 
 _T = TypeVar("_T")
+_MOST_LETTERS = 400  # of what is wrong: a value may be quoted in it
 _AT = re.compile(r" - at `(key in )?\$\.?(?P<path>.*)`$")
 
 
@@ -58,9 +59,10 @@ def convert(data: dict[str, Any], kind: type[_T], source: str) -> _T:
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {_readable(str(error))}") from None
+        said = str(error)
+        raise ConfigError(f"{source}: {brief(_readable(said), _MOST_LETTERS)}{_choices(said, expected)}") from None
     except ConfigError as error:  # from a struct's own checks
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(f"{source}: {brief(str(error), _MOST_LETTERS)}") from None
 
 
 def _tables(kind: inspect.Type) -> Iterator[inspect.StructType]:
@@ -108,6 +110,22 @@ def _suggestion(path: str, known: tuple[str, ...]) -> str:
         if near := difflib.get_close_matches(key, candidates, n=1):
             return f"; did you mean {candidates[near[0]]!r}?"
     return f"; known here: {', '.join(siblings)}" if siblings else ""
+
+
+def _choices(message: str, kind: inspect.Type) -> str:
+    """What may stand where a value is none of a few words, to be appended to the message."""
+    where = _AT.search(message)
+    if "enum" not in message or not where or not where["path"]:
+        return ""
+    at = kind
+    for name in where["path"].split("."):
+        types = [field.type for table in _tables(at) for field in table.fields if field.encode_name == name]
+        if not types:
+            return ""
+        at = types[0]
+    branches = at.types if isinstance(at, inspect.UnionType) else (at,)
+    words = [str(value) for branch in branches if isinstance(branch, inspect.LiteralType) for value in branch.values]
+    return f"; give one of {', '.join(words)}" if words else ""
 
 
 def _readable(message: str) -> str:

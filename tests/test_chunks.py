@@ -421,3 +421,23 @@ def test_value_that_is_not_finite_is_refused(bad: float) -> None:
 def test_data_of_another_size_are_refused() -> None:
     with pytest.raises(DecodeError, match="5 values take 20"):
         unpack(value_of(1, data=bytes(16)), DENSE)
+
+
+def test_the_chunks_that_are_missing_of_a_value_are_known() -> None:
+    joiner = Joiner(SPEC)
+    assert joiner.missing("layer", "global", 3) == [0, 1, 2]  # nothing is known of it
+    parts = split(value_of(purpose="global"), 200)
+    assert len(parts) > 4
+    joiner.add(parts[1], "layer")
+    assert joiner.missing("layer", "global", 2) == [0, 2]
+    assert joiner.held("global").keys() == {"layer"}
+    joiner.forget("layer", finished_only=True)
+    assert joiner.missing("layer", "global", 2) == [0, 2]
+    joiner.forget_all(finished_only=True)
+    assert joiner.missing("layer", "global", 2) == [0, 2]
+    for part in parts:
+        joiner.add(part, "layer")
+    assert joiner.held("global") == {}
+    joiner.forget("layer", finished_only=True)
+    assert joiner.add(parts[0], "layer") is None
+    assert joiner.missing("layer", "global", 1) == [1]  # it comes anew

@@ -458,3 +458,10 @@ def test_a_repeated_plan_that_offers_no_advance_any_more_has_the_values_fetched(
 @pytest.mark.parametrize("changes", [{"small_codec": "int9"}, {"codecs": {"you": "int9"}}])
 def test_a_plan_with_an_unknown_codec_is_complained_about(changes: dict[str, object]) -> None:
     assert ready().after(PlanCame(plan(**changes))) == [Complain("plan of round 0: there is no codec 'int9'")]
+
+
+def test_where_links_die_soon_no_advance_is_subscribed_to() -> None:
+    device = after_round_0()
+    device.after(Unlinked(), Linked(sparing=True))
+    commands = device.after(PlanCame(plan(1, advanced=(0, 2)), retained=True))
+    assert commands == [Subscribe(((0, 1), (2, 1)))]

@@ -107,6 +107,8 @@ class MemoryBroker:
 class MemoryLink:
     """One client's link to a `MemoryBroker`; see `lamina.broker.link.seam.Link`."""
 
+    most_bytes = 0
+
     def __init__(self, broker: MemoryBroker, client_id: str, will: Will | None, window: int) -> None:
         self.client_id = client_id
         self._broker = broker

@@ -57,6 +57,7 @@ from lamina.broker.link.oversize import Deaths
 from lamina.broker.link.proxy import tunnel_or_direct
 from lamina.broker.link.room import Room
 from lamina.broker.link.seam import Delivery, Dial, Link, Will
+from lamina.broker.link.thinning import Thinning
 from lamina.broker.link.tls import tls_context, untrusted
 from lamina.broker.wire.filters import matches, split_filter
 from lamina.models.errors import AccessDenied, ConfigError, LinkError, TakenOver
@@ -96,6 +97,7 @@ def mqtt_dial(address: BrokerAddress, *, connect_s: float = 5.0) -> Dial:
     tls, (username, password) = tls_context(address), credentials(address, os.environ)
     options = _Options(address, tls, username, password, connect_s)
     deaths: defaultdict[str, Deaths] = defaultdict(Deaths)  # by client id
+    thinning: defaultdict[str, Thinning] = defaultdict(Thinning)
     if warning := plain_text_warning(address, password):
         log.warning("%s", warning)
 
@@ -103,7 +105,7 @@ def mqtt_dial(address: BrokerAddress, *, connect_s: float = 5.0) -> Dial:
     async def dial(client_id: str, will: Will | None = None) -> AsyncIterator[Link]:
         client = await _connect(options, client_id, will)
         try:
-            yield MqttLink(client, address, deaths[client_id])
+            yield MqttLink(client, address, deaths[client_id], thinning[client_id])
         except asyncio.CancelledError:
             await client.say_goodbye()
             raise
@@ -118,14 +120,20 @@ def mqtt_dial(address: BrokerAddress, *, connect_s: float = 5.0) -> Dial:
 class MqttLink:
     """One live connection to a real broker; see `lamina.broker.link.seam.Link`."""
 
-    def __init__(self, client: _Client, address: BrokerAddress, deaths: Deaths) -> None:
-        self._client, self._deaths = client, deaths
+    def __init__(self, client: _Client, address: BrokerAddress, deaths: Deaths, thinning: Thinning) -> None:
+        self._client, self._deaths, self._thinning = client, deaths, thinning
         deaths.begin()
+        thinning.begin()
         self._broker = f"broker {address}"
         self._answer_s = max(10.0, 2.0 * address.keepalive_s)
         self._filters: dict[str, tuple[str, ...]] = {}
         self._in_flight = asyncio.Semaphore(min(PUBLISH_WINDOW, client.receive_maximum))
         self._room = Room(PUBLISH_WINDOW_BYTES)
+
+    @property
+    def most_bytes(self) -> int:
+        """See `lamina.broker.link.seam.Link`."""
+        return self._thinning.most_bytes
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Deliver at least once; concurrent calls keep their order.
@@ -142,14 +150,17 @@ class MqttLink:
             )
         async with self._in_flight, self._room.of(len(payload)):
             self._deaths.sending(topic, len(payload), retain=retain)
+            self._thinning.sending(len(payload))
             try:
                 reason = await self._client.publish_acknowledged(topic, payload, retain, self._answer_s)
             except aiomqtt.MqttError as error:
                 raise self._error(error) from error
             except asyncio.CancelledError:
                 self._deaths.withdrawn(topic, len(payload))
+                self._thinning.withdrawn(len(payload))
                 raise
             self._deaths.passed(topic, len(payload))
+            self._thinning.passed(len(payload))
         if reason.value == _TOO_LARGE:
             raise ConfigError(
                 f"{self._broker} refuses a message of {len(payload)} bytes for {topic} as too large: "
@@ -212,6 +223,8 @@ class MqttLink:
                 f"{self._broker}: another program has connected as {self._client.identifier!r}, and taken this one's "
                 "place: no two may have one name"
             )
+        if self._client.has_dropped:
+            self._thinning.died()
         if self._client.has_dropped and (verdict := self._deaths.verdict()) is not None:
             return verdict.error(f"{self._broker}: {error}")
         return LinkError(f"{self._broker}: {error}")

@@ -54,7 +54,14 @@ class Will:
 
 
 class Link(Protocol):
-    """One live connection. Everything raises `LinkError` once it has dropped."""
+    """One live connection. Everything raises `LinkError` once it has dropped.
+
+    Attributes:
+        most_bytes: of a message, where links die before larger ones have passed; 0: there is no such limit.
+    """
+
+    @property
+    def most_bytes(self) -> int: ...  # noqa: D102 - see Attributes
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Deliver at least once (QoS 1): returns when the broker has taken it.

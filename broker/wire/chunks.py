@@ -224,10 +224,11 @@ class Joiner:
                 return list(islice(lacking, most))
         return list(range(most))
 
-    def forget_all(self) -> None:
+    def forget_all(self, *, finished_only: bool = False) -> None:
         """Forget every transfer: whoever sends has gone back, and what comes again counts as new."""
-        for key in list(self._transfers):
-            self._drop(key)
+        for key, transfer in list(self._transfers.items()):
+            if transfer.finished or not finished_only:
+                self._drop(key)
 
     def _is_followed(self, header: _ChunkHeader) -> bool:
         return self._any_round or (header.epoch, header.round) == (self._epoch, self._round)

@@ -302,10 +302,12 @@ class Request(Message, frozen=True, kw_only=True, tag="request"):
     Attributes:
         layers: their indices.
         files: SHA-256 of each file that does not arrive.
+        most_bytes: of a message of these values, since larger ones do not arrive; left out: any.
     """
 
     layers: Numbers = ()
     files: Digests = ()
+    most_bytes: Bytes | msgspec.UnsetType = msgspec.UNSET
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):

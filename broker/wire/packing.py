@@ -21,12 +21,13 @@ from lamina.broker.wire.codecs.base import OpensToFold, ServesMany
 from lamina.broker.wire.foldable import Delta
 from lamina.models.arrays import Shapes, Vector
 from lamina.models.errors import DecodeError
-from lamina.models.spec import LayerSpec
+from lamina.models.spec import LayerSpec, ModelSpec
 
 Purpose = Literal["global", "update", "delta", "partial"]
 Scalars = tuple[tuple[str, float], ...]
 """Names and numbers."""
 
+_ROOM_BYTES = 68 + 8 + 32  # the header of a chunk, that of a batch, and something to send
 _WORTH_OPENING = 1 << 17
 """Elements of a layer from which on a fold is quicker by blocks; below, by one vector."""
 
@@ -230,3 +231,8 @@ def _encode(codec: str, layer_spec: LayerSpec, vector: Vector) -> bytes:
     if vector.shape != (layer_spec.vector_size,):
         raise ValueError(f"layer {layer_spec.name} takes ({layer_spec.vector_size},), not {vector.shape}")
     return codec_named(codec).for_tensors(layer_spec.shapes).encode(vector)
+
+
+def least_chunk_bytes(spec: ModelSpec) -> int:
+    """Bytes of a message in which every layer's value has room for something beside its header."""
+    return _ROOM_BYTES + max(sum(1 + 4 * len(shape) for shape in layer.shapes) for layer in spec.layers)

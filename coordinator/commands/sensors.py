@@ -15,8 +15,10 @@ from lamina.broker.programs.exit_status import ExitStatus
 from lamina.broker.programs.flags import add_broker_flags, broker_table
 from lamina.broker.settings import convert
 from lamina.coordinator.commands.federation_file import load_federation
+from lamina.coordinator.commands.looking import overview_by
 from lamina.coordinator.dashboard import client
 from lamina.coordinator.dashboard.overview import Overview
+from lamina.coordinator.settings import FederationSettings
 from lamina.coordinator.tracking.home_assistant import retained
 
 HELP = "publish boards and federation as sensors for Home Assistant, while a coordinator runs"
@@ -31,11 +33,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Publish until training ends, or Ctrl-C."""
-    folder = Path(load_federation(options.config).folder)
+    settings = load_federation(options.config)
     # Home Assistant's broker is another than the federation's, whose certificates are no business of it.
     address = convert(broker_table({}, options, Path.cwd()), BrokerAddress, "flags")
-    asyncio.run(publish(client.overviews(folder), mqtt_dial(address)))
+    asyncio.run(publish(_overviews(settings), mqtt_dial(address)))
     return ExitStatus.DONE
+
+
+async def _overviews(settings: FederationSettings) -> AsyncIterator[Overview]:
+    """How the federation stands while its coordinator runs, and how it stood at the end."""
+    async for overview in client.overviews(Path(settings.folder)):
+        yield overview
+    yield await asyncio.to_thread(overview_by, settings)
 
 
 async def publish(overviews: AsyncIterator[Overview], dial: Dial) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from lamina.broker.link.seam import Link
 from lamina.broker.wire import batches, chunks, messages
 from lamina.broker.wire.chunks import split_file
 from lamina.broker.wire.messages import Kept, Message, RoundPlan, Task
+from lamina.broker.wire.packing import least_chunk_bytes
 from lamina.broker.wire.topics import Topics
 from lamina.coordinator.rounds.federation import Federation
 from lamina.coordinator.service.signing import ORDERS, Signer
@@ -63,8 +65,9 @@ class Broadcast:
     ) -> None:
         self._signer = signer
         self._topics, self._bundle = topics, bundle
-        self._federation, self._chunk_bytes = federation, chunk_bytes
+        self._federation, self._chunk_bytes, self._value_bytes = federation, chunk_bytes, chunk_bytes
         self._layers = bundle.manifest.spec.layers
+        self._least_chunk_bytes = least_chunk_bytes(federation.wire_spec)
         # A coordinator before this one may have left values of any version.
         self._said = {
             index: _Said(-1, 2 + 8 * layer.vector_size // chunk_bytes, False)
@@ -75,7 +78,10 @@ class Broadcast:
         self._requested_files: set[str] = set()
         paths = {path.stem: path for path in map(bundle.path, entries(bundle.manifest))}
         self._files = {**paths, bundle.digest: bundle.folder / MANIFEST_NAME}  # by SHA-256, the manifest last
-        self._outbox: list[tuple[str, Message, bool, Callable[[], None]]] = []
+        self._outbox: list[Callable[[], Awaitable[None]]] = []
+        self._repeated: list[tuple[str, bytes]] = []  # retained parts, to be published again
+        self._acknowledged: dict[str, bytes] = {}  # topics, and a digest of what the broker took there last
+        self.taken = 0  # retained parts that the broker took
         self._asked = asyncio.Event()
         self._kept = Kept()  # what the broker is known to have
         self._echo = 0
@@ -93,6 +99,7 @@ class Broadcast:
         """Speak on this link from now on; what the broker kept of the one before is not sure any more."""
         self.link = link
         self._said = {layer: said._replace(is_sure=False) for layer, said in self._said.items()}
+        self._repeated.clear()
         self._kept = Kept()
         self._echo = jitter.getrandbits(53)
         self._echoed.clear()
@@ -117,8 +124,38 @@ class Broadcast:
         self, topic: str, message: Message, *, retain: bool = True, then: Callable[[], None] = lambda: None
     ) -> None:
         """As `say`, but soon, in the order of the calls; ``then`` is called when the broker has it."""
-        self._outbox.append((topic, message, retain, then))
+
+        async def say() -> None:
+            await self.say(topic, message, retain=retain)
+            then()
+
+        self._outbox.append(say)
         self._asked.set()
+
+    async def _keep(self, parts: Iterable[tuple[str, bytes]], *others: Awaitable[None], is_last: bool = False) -> None:
+        """Have parts kept, after the others; those that a broker took on an earlier link soon, behind what it has not.
+
+        It may have died with them. But where links die soon, what it has not would never get through behind them.
+        """
+        new: list[tuple[str, bytes]] = []
+        for topic, part in parts:
+            is_known = self._acknowledged.get(topic) == _digest(part)
+            (self._repeated if is_known and not is_last else new).append((topic, part))
+        if self._repeated:
+            self._asked.set()
+        await _together([*others, *(self._keep_part(topic, part) for topic, part in new)])
+
+    async def _keep_part(self, topic: str, part: bytes) -> None:
+        await self.link.publish(topic, part, retain=True)
+        self._acknowledged[topic] = _digest(part)
+        self.taken += 1
+
+    @property
+    def _present_chunk_bytes(self) -> int:
+        """Bytes of a message, at most, that passes on the present link."""
+        if not self.link.most_bytes:
+            return self._chunk_bytes
+        return min(self._chunk_bytes, max(self.link.most_bytes, self._least_chunk_bytes))
 
     def dated(self, task: Task) -> Task:
         """A device's task, with the round at which it is said."""
@@ -137,6 +174,7 @@ class Broadcast:
 
     async def forget(self, topic: str) -> None:
         """Have what is kept at a topic forgotten."""
+        self._acknowledged.pop(topic, None)
         await self.link.publish(topic, b"", retain=True)
 
     async def files(self) -> None:
@@ -189,42 +227,47 @@ class Broadcast:
         except TimeoutError:  # a broker that denies the topic, before MQTT 5 without a word
             log.warning("the broker doesn't return what is said on %s: the bundle is sent anew", self._topics.kept)
 
-    async def values(self, layers: Iterable[int] | None = None) -> None:
+    async def values(self, layers: Iterable[int] | None = None, *, is_last: bool = False) -> None:
         """The values of these layers, or of all, unless the broker has them: this link has published them."""
-        publishes: list[Awaitable[None]] = []
+        kept: list[tuple[str, bytes]] = []
         for layer in range(len(self._layers)) if layers is None else layers:
             said = self._said.get(layer)
             if said is not None and said.is_sure and said.version == self._federation.snapshot.versions[layer]:
                 continue
             value = self._federation.whole(layer)
-            parts = chunks.split(value, self._chunk_bytes)
+            parts = chunks.split(value, min(self._present_chunk_bytes, self._value_bytes))
             self._said[layer] = _Said(value.version, len(parts), is_sure=True)
-            publishes += [
-                self.link.publish(self._topics.layer_global(self._layers[layer].name, index), part, retain=True)
-                for index, part in enumerate(parts)
-            ]
-        await _together(publishes)
+            name = self._layers[layer].name
+            kept += [(self._topics.layer_global(name, index), part) for index, part in enumerate(parts)]
+        await self._keep(kept, is_last=is_last)
 
     async def plan(self, plan: RoundPlan) -> None:
         """A plan, and behind it what leads devices that have the versions before to those of the plan."""
         topics = self._topics
         if self._signer is not None:
             plan = msgspec.structs.replace(plan, digests=self._federation.digests)
-        parts = list(batches.packed(list(self._advance()), self._chunk_bytes))
+        most_bytes = self._present_chunk_bytes
+        parts = list(batches.packed(list(self._advance(most_bytes)), most_bytes))
         needless = range(len(parts), self._parts)  # of a longer advance before it
         self._parts = len(parts)
-        await _together(
-            [
-                self.say(topics.round, plan),
-                *(self.link.publish(topics.advance(index), part, retain=True) for index, part in enumerate(parts)),
-                *(self.forget(topics.advance(index)) for index in needless),
-                *(self.forget(topic) for topic in self._outdated(plan)),
-            ]
+        await self._keep(
+            ((topics.advance(index), part) for index, part in enumerate(parts)),
+            self.say(topics.round, plan),
+            *(self.forget(topics.advance(index)) for index in needless),
+            *(self.forget(topic) for topic in self._outdated(plan)),
         )
 
-    def request(self, layers: Iterable[int]) -> None:
-        """Have values published that a device lacks; layers that the network doesn't have are passed over."""
-        self._requested |= set(layers) & set(range(len(self._layers)))
+    def request(self, layers: Iterable[int], most_bytes: int = 0) -> None:
+        """Have values published that a device lacks; layers that the network doesn't have are passed over.
+
+        Where larger messages than ``most_bytes`` do not get through to it, values are cut so finely from now on.
+        """
+        wanted = set(layers) & set(range(len(self._layers)))
+        self._requested |= wanted
+        finely = max(most_bytes, self._least_chunk_bytes)
+        if most_bytes > 0 and finely < self._value_bytes:
+            self._value_bytes = finely
+            self._said = {layer: said._replace(is_sure=False) for layer, said in self._said.items()}
         self._asked.set()
 
     def request_files(self, files: Iterable[str]) -> None:
@@ -238,18 +281,19 @@ class Broadcast:
             await self._asked.wait()
             self._asked.clear()
             outbox, self._outbox = self._outbox, []
-            for topic, message, retain, then in outbox:
-                await self.say(topic, message, retain=retain)
-                then()
+            for say in outbox:
+                await say()
+            repeated, self._repeated = self._repeated, []
+            await _together(self.link.publish(topic, part, retain=True) for topic, part in repeated)
             requested, self._requested = self._requested, set()
             await self.values(sorted(requested))
             files, self._requested_files = self._requested_files, set()
             for sha256 in sorted(files):
                 await self._file(sha256, _content(self._files[sha256]))
 
-    def _advance(self) -> Iterator[bytes]:
+    def _advance(self, most_bytes: int) -> Iterator[bytes]:
         for value in self._federation.advance:
-            yield from chunks.split(value, self._chunk_bytes - batches.WRAPPING_BYTES)
+            yield from chunks.split(value, most_bytes - batches.WRAPPING_BYTES)
 
     def _outdated(self, plan: RoundPlan) -> Iterator[str]:
         """Topics of values that are not the plan's any more; who subscribes for the right ones would get them, too."""
@@ -265,6 +309,10 @@ class Broadcast:
             self.link.publish(self._topics.bundle(sha256, index), part, retain=True) for index, part in enumerate(parts)
         )
         return self._topics.bundle(sha256, 0), len(parts[0])
+
+
+def _digest(part: bytes) -> bytes:
+    return blake2b(part, digest_size=8).digest()
 
 
 def _content(path: Path) -> bytes:

@@ -157,7 +157,7 @@ class Coordinator:
             raise first_error(raised) from None
         finally:
             self._leadership.end()
-        return self._result()
+        return self._round_log.result()
 
     def close(self) -> None:
         """Write nothing more, once `run` has ended: what threads of it still do may take a moment."""
@@ -201,7 +201,8 @@ class Coordinator:
         """It differs where a link has brought the federation on."""
         federation, round_ = self._federation, self._federation.round
         folded = (round_.updates, len(round_.reports)) if round_ else ()
-        return federation.snapshot.round, folded, len(federation.devices), self._broadcast.files_kept
+        said = self._broadcast.files_kept, self._broadcast.taken
+        return federation.snapshot.round, folded, len(federation.devices), said, self._uplink_bytes
 
     # -- one connection ----------------------------------------------------------------------------------------------
 
@@ -322,7 +323,7 @@ class Coordinator:
             case "request":
                 request = messages.decode(delivery.payload, Request)
                 self._hear_of(address.device)
-                broadcast.request(request.layers)
+                broadcast.request(request.layers, request.most_bytes or 0)
                 broadcast.request_files(request.files)
             case "bundle":
                 broadcast.hear_file(delivery.topic)
@@ -438,7 +439,7 @@ class Coordinator:
         federation, topics = self._federation, self._topics
         snapshot = federation.snapshot
         await asyncio.to_thread(self._journal.settle, self._round_log.pinned)
-        await broadcast.values()
+        await broadcast.values(is_last=True)
         await broadcast.say(topics.round, RoundPlan(state="finished", epoch=snapshot.epoch, round=snapshot.round))
         for name in list(federation.devices):
             await broadcast.forget(topics.device(name, "task"))
@@ -465,25 +466,6 @@ class Coordinator:
             personal=federation.personal or msgspec.UNSET,
             judge=msgspec.UNSET if judge == ACCURACY else judge,
             figure=msgspec.UNSET if judge == ACCURACY else self._round_log.figures.get(judge, msgspec.UNSET),
-        )
-
-    def _result(self) -> RunResult:
-        federation, snapshot = self._federation, self._federation.snapshot
-        best = self._round_log.evaluations.best
-        return RunResult(
-            accuracy=self._round_log.accuracy,
-            c_ratio=snapshot.ledger.c_ratio,
-            rounds=snapshot.round,
-            wall_s=snapshot.wall_s,
-            devices=federation.device_records(),
-            uplink_bytes=snapshot.uplink_bytes,
-            downlink_bytes=federation.downlink_bytes,
-            fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
-            aggregations=snapshot.versions,  # a version is an aggregation
-            best_round=best[0] if best else None,
-            best_accuracy=best[1] if best and self._bundle.manifest.judge == ACCURACY else None,
-            metrics=self._round_log.figures if self._bundle.manifest.metrics else msgspec.UNSET,
-            on_devices=self._round_log.on_devices(snapshot.round) or msgspec.UNSET,
         )
 
     # -- beginning ---------------------------------------------------------------------------------------------------

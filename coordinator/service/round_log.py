@@ -23,7 +23,7 @@ from lamina.coordinator.records.exporting import export, facts_of
 from lamina.coordinator.records.history import Evaluated, Judged, Past, RoundDone
 from lamina.coordinator.records.journal import Journal
 from lamina.coordinator.records.recorder import Recorder
-from lamina.coordinator.records.records import CycleRecord, RoundRecord
+from lamina.coordinator.records.records import CycleRecord, RoundRecord, RunResult
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.rounds.round import Round
 from lamina.coordinator.settings import FederationSettings
@@ -252,6 +252,26 @@ class RoundLog:
         else:
             facts = facts_of(saved.snapshot, name, self._judge, scores)
             export(self._bundle, saved.values, self._folder, "best", facts)
+
+    def result(self) -> RunResult:
+        """What the run came to."""
+        federation, snapshot = self._federation, self._federation.snapshot
+        best = self.evaluations.best
+        return RunResult(
+            accuracy=self.accuracy,
+            c_ratio=snapshot.ledger.c_ratio,
+            rounds=snapshot.round,
+            wall_s=snapshot.wall_s,
+            devices=federation.device_records(),
+            uplink_bytes=snapshot.uplink_bytes,
+            downlink_bytes=federation.downlink_bytes,
+            fedavg_uplink_bytes=snapshot.ledger.fedavg_uplink_bytes,
+            aggregations=snapshot.versions,  # a version is an aggregation
+            best_round=best[0] if best else None,
+            best_accuracy=best[1] if best and self._bundle.manifest.judge == ACCURACY else None,
+            metrics=self.figures if self._bundle.manifest.metrics else msgspec.UNSET,
+            on_devices=self.on_devices(snapshot.round) or msgspec.UNSET,
+        )
 
 
 def _evaluator(settings: FederationSettings, bundle: Bundle) -> Evaluator | None:

@@ -20,7 +20,7 @@ from lamina.broker.link.reconnect import first_error, jitter, keep_linked
 from lamina.broker.link.seam import Dial, Link, Will
 from lamina.broker.wire.messages import DeviceProfile, DeviceStatus, encode
 from lamina.broker.wire.topics import Topics
-from lamina.edge_agent.service.agent_context import AgentContext, TrafficCounters
+from lamina.edge_agent.service.agent_context import Acknowledged, AgentContext, Arriving, TrafficCounters
 from lamina.edge_agent.service.connection import Connection, Introduce, LinkCommand
 from lamina.edge_agent.service.deploying import Deploying
 from lamina.edge_agent.service.fetch import Fetcher
@@ -94,6 +94,7 @@ class Agent:
         self._orders = Orders(settings, disk)
         learning.budget_mib = self.profile.budget_mib
         self.tally = TrafficCounters()
+        self._arriving, self._acknowledged = Arriving(), Acknowledged()
         self._settings = settings
         self._dial = dial
         self._device = settings.device
@@ -152,10 +153,14 @@ class Agent:
             Will(topic, encode(DeviceStatus(state="lost"))),  # at once: it is the coordinator that has patience
             self._serve,
             give_up_s=self._settings.broker_s,
-            progress=lambda: (self._useful, self._fetcher.fetched),
+            progress=self._progress,
             patient=True,  # nobody stands beside a board; the operator may let it in later
             on_retry=self._note_retry,
         )
+
+    def _progress(self) -> object:
+        """It differs where a link has been of use."""
+        return self._useful, self._fetcher.fetched, len(self._acknowledged), self._arriving.pieces.came_at
 
     async def _serve(self, link: Link) -> None:
         context = AgentContext(
@@ -168,6 +173,8 @@ class Agent:
             orders=self._orders,
             deploying=self._deploying,
             rivals=self._rivals,
+            arriving=self._arriving,
+            acknowledged=self._acknowledged,
             feed=self._feed,
         )
         self._connection = Connection(context, link)

@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
 from lamina.broker.link.clock import now
 from lamina.broker.link.hearing import hear_all
 from lamina.broker.link.reconnect import jitter, say_goodbye
@@ -28,7 +30,6 @@ from lamina.broker.wire.topics import Address
 from lamina.edge_agent.admission.bundles import check_task
 from lamina.edge_agent.service.agent_context import AgentContext
 from lamina.edge_agent.service.delivery import deliver
-from lamina.edge_agent.service.pieces import Pieces
 from lamina.edge_agent.session.events import (
     Deliver,
     Insist,
@@ -62,6 +63,11 @@ SPREAD_S = 1.0
 
 PATIENCE_S, SHORTEST_S, LONGEST_S = 5.0, 1.0, 30.0
 """How long nothing may come of the values that are gathered, at first; then the shortest and the longest pause."""
+
+SPARING_BYTES = 1024
+"""Of a message of a value, where links die before larger ones have come."""
+
+_BRIEF_S = 60.0  # a link that lives longer than this is none of those
 
 CONSENT_S = 2.0
 """So often it is looked whether a person has allowed a bundle."""
@@ -97,12 +103,12 @@ class Connection:
         self._link = link
         self._device = context.profile.device
         self._commands: asyncio.Queue[LinkCommand] = asyncio.Queue()
-        self._joiner: Joiner | None = None
+        self._arriving = context.arriving
         self._withheld: TaskCame | None = None  # until a person allows its bundle
-        self._pieces = Pieces()
+        self._pieces = context.arriving.pieces
+        self._pieces.leave()
         self._gathers = asyncio.Event()
         self._present = asyncio.Event()  # who is there is to say so
-        self._next = 0, 0  # epoch and round of the plan that follows the last one
 
     def do(self, command: LinkCommand) -> None:
         """Have something done, after what was asked for before."""
@@ -115,10 +121,11 @@ class Connection:
             LinkError: the link dropped. It may come in an exception group.
             ConfigError: the device can't do what it was asked to. It comes in an exception group.
         """
+        began = now()
         try:
             async with asyncio.TaskGroup() as group:
                 await self._introduce()
-                self._context.feed(Linked())
+                self._context.feed(Linked(sparing=self._arriving.is_sparing))
                 group.create_task(self._act(group), name=f"{self._device} act")
                 group.create_task(self._watch_gathering(), name=f"{self._device} watch gathering")
                 group.create_task(self._introduce_again(), name=f"{self._device} introduce again")
@@ -130,6 +137,10 @@ class Connection:
             await say_goodbye(self._say("status", DeviceStatus(state="sleeping")))
             raise
         finally:
+            if now() - began >= _BRIEF_S or (self._pieces.came_at >= began and not self._arriving.is_sparing):
+                self._arriving.useless = 0
+            elif self._context.session.state == "gathering" and self._pieces.came_at < began:
+                self._arriving.useless += 1
             self._context.feed(Unlinked())
 
     async def _introduce(self) -> None:
@@ -226,9 +237,10 @@ class Connection:
             if not retained:
                 self._present.set()
             return
-        if self._joiner is not None and (plan.epoch, plan.round) != self._next:
-            self._joiner.forget_all()
-        self._next = plan.epoch, plan.round + 1
+        (epoch, round_), joiner = self._arriving.plan, self._arriving.joiner
+        if joiner is not None and (plan.epoch, plan.round) != (epoch, round_ + 1):
+            joiner.forget_all(finished_only=(plan.epoch, plan.round) == (epoch, round_))
+        self._arriving.plan = plan.epoch, plan.round
         self._context.feed(PlanCame(plan, retained))
         if self._context.session.state == "gathering":
             self._gathers.set()
@@ -244,9 +256,12 @@ class Connection:
         """A chunk of a layer's value; the one that completes it has it taken."""
         context = self._context
         context.tally.downlink_bytes += len(payload)
-        if self._joiner is None:
+        if self._arriving.joiner is None:
             return
-        value = self._joiner.add(payload, address.layer, ("global",))
+        held_bytes = self._arriving.joiner.held_bytes
+        value = self._arriving.joiner.add(payload, address.layer, ("global",))
+        if value is None and self._arriving.joiner.held_bytes == held_bytes:
+            return  # it was here
         if self._pieces.came(address.layer, address.chunk, now(), whole=value is not None):
             self.do(AskForPieces())
         if value is None:
@@ -260,12 +275,12 @@ class Connection:
         """Each of its values counts by itself."""
         self._context.tally.downlink_bytes += len(payload)
         self._pieces.came_at = now()
-        if self._joiner is None:
+        if self._arriving.joiner is None:
             return
         wanted: list[LayerValue] = []
         for message in batches.unpack(payload, len(self._context.learning.layers)):
             try:
-                value = self._joiner.add(message, _ADVANCE, ("delta", "global"))
+                value = self._arriving.joiner.add(message, _ADVANCE, ("delta", "global"))
                 if value is None:
                     continue
             except RemoteError as error:
@@ -303,8 +318,8 @@ class Connection:
         """It leads to another value than the plan's: what is held is another, or it is from before a crash."""
         context, name = self._context, self._context.learning.layers[value.layer].name
         log.warning("%s: a %s leads to another layer %s than the plan's", self._device, value.purpose, name)
-        if self._joiner is not None:  # the right one may count as older
-            self._joiner.forget(name if value.purpose == "global" else _ADVANCE)
+        if self._arriving.joiner is not None:  # the right one may count as older
+            self._arriving.joiner.forget(name if value.purpose == "global" else _ADVANCE)
         if value.purpose == "delta":
             context.feed(Strayed(value.epoch, value.layer, value.version))
 
@@ -344,21 +359,26 @@ class Connection:
 
     async def _subscribe(self, command: Subscribe) -> None:
         layers = self._context.learning.layers
-        if self._joiner is None:
+        if self._arriving.joiner is None:
             most = 2 * sum(4 * layer.vector_size for layer in layers)  # bytes: every layer at once, however encoded
-            self._joiner = Joiner(self._context.learning.spec, max_bytes=most)
+            self._arriving.joiner = Joiner(self._context.learning.spec, max_bytes=most)
         for layer, _ in command.values:  # what came before, unwanted, must count when it comes again
-            self._joiner.forget(layers[layer].name)
+            self._arriving.joiner.forget(layers[layer].name, finished_only=True)
         if command.advance:
-            self._joiner.forget(_ADVANCE)
+            self._arriving.joiner.forget(_ADVANCE)
+        layers_wanted = [layer for layer, _ in command.values]
+        if layers_wanted and self._arriving.is_sparing:
+            await self._insist(layers_wanted)
+            return
         await self._link.subscribe(*self._filters(command))
-        if command.values:
-            await self._say("request", Request(layers=tuple(layer for layer, _ in command.values)), retain=False)
+        if layers_wanted:
+            await self._say("request", Request(layers=tuple(layers_wanted)), retain=False)
 
     async def _insist(self, layers: Sequence[int]) -> None:
         """Ask for values that don't come."""
         self._pieces.insist([self._context.learning.layers[layer].name for layer in layers])
-        await self._say("request", Request(layers=tuple(layers)), retain=False)
+        most_bytes = SPARING_BYTES if self._arriving.is_sparing else msgspec.UNSET
+        await self._say("request", Request(layers=tuple(layers), most_bytes=most_bytes), retain=False)
         await self._ask_for_pieces()
 
     async def _watch_gathering(self) -> None:
@@ -378,9 +398,9 @@ class Connection:
 
     async def _ask_for_pieces(self) -> None:
         """Have the broker send a few chunks of one value: its queue may have no room for more."""
-        if self._joiner is None:
+        if self._arriving.joiner is None:
             return
-        joiner = self._joiner
+        joiner = self._arriving.joiner
         before, wanted = self._pieces.turn(lambda name, most: joiner.missing(name, "global", most))
         await self._link.unsubscribe(*self._piece_topics(before))
         await self._link.subscribe(*self._piece_topics(wanted))
@@ -408,6 +428,6 @@ class Connection:
         check_task(manifest, task.cut, graphs, context.learning.budget_mib)
         await context.fetcher.files(self._link, graphs(manifest, task.cut))
         progress = await context.learning.build(task, manifest, context.fetcher.path)
-        self._joiner = None  # it may be of another model
+        self._arriving.joiner = None  # it may be of another model
         context.feed(Prepared(task, manifest, progress))
         self._gathers.set()

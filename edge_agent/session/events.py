@@ -68,7 +68,13 @@ class Progress(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """There is a link, and nothing has been heard on it."""
+    """There is a link, and nothing has been heard on it.
+
+    Attributes:
+        sparing: links have died before anything large could come, so nothing may be subscribed to that comes at once.
+    """
+
+    sparing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ import msgspec
 from lamina.broker.wire.bounds import DIGEST_BYTES
 from lamina.broker.wire.codecs import CODECS
 from lamina.broker.wire.messages import RoundPlan
+from lamina.broker.wire.packing import least_chunk_bytes
 from lamina.models.manifest import Manifest
 
 _MOST_VISITED = 1 << 23  # samples in a round: their order takes 8 bytes each
-_ROOM_BYTES = 68 + 8 + 32  # the header of a chunk, that of a batch, and something to send
 
 
 def fault_of(plan: RoundPlan, manifest: Manifest) -> str:
@@ -30,7 +30,7 @@ def fault_of(plan: RoundPlan, manifest: Manifest) -> str:
     visited = plan.local_steps * plan.batch_size
     if plan.local_steps < _least_steps(plan) or plan.batch_size < 1 or visited > _MOST_VISITED:
         return f"it asks for {plan.local_steps} steps of {plan.batch_size} samples"
-    if plan.chunk_bytes < (least := _least_chunk_bytes(manifest)):
+    if plan.chunk_bytes < (least := least_chunk_bytes(manifest.spec)):
         return f"it asks for messages of {plan.chunk_bytes} bytes, and this model's take {least} at least"
     others = (*plan.advanced, *chain.from_iterable(plan.unfolded.values()))
     if any(layer >= layers for layer in others):
@@ -74,8 +74,3 @@ def follows(plan: RoundPlan, done: RoundPlan, held: Sequence[int | None]) -> boo
         version is not None and planned - version in (0, 1)
         for planned, version in zip(plan.versions, held, strict=True)
     )
-
-
-def _least_chunk_bytes(manifest: Manifest) -> int:
-    """Bytes of a message in which every layer's value has room for something beside its header."""
-    return _ROOM_BYTES + max(sum(1 + 4 * len(shape) for shape in layer.shapes) for layer in manifest.spec.layers)

@@ -103,6 +103,7 @@ class Session:
         self._told: tuple[int, int] | None = None  # the end that was told of: its epoch and round
         self._ended = False
         self._linked = False
+        self._sparing = False  # on the present link
         self._heard = False  # the plan, on the present link
         self._at_round: int | None = None  # where the coordinator says on the present link that it is
         self._doubted: RoundPlan | None = None  # a plan that the broker kept, from before the one that is followed
@@ -191,8 +192,8 @@ class Session:
 
     def _note(self, event: Event) -> list[Command]:
         match event:
-            case Linked():
-                self._linked, self._heard = True, False
+            case Linked(sparing):
+                self._linked, self._heard, self._sparing = True, False, sparing
             case Unlinked():
                 self._linked, self._heard = False, False
                 self._at_round = self._doubted = None
@@ -409,7 +410,7 @@ class Session:
         if self._gathering is None or not self._is_same_work(plan, self._gathering):
             self._gathering, self._afresh, self._insisted = plan, not self._in_step(plan), 0
         missing = {
-            (layer, planned): layer in plan.advanced and held == planned - 1
+            (layer, planned): layer in plan.advanced and held == planned - 1 and not self._sparing
             for layer, (planned, held) in enumerate(zip(plan.versions, self._versions, strict=True))
             if held != planned
         }

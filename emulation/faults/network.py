@@ -308,6 +308,8 @@ class SimulatedConnection:
 class SimulatedLink:
     """See `lamina.broker.link.seam.Link`."""
 
+    most_bytes = 0
+
     def __init__(self, connection: SimulatedConnection) -> None:
         self._connection = connection
         self._filters: dict[str, tuple[str, ...]] = {}
