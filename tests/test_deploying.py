@@ -25,14 +25,16 @@ from lamina.coordinator.service.coordinator import Coordinator
 from lamina.coordinator.service.deploying import Deployer
 from lamina.coordinator.settings import Aggregation, Cohorts, FederationSettings, Training
 from lamina.edge_agent.service.agent import Agent
+from lamina.edge_agent.serving.predictor import Predictor
 from lamina.edge_agent.serving.shelf import Shelf
 from lamina.edge_agent.settings import AgentSettings
 from lamina.models.build import build_bundle
 from lamina.models.bundle import Bundle, read_bundle
-from lamina.models.definition import Definition
+from lamina.models.definition import Definition, load_definition
 from lamina.models.errors import ConfigError
 from lamina.models.held_out import divided
 from lamina.models.samples import LabelledSamples
+from tests import task_nets
 from tests.patience import PATIENCE_S
 from tests.whole_federation import CLASSES, FEATURES, STRONG, Setup, samples, small_bundle
 
@@ -296,3 +298,40 @@ async def test_names_that_are_made_up_take_no_memory_without_end(tmp_path: Path,
             await running
         assert deployer.state.rollout is not None
         assert len(deployer.state.rollout.answers) <= 3
+
+
+@pytest.mark.parametrize("name", ["forecast", "dense", "reconstruction", "image_and_kind"])
+async def test_every_task_is_judged_by_its_own_metric_and_answers(tmp_path: Path, name: str) -> None:
+    build_bundle(
+        load_definition(f"{task_nets.__file__}:{name}", seed=3), tmp_path / "bundle", batch_size=6,
+        measure=lambda *_: 5.0, check=False,
+    )  # fmt: skip
+    bundle = read_bundle(tmp_path / "bundle")
+    broker = MemoryBroker()
+    farm = Farm(Setup(tmp_path, bundle, broker.dial, budgets=(STRONG,), evaluate=False), broker)
+    x, y = task_nets.data(name, 1, 40)
+    farm.agent(0, LabelledSamples(x, y))
+    try:
+        await farm.train(rounds=2)
+        first = await farm.deploy()
+        assert first.stage == "done"
+        said = farm.said("d0")
+        assert (said.metric, said.score is not None) == (bundle.manifest.judge, True)
+        await farm.train("again", rounds=3)
+        assert (await farm.deploy("again", margin=1.0)).stage in ("done", "back")
+        assert farm.said("d0").before is not None
+        settings = AgentSettings(
+            "whole", "d0", "in memory", threads=1, folder=str(tmp_path / "d0"), shared_process=True
+        )  # fmt: skip
+        sample = {key: part[:2] for key, part in x.items()} if isinstance(x, dict) else x[:2]
+        assert len(Predictor(settings).predict(sample)) == 2
+    finally:
+        await farm.stop("d0")
+
+
+async def test_int8_is_admitted_and_judged_by_boards(tmp_path: Path, bundle: Bundle) -> None:
+    async with farm_in(tmp_path, bundle, count=1) as farm:
+        await farm.train()
+        rollout = await farm.deploy(wish=Wish(quantise="int8", most_loss=1.0), margin=1.0)
+        assert (rollout.stage, rollout.offer.quantised) == ("done", "int8")
+        assert farm.active() == {"d0": 1}

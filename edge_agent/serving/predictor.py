@@ -23,6 +23,7 @@ from lamina.edge_agent.settings import AgentSettings
 from lamina.edge_agent.training.trainer import WholeForward
 from lamina.models.errors import ConfigError
 from lamina.models.inputs import as_samples, read_inputs
+from lamina.models.judging import feeds_of
 from lamina.models.samples import LabelledSamples
 from lamina.models.spec import ModelSpec
 
@@ -146,5 +147,5 @@ class Predictor:
 def _parts(samples: LabelledSamples, model: LoadedModel) -> Iterator[Sequence[Prediction]]:
     for start in range(0, len(samples), _BATCH):
         indices = np.arange(start, min(start + _BATCH, len(samples)))
-        inputs = samples.inputs(indices, model.spec)
-        yield predictions(model.run({"x": inputs}), inputs, model.spec)
+        outputs = model.run(feeds_of(samples, indices, model.spec, exported=True))
+        yield predictions(outputs, samples.inputs(indices, model.spec), model.spec)
