@@ -300,7 +300,13 @@ async def test_names_that_are_made_up_take_no_memory_without_end(tmp_path: Path,
         assert len(deployer.state.rollout.answers) <= 3
 
 
-@pytest.mark.parametrize("name", ["forecast", "dense", "reconstruction", "image_and_kind"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image_and_kind",
+        *(pytest.param(one, marks=pytest.mark.exhaustive) for one in ("forecast", "dense", "reconstruction")),
+    ],
+)
 async def test_every_task_is_judged_by_its_own_metric_and_answers(tmp_path: Path, name: str) -> None:
     build_bundle(
         load_definition(f"{task_nets.__file__}:{name}", seed=3), tmp_path / "bundle", batch_size=6,
