@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lamina.coordinator.records.exporting import set_results_aside
+from lamina.emulation.datasets import Dataset
 from lamina.emulation.layout import test_file as held_out
 from lamina.emulation.layout import write_samples
 from lamina.models.bundle import MANIFEST_NAME
@@ -34,13 +35,10 @@ def test_a_bundle_is_synced_before_it_has_its_name(tmp_path: Path, synced: list[
 
 
 def test_samples_are_synced(tmp_path: Path, synced: list[Path]) -> None:
-    class Digits:
-        x_train, y_train = np.zeros((4, 2), np.float32), np.arange(4)
-        x_test, y_test = x_train, y_train
-        class_names = None
-
+    x, y = np.zeros((4, 2), np.float32), np.arange(4)
+    digits = Dataset("digits", x, y, x, y, 4)
     folder = tmp_path / "samples"
-    write_samples(folder, Digits(), ["a", "b"], [np.array([0, 1]), np.array([2, 3])])  # type: ignore[arg-type]
+    write_samples(folder, digits, ["a", "b"], [np.array([0, 1]), np.array([2, 3])])
     assert [path.suffixes[0] for path in synced if path.suffix == ".draft"] == [".npz"] * 3
     assert folder in synced
     assert tmp_path in synced
