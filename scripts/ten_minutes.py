@@ -19,6 +19,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -140,9 +141,7 @@ class Path10:
         with self._step("three agents"):
             self.agents = [self._start(f"lamina-agent --config {board}/agent.toml") for board in codes]
             for agent in self.agents:
-                wait_until(
-                    lambda agent=agent: "linked to federation" in agent.words or not agent.running, _LIMIT_S, "an agent"
-                )
+                wait_until(partial(_is_linked_or_over, agent), _LIMIT_S, "an agent")
                 self._check(agent)
 
     def _train(self) -> None:
@@ -217,6 +216,10 @@ class Path10:
     def _check(self, program: Program) -> None:
         if program.status:
             raise RuntimeError(f"{' '.join(program.command[3:])}: status {program.status}: {program.words[-2000:]}")
+
+
+def _is_linked_or_over(agent: Program) -> bool:
+    return "linked to federation" in agent.words or not agent.running
 
 
 def main() -> int:
