@@ -1,6 +1,6 @@
 """Which way of making int8 serves convolutions: bytes, accuracy, and time on one thread, by way.
 
-    python -m benchmarks.quantisation runs/demo/model.onnx runs/demo/test.npz [--json FILE]
+    python -m benchmarks.quantisation runs/demo/model.onnx runs/demo/test.npz [--quick] [--json FILE]
 
 Static ways are calibrated on the first half of the samples, and all are judged on the second. Times are of processor,
 the median of runs that take turns.
@@ -8,8 +8,6 @@ the median of runs that take turns.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,8 +20,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
+from benchmarks.reporting import Figures, command_line, show
+from lamina.coordinator.records.quantising import write_folded
+
+QUESTION = "Which way of making int8 serves convolutions?"
 _BATCHES = (1, 32)
-_TURNS = 60
+_TURNS, _QUICK_TURNS = 60, 5
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc] # untyped
@@ -41,53 +43,39 @@ def _static(x: NDArray[Any], **options: Any) -> Callable[[Path, Path], None]:
 def ways(x: NDArray[Any]) -> dict[str, Callable[[Path, Path], None]]:
     """The ways by name, each makes one file of another."""
     return {
-        "static, QDQ, signed, a scale a channel": _static(
+        "static_signed_by_channel": _static(
             x, quant_format=QuantFormat.QDQ, activation_type=QuantType.QInt8, per_channel=True
         ),
-        "static, QDQ, unsigned": _static(x, quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8),
-        "static, operators of the engine's own": _static(
-            x, quant_format=QuantFormat.QOperator, activation_type=QuantType.QUInt8
-        ),
+        "static_unsigned": _static(x, quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8),
+        "static_own_operators": _static(x, quant_format=QuantFormat.QOperator, activation_type=QuantType.QUInt8),
         "dynamic": lambda model, to: quantize_dynamic(model, to, weight_type=QuantType.QUInt8),
     }
 
 
-def folded(model: Path, to: Path) -> None:
-    """Fold constants and norms, without which weights that are turned first stay float32."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(to)
-    ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-
-
-def measured(files: dict[str, Path], x: NDArray[Any], y: NDArray[Any]) -> list[dict[str, Any]]:
-    """A row for each file."""
+def measured(files: dict[str, Path], x: NDArray[Any], y: NDArray[Any], turns: int) -> Figures:
+    """Bytes, accuracy and milliseconds of each file."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     sessions = {name: ort.InferenceSession(str(path), options) for name, path in files.items()}
     times: dict[tuple[str, int], list[float]] = {(name, batch): [] for name in files for batch in _BATCHES}
-    for _ in range(_TURNS):
+    for _ in range(turns):
         for name, batch in times:
             began = time.process_time()
             sessions[name].run(None, {"x": x[:batch]})
             times[name, batch].append(1000 * (time.process_time() - began))
-    return [
-        {
-            "way": name,
-            "bytes": path.stat().st_size,
-            "accuracy": float((sessions[name].run(None, {"x": x})[0].argmax(1) == y).mean()),
-            **{f"ms_of_{batch}": round(median(times[name, batch]), 3) for batch in _BATCHES},
-        }
-        for name, path in files.items()
-    ]
+    figures: Figures = {}
+    for name, path in files.items():
+        figures[f"{name}_bytes"] = path.stat().st_size
+        figures[f"{name}_accuracy"] = float((sessions[name].run(None, {"x": x})[0].argmax(1) == y).mean())
+        figures |= {f"{name}_ms_of_{batch}": round(median(times[name, batch]), 3) for batch in _BATCHES}
+    return figures
 
 
 def main() -> None:
-    """Print a table, and write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    """Compare the ways from the command line."""
+    parser = command_line(QUESTION)
+    parser.add_argument("model", type=Path, help="an exported one, of a single output: classes")
+    parser.add_argument("data", type=Path, help="its samples, .npz with x and y")
     options = parser.parse_args()
     with np.load(options.data) as data:
         x, y = data["x"], data["y"]
@@ -95,18 +83,15 @@ def main() -> None:
     half = len(x) // 2
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "plain.onnx")
-        folded(options.model, plain)
+        write_folded(options.model, plain)
         files = {"float32": options.model}
         for number, (name, make) in enumerate(ways(x[:half]).items()):
             files[name] = Path(folder, f"{number}.onnx")
             make(plain, files[name])
-        rows = measured(files, x[half:], y[half:])
-    print(f"{'way':<40}{'bytes':>10}{'accuracy':>10}" + "".join(f"{f'ms of {batch}':>11}" for batch in _BATCHES))
-    for row in rows:
-        times = "".join(f"{row[f'ms_of_{batch}']:>11.3f}" for batch in _BATCHES)
-        print(f"{row['way']:<40}{row['bytes']:>10,}{row['accuracy']:>10.4f}{times}")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+        figures = measured(files, x[half:], y[half:], _QUICK_TURNS if options.quick else _TURNS)
+    heads = ("bytes", "accuracy", *(f"ms_of_{batch}" for batch in _BATCHES))
+    table = [("way", *heads), *((name, *(f"{figures[f'{name}_{head}']:g}" for head in heads)) for name in files)]
+    show(QUESTION, figures, table, options.json)
 
 
 if __name__ == "__main__":

@@ -72,14 +72,19 @@ def quantised(model: Path, samples: LabelledSamples, spec: ModelSpec, personal: 
     return "static" + (f", {len(excluded)} operators with personal layers in float32" if excluded else "")
 
 
+def write_folded(model: Path, to: Path) -> None:
+    """Write the model with its constants and norms folded, without which some weights would stay float32."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(to)
+    ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+
 def _simplify(model: Path, to: Path, *, fold: bool) -> None:
     """Fold constants and norms, which ONNX Runtime does when it loads a model, and name all operators."""
     if fold:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(to)
-        ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        write_folded(model, to)
     simple = onnx.load(to if fold else model)
     standard = [entry for entry in simple.opset_import if entry.domain in ("", "ai.onnx")]
     del simple.opset_import[:]
