@@ -85,10 +85,6 @@ class Shelf:
         """One file of a model."""
         return self.place(offer) / name
 
-    def is_whole(self, offer: Offer) -> bool:
-        """Whether a model was put there to its end: the manifest is written last."""
-        return self.path(offer, MANIFEST).is_file() and self.path(offer).is_file()
-
     def manifest(self, offer: Offer) -> Manifest:
         """The manifest of the bundle that a model was trained from, its layers divided as its personal ones are.
 
