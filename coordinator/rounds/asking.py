@@ -1,4 +1,4 @@
-"""Whom to ask for what is still to come of a round, since a broker may drop what it has acknowledged.
+"""Decides which devices are asked for what is still to come of a round: a broker may drop what it has acknowledged.
 
 A broker with a full queue drops messages without a word to anybody, in either direction. So a device that is waited for
 is asked (`Task.owed`) when it should have been heard, and again after pauses that double, for as long as it is of no
@@ -52,13 +52,14 @@ class Asking:
 
     Attributes:
         next_at: when to `look` again, in seconds.
+        patience_s: with a device that does not answer.
     """
 
     def __init__(
         self, now: float, deadline_s: float, usual_s: float, patience_s: float, *, reports_are_last: bool = True
     ) -> None:
         self._began = now
-        self._patience_s = max(patience_s, UNANSWERED_S)
+        self.patience_s = max(patience_s, UNANSWERED_S)
         self._usual_s, self._unknown_s = usual_s, min(deadline_s / 4, UNKNOWN_S)
         self._half_s: float | None = None  # after which half of the devices had reported
         self._reports_are_last = reports_are_last
@@ -83,7 +84,7 @@ class Asking:
 
     def gone(self, now: float) -> list[str]:
         """Devices that have not answered for too long, each once."""
-        gone = [device for device, since in self._unanswered.items() if now - since >= self._patience_s]
+        gone = [device for device, since in self._unanswered.items() if now - since >= self.patience_s]
         for device in gone:
             del self._unanswered[device]
         return gone

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from lamina.broker.link.clock import now
 from lamina.broker.wire.messages import RoundPlan
 from lamina.coordinator.rounds import waiting
-from lamina.coordinator.rounds.asking import UNANSWERED_S, Asking, RollCall
+from lamina.coordinator.rounds.asking import Asking, RollCall
 from lamina.coordinator.rounds.federation import Federation, RoundOutcome
 from lamina.coordinator.rounds.round import Round
 from lamina.coordinator.rounds.waiting import Reminder, some
@@ -146,7 +146,7 @@ class RoundLoop:
             return
         for name in asking.gone(now()):
             if federation.went(name, now(), 0.0):
-                log.warning("%s has not answered for %g s: it is taken for lost", name, UNANSWERED_S)
+                log.warning("%s has not answered for %g s: it is taken for lost", name, asking.patience_s)
         if now() < asking.next_at:
             return
         owed = {name: layers for name, layers in round_.owed(now()).items() if federation.devices[name].online}
