@@ -29,15 +29,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.faults)
 
 
+def write_dense(folder: Path, name: str, widths: tuple[int, int], divisor: float) -> None:
+    """Write the bundle of three dense layers, whose values are drawn, and divided so."""
+    first, second = widths
+    module = nn.Sequential(
+        nn.Linear(FEATURES, first), nn.Tanh(), nn.Linear(first, second), nn.Tanh(), nn.Linear(second, CLASSES)
+    )
+    for index, parameter in enumerate(module.parameters()):
+        values = np.random.default_rng(index).normal(size=tuple(parameter.shape)) / divisor
+        parameter.data = parameter.data.new_tensor(values)
+    build_bundle(Definition(name, module, (FEATURES,), CLASSES), folder, batch_size=8, measure=lambda *_: 10.0)
+
+
 @pytest.fixture(scope="session")
 def fault_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three dense layers that can be cut before each; one local step of a batch takes some 50 microseconds."""
     folder = tmp_path_factory.mktemp("bundle")
-    module = nn.Sequential(nn.Linear(FEATURES, 8), nn.Tanh(), nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, CLASSES))
-    for index, parameter in enumerate(module.parameters()):
-        values = np.random.default_rng(index).normal(size=tuple(parameter.shape)) / 2
-        parameter.data = parameter.data.new_tensor(values)
-    build_bundle(Definition("small", module, (FEATURES,), CLASSES), folder, batch_size=8, measure=lambda *_: 10.0)
+    write_dense(folder, "small", (8, 5), 2)
     return folder
 
 

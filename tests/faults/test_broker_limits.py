@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from torch import nn
 
 from lamina.emulation.rig.program import wait_until
-from lamina.models.build import build_bundle
-from lamina.models.definition import Definition
-from tests.faults.conftest import CLASSES, FEATURES, MakeRig
+from tests.faults.conftest import MakeRig, write_dense
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "training": {"rounds": 3, "local_steps": 10},
@@ -56,11 +52,7 @@ def test_a_short_queue_costs_a_bundle_time_and_is_named(rig: MakeRig) -> None:
 def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network whose updates take many messages of 1 KiB."""
     folder = tmp_path_factory.mktemp("wide")
-    module = nn.Sequential(nn.Linear(FEATURES, 200), nn.Tanh(), nn.Linear(200, 100), nn.Tanh(), nn.Linear(100, CLASSES))
-    for index, parameter in enumerate(module.parameters()):
-        values = np.random.default_rng(index).normal(size=tuple(parameter.shape)) / 10
-        parameter.data = parameter.data.new_tensor(values)
-    build_bundle(Definition("wide", module, (FEATURES,), CLASSES), folder, batch_size=8, measure=lambda *_: 10.0)
+    write_dense(folder, "wide", (200, 100), 10)
     return folder
 
 

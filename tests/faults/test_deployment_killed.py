@@ -153,7 +153,8 @@ def test_an_order_that_nobody_signed_changes_nothing(trained: Rig) -> None:
     assert active(trained) == [1, 1, 1]
 
 
-def test_a_coordinator_that_is_killed_while_it_deploys_goes_on_when_it_is_started_again(rig: MakeRig) -> None:
+def waiting_for_its_canary(rig: MakeRig) -> Rig:
+    """A federation in training whose coordinator deploys, and whose canary, device 2, is frozen."""
     long = {**SETTINGS, "training": {**SETTINGS["training"], "rounds": 400, "local_steps": 400}}
     subject = rig(devices=2, settings=long)
     subject.start()
@@ -161,6 +162,11 @@ def test_a_coordinator_that_is_killed_while_it_deploys_goes_on_when_it_is_starte
     subject.agent(2).freeze()
     client.order(subject.run_folder, "deploy", canary="device-2")
     wait_until(lambda: stage(subject) == "canary", what="the rollout's begin")
+    return subject
+
+
+def test_a_coordinator_that_is_killed_while_it_deploys_goes_on_when_it_is_started_again(rig: MakeRig) -> None:
+    subject = waiting_for_its_canary(rig)
     subject.coordinator.kill()
     subject.agent(2).thaw()
     subject.coordinator.start()
@@ -170,13 +176,7 @@ def test_a_coordinator_that_is_killed_while_it_deploys_goes_on_when_it_is_starte
 
 
 def test_undo_takes_back_what_the_coordinator_itself_deploys(rig: MakeRig) -> None:
-    long = {**SETTINGS, "training": {**SETTINGS["training"], "rounds": 400, "local_steps": 400}}
-    subject = rig(devices=2, settings=long)
-    subject.start()
-    subject.wait_for_round(2)
-    subject.agent(2).freeze()
-    client.order(subject.run_folder, "deploy", canary="device-2")
-    wait_until(lambda: stage(subject) == "canary", what="the rollout's begin")
+    subject = waiting_for_its_canary(rig)
     undoing = command(subject, "--undo")
     assert undoing.wait() == 0, undoing.words
     wait_until(lambda: stage(subject) == "back", what="the way back")
